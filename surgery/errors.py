@@ -1,0 +1,67 @@
+"""Errors a user can act on: where, what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class SurgeryError(Exception):
+    """Base of every error this package raises on bad input.
+
+    Args:
+        message: What is wrong, in one sentence.
+        where: File, tensor, option or site the problem is in.
+        found: What was found there.
+        expected: What was expected instead.
+        hint: What the user can do about it.
+
+    The command line prints the rendered text and exits with ``exit_code``.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: object | None = None,
+        found: object | None = None,
+        expected: object | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.message = message
+        self.where = None if where is None else str(where)
+        self.found = None if found is None else str(found)
+        self.expected = None if expected is None else str(expected)
+        self.hint = hint
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """Return the message with its labelled details, one a line."""
+        details = (
+            ("where", self.where),
+            ("found", self.found),
+            ("expected", self.expected),
+            ("what to do", self.hint),
+        )
+        return "\n".join([self.message, *(f"  {label}: {text}" for label, text in details if text)])
+
+
+class UsageError(SurgeryError):
+    """Options contradict each other, or ask for more than can be had."""
+
+    exit_code = 2
+
+
+class ModelNotFoundError(SurgeryError):
+    """A model name resolves to nothing that can be read."""
+
+
+class CheckpointError(SurgeryError):
+    """A checkpoint is truncated, corrupt, incomplete, or contradicts its config."""
+
+
+class UnsupportedModelError(SurgeryError):
+    """The architecture is unknown, or has a part that a method cannot treat exactly."""
+
+
+class TargetError(SurgeryError):
+    """The output directory cannot be written: not empty, in use, or the disk is full."""
