@@ -1,0 +1,175 @@
+"""What a model family must say about itself: plain data, no code of its own.
+
+A family is one :class:`Architecture` value. It names the tensors that play q, k, v and o
+in every attention block, what stands between them, and the tensors no method touches.
+From a parsed configuration it yields concrete :class:`AttentionSite` values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scope = Literal["encoder", "decoder", "cross"]
+Role = Literal["q", "k", "v", "o"]
+
+ROLES: tuple[Role, ...] = ("q", "k", "v", "o")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One linear map of an attention block, as the family stores it.
+
+    Attributes:
+        module: Module path relative to the attention module (``q_proj``, ``self.query``).
+        bias: Whether it has a bias, or the configuration attribute that decides.
+        part: Which slice of the output dimension it is, where several maps are fused.
+        parts: How many maps are fused in the tensor (1: not fused).
+        transposed: Stored ``(in, out)`` as in GPT-2's ``Conv1D`` instead of ``(out, in)``.
+    """
+
+    module: str
+    bias: bool | str = False
+    part: int = 0
+    parts: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class AttentionKind:
+    """All attention blocks of one kind: one block a layer.
+
+    Attributes:
+        scope: Which tower the block is counted in.
+        path: Module path with a ``{layer}`` field, below the family's prefix.
+        layers: Configuration attribute with the number of layers.
+        heads: Configuration attribute with the number of query heads.
+        kv_heads: Configuration attribute with the number of key/value heads.
+        width: Configuration attribute with the model width ``d_model``.
+        head_dim: Configuration attribute with the head dimension; where it is absent or
+            ``None``, ``width // heads``.
+        between: What stands between projection and score or after it: ``rope``.
+        causal: Whether position i attends to positions <= i only.
+    """
+
+    scope: Scope
+    path: str
+    layers: str
+    heads: str
+    kv_heads: str
+    width: str
+    q: Projection
+    k: Projection
+    v: Projection
+    o: Projection
+    head_dim: str = "head_dim"
+    between: tuple[str, ...] = ()
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class StoredProjection:
+    """A projection of one concrete block: tensor names and dense shapes.
+
+    ``out_features`` and ``in_features`` are those of this map alone, before any surgery.
+    """
+
+    weight: str
+    bias: str | None
+    out_features: int
+    in_features: int
+    part: int = 0
+    parts: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention block of one checkpoint.
+
+    ``path`` is the attention module's path as the checkpoint spells it, the key of this
+    site in ``config.json``'s ``surgery`` block.
+    """
+
+    path: str
+    scope: Scope
+    layer: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    width: int
+    between: tuple[str, ...]
+    causal: bool
+    q: StoredProjection
+    k: StoredProjection
+    v: StoredProjection
+    o: StoredProjection
+
+    @property
+    def groups(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+    def projection(self, role: Role) -> StoredProjection:
+        """Return the projection that plays ``role``."""
+        return {"q": self.q, "k": self.k, "v": self.v, "o": self.o}[role]
+
+    def tensors(self) -> tuple[str, ...]:
+        """Names of every tensor of this block, fused ones once, in storage order."""
+        names: dict[str, None] = {}
+        for role in ROLES:
+            projection = self.projection(role)
+            names[projection.weight] = None
+            if projection.bias is not None:
+                names[projection.bias] = None
+        return tuple(names)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What the bare command prunes in a family, and why (shown in the report).
+
+    Exactly one rule is set: absolute thresholds, or a kept fraction of energy.
+    """
+
+    scope: Scope | Literal["all"]
+    pairs: tuple[Literal["qk", "vo"], ...]
+    reason: str
+    threshold_qk: float | None = None
+    threshold_vo: float | None = None
+    energy: float | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model family.
+
+    Attributes:
+        model_type: ``config.json``'s ``model_type``.
+        title: The family's name as people write it.
+        prefixes: Tensor-name prefixes a checkpoint of the family may carry; the first that
+            occurs is the checkpoint's.
+        attentions: Every kind of attention block.
+        linears: Glob patterns (below the prefix) of MLP weights, by role.
+        untouched: Glob patterns (below the prefix, or anywhere when they start with ``/``)
+            of tensors that no method touches.
+        towers: Which scopes make up which tower, with the glob patterns of its tensors.
+        preset: What the bare command prunes.
+        inexact: Configuration attributes whose presence (not ``None``/``False``/``0``) makes
+            Absorb-Decompose inexact, with the reason.
+    """
+
+    model_type: str
+    title: str
+    prefixes: tuple[str, ...]
+    attentions: tuple[AttentionKind, ...]
+    linears: Mapping[str, str]
+    untouched: tuple[str, ...]
+    towers: Mapping[str, str]
+    preset: Preset
+    inexact: Mapping[str, str] = field(default_factory=dict)
+
+
+Config = Any
+"""A transformers configuration object (attributes resolved through ``attribute_map``)."""

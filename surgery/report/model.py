@@ -1,0 +1,132 @@
+"""What a run saved and what it cost: plain dataclasses, the single source of every view.
+
+The JSON file, the HTML page, the pictures, the model card and the terminal tables are all
+drawn from one :class:`Report`. Nothing here computes; see ``accounting`` for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """One pair (``qk`` or ``vo``) of one attention block, per key/value head.
+
+    Attributes:
+        ranks: Kept rank of each key/value head.
+        full_rank: Rank before the cut (the head dimension).
+        spectrum: Component scores in descending order, one list a head: singular values,
+            or norm products for the magnitude baseline.
+        cut_error: Predicted relative Frobenius error of each head's product: the share of
+            the spectrum that was cut, ``sqrt(sum dropped s^2 / sum s^2)``.
+        exact_error: Measured relative error of each head's product before the cast, against
+            the best product of that rank when pruned (lossless: against the original).
+        cast_error: Measured relative error of each head's product as written (after the
+            cast) against the original.
+        untouched: Why this pair was left as it was; ``None`` when it was restructured.
+    """
+
+    ranks: list[int]
+    full_rank: int
+    spectrum: list[list[float]] = field(default_factory=list)
+    cut_error: list[float] = field(default_factory=list)
+    exact_error: list[float] = field(default_factory=list)
+    cast_error: list[float] = field(default_factory=list)
+    untouched: str | None = None
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One attention block."""
+
+    path: str
+    scope: str
+    layer: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qk: PairReport
+    vo: PairReport
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Parameters before and after, within one denominator.
+
+    ``stored`` are the parameters in the file, ``executed`` those a forward pass multiplies
+    by, padding included.
+    """
+
+    name: str
+    title: str
+    before: int
+    stored: int
+    executed: int
+
+    @property
+    def removed(self) -> float:
+        """Fraction of the stored parameters removed."""
+        return 1 - self.stored / self.before if self.before else 0.0
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Any other figure with a value before and after, and its unit.
+
+    ``executed`` is set where what runs differs from what is stored.
+    """
+
+    name: str
+    title: str
+    unit: str
+    before: float
+    after: float
+    executed: float | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured figure on real input: metric, data, value before and after.
+
+    ``better`` says which direction is good: ``lower`` or ``higher``.
+    """
+
+    metric: str
+    title: str
+    data: str
+    unit: str
+    before: float | None
+    after: float
+    better: str = "lower"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights came from."""
+
+    name: str
+    path: str
+    model_type: str
+    sha256: dict[str, str]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run has to say."""
+
+    title: str
+    method: str
+    options: dict[str, Any]
+    preset: str | None
+    source: Source
+    versions: dict[str, str]
+    sites: list[SiteReport]
+    savings: list[Saving]
+    quantities: list[Quantity]
+    measurements: list[Measurement] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    output: str | None = None

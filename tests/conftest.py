@@ -1,0 +1,26 @@
+"""Fixtures shared by every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared_directory() -> Path | None:
+    """Return the folder with real checkpoints, speech and text, or ``None`` where absent."""
+    named = os.environ.get("SURGERY_SHARED")
+    folder = Path(named) if named else ROOT.parent / "shared"
+    return folder if (folder / "checkpoints").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real checkpoints, speech and text; skips where there is none."""
+    folder = shared_directory()
+    if folder is None:
+        pytest.skip("needs the real checkpoints: set SURGERY_SHARED to the folder that holds them")
+    return folder
