@@ -26,6 +26,8 @@ class PairReport:
         cast_error: Measured relative error of each head's product as written (after the
             cast) against the original.
         untouched: Why this pair was left as it was; ``None`` when it was restructured.
+        threshold: Score at or below which components were cut, where the rule was one
+            absolute threshold; ``None`` for every other rule.
     """
 
     ranks: list[int]
@@ -35,6 +37,7 @@ class PairReport:
     exact_error: list[float] = field(default_factory=list)
     cast_error: list[float] = field(default_factory=list)
     untouched: str | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a run has to say."""
+    """Everything a run has to say.
+
+    Attributes:
+        title: What the page is called: the model and what was done to it.
+        method: Name of the method (``absorb-decompose``).
+        options: Options as the run resolved them (``layout``, ``threshold_qk``, ...).
+        preset: Why these options, where the user chose none.
+        seconds: Wall-clock time of each stage. They differ from run to run, so they are left
+            out of files that must come out bit-identical.
+        output: Where the result was written; ``None`` when nothing was.
+        command: Shell command that reproduces the run.
+    """
 
     title: str
     method: str
@@ -130,3 +144,4 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     output: str | None = None
+    command: str | None = None
