@@ -1,1 +1,19 @@
+"""Model families as data: which tensors play q, k, v and o, and what stands between them."""
 
+from surgery.architectures.base import Architecture, AttentionSite, Preset, StoredProjection
+from surgery.architectures.registry import ARCHITECTURES, architecture_of, parse_config
+from surgery.architectures.sites import Claims, attention_sites, check_shapes, claim
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "AttentionSite",
+    "Claims",
+    "Preset",
+    "StoredProjection",
+    "architecture_of",
+    "attention_sites",
+    "check_shapes",
+    "claim",
+    "parse_config",
+]

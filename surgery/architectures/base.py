@@ -151,24 +151,24 @@ class Architecture:
         prefixes: Tensor-name prefixes a checkpoint of the family may carry; the first that
             occurs is the checkpoint's.
         attentions: Every kind of attention block.
-        linears: Glob patterns (below the prefix) of MLP weights, by role.
+        linears: Glob patterns (below the prefix) of MLP tensors, by role.
         untouched: Glob patterns (below the prefix, or anywhere when they start with ``/``)
             of tensors that no method touches.
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
         preset: What the bare command prunes.
-        inexact: Configuration attributes whose presence (not ``None``/``False``/``0``) makes
-            Absorb-Decompose inexact, with the reason.
+        inexact: Configuration attributes that make Absorb-Decompose inexact when they hold
+            anything but the given harmless value, with the reason.
     """
 
     model_type: str
     title: str
     prefixes: tuple[str, ...]
     attentions: tuple[AttentionKind, ...]
-    linears: Mapping[str, str]
+    linears: Mapping[str, tuple[str, ...]]
     untouched: tuple[str, ...]
     towers: Mapping[str, str]
     preset: Preset
-    inexact: Mapping[str, str] = field(default_factory=dict)
+    inexact: Mapping[str, tuple[object, str]] = field(default_factory=dict)
 
 
 Config = Any

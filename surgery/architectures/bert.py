@@ -1,0 +1,51 @@
+"""BERT: encoder self-attention with biases everywhere; o lives in ``attention.output``."""
+
+from __future__ import annotations
+
+from surgery.architectures.base import Architecture, AttentionKind, Preset, Projection
+
+BERT = Architecture(
+    model_type="bert",
+    title="BERT",
+    prefixes=("bert.", ""),
+    attentions=(
+        AttentionKind(
+            scope="encoder",
+            path="encoder.layer.{layer}.attention",
+            layers="num_hidden_layers",
+            heads="num_attention_heads",
+            kv_heads="num_attention_heads",
+            width="hidden_size",
+            q=Projection("self.query", bias=True),
+            k=Projection("self.key", bias=True),
+            v=Projection("self.value", bias=True),
+            o=Projection("output.dense", bias=True),
+        ),
+    ),
+    linears={
+        "up": ("encoder.layer.*.intermediate.dense.*",),
+        "down": ("encoder.layer.*[0-9].output.dense.*",),
+    },
+    untouched=(
+        "embeddings.*",
+        "encoder.layer.*.LayerNorm.*",
+        "pooler.dense.*",
+        "/cls.*",
+        "/classifier.*",
+        "/qa_outputs.*",
+    ),
+    towers={"encoder": "encoder.*"},
+    preset=Preset(
+        scope="encoder",
+        pairs=("qk", "vo"),
+        energy=0.99,
+        reason="99 % of each head's singular-value energy",
+    ),
+    inexact={
+        "position_embedding_type": (
+            "absolute",
+            "relative position terms multiply q and k outside their product",
+        ),
+        "add_cross_attention": (False, "cross-attention blocks of BERT decoders are not described"),
+    },
+)

@@ -1,0 +1,59 @@
+"""GPT-2: q, k and v fused in ``c_attn``, all maps stored transposed (``Conv1D``), all biased."""
+
+from __future__ import annotations
+
+from surgery.architectures.base import Architecture, AttentionKind, Preset, Projection
+
+
+def _fused(part: int) -> Projection:
+    return Projection("c_attn", bias=True, part=part, parts=3, transposed=True)
+
+
+GPT2 = Architecture(
+    model_type="gpt2",
+    title="GPT-2",
+    prefixes=("transformer.", ""),
+    attentions=(
+        AttentionKind(
+            scope="decoder",
+            path="h.{layer}.attn",
+            layers="num_hidden_layers",
+            heads="num_attention_heads",
+            kv_heads="num_attention_heads",
+            width="hidden_size",
+            q=_fused(0),
+            k=_fused(1),
+            v=_fused(2),
+            o=Projection("c_proj", bias=True, transposed=True),
+            causal=True,
+        ),
+    ),
+    linears={"up": ("h.*.mlp.c_fc.*",), "down": ("h.*.mlp.c_proj.*",)},
+    untouched=(
+        "wte.weight",
+        "wpe.weight",
+        "h.*.ln_1.*",
+        "h.*.ln_2.*",
+        "ln_f.*",
+        # causal-mask buffers that old checkpoints carry
+        "h.*.attn.bias",
+        "h.*.attn.masked_bias",
+        "/lm_head.weight",
+        "/score.weight",
+        "/classifier.*",
+        "/multiple_choice_head.*",
+    ),
+    towers={"decoder": "h.*"},
+    preset=Preset(
+        scope="decoder",
+        pairs=("qk", "vo"),
+        energy=0.99,
+        reason="99 % of each head's singular-value energy",
+    ),
+    inexact={
+        "add_cross_attention": (
+            False,
+            "cross-attention blocks of GPT-2 decoders are not described",
+        ),
+    },
+)

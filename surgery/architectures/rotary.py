@@ -1,0 +1,66 @@
+"""What LLaMA, Mistral and Qwen2 share: one decoder, grouped queries, RoPE between q and k."""
+
+from __future__ import annotations
+
+from surgery.architectures.base import Architecture, AttentionKind, Preset, Projection
+
+
+def rotary_decoder(
+    model_type: str,
+    title: str,
+    *,
+    qkv_bias: bool | str = False,
+    o_bias: bool | str = False,
+) -> Architecture:
+    """Return a family of the LLaMA kind.
+
+    Args:
+        model_type: ``config.json``'s ``model_type``.
+        title: The family's name as people write it.
+        qkv_bias: Whether q, k and v have a bias, or the attribute that decides.
+        o_bias: Whether o has one.
+    """
+    return Architecture(
+        model_type=model_type,
+        title=title,
+        prefixes=("model.", ""),
+        attentions=(
+            AttentionKind(
+                scope="decoder",
+                path="layers.{layer}.self_attn",
+                layers="num_hidden_layers",
+                heads="num_attention_heads",
+                kv_heads="num_key_value_heads",
+                width="hidden_size",
+                q=Projection("q_proj", bias=qkv_bias),
+                k=Projection("k_proj", bias=qkv_bias),
+                v=Projection("v_proj", bias=qkv_bias),
+                o=Projection("o_proj", bias=o_bias),
+                between=("rope",),
+                causal=True,
+            ),
+        ),
+        linears={
+            "gate": ("layers.*.mlp.gate_proj.*",),
+            "up": ("layers.*.mlp.up_proj.*",),
+            "down": ("layers.*.mlp.down_proj.*",),
+        },
+        untouched=(
+            "embed_tokens.weight",
+            "layers.*.input_layernorm.weight",
+            "layers.*.post_attention_layernorm.weight",
+            "layers.*.self_attn.rotary_emb.inv_freq",
+            "norm.weight",
+            "/lm_head.weight",
+            "/score.weight",
+            "/score.bias",
+            "/qa_outputs.*",
+        ),
+        towers={"decoder": "layers.*"},
+        preset=Preset(
+            scope="decoder",
+            pairs=("vo",),
+            energy=0.99,
+            reason="99 % of each head's VO energy; QK stands across RoPE and is left exact",
+        ),
+    )

@@ -1,0 +1,59 @@
+"""Whisper: encoder self-, decoder self- and cross-attention; q, v, o biased, k not."""
+
+from __future__ import annotations
+
+from surgery.architectures.base import Architecture, AttentionKind, Preset, Projection, Scope
+
+
+def _attention(scope: Scope, path: str, tower: str, *, causal: bool = False) -> AttentionKind:
+    return AttentionKind(
+        scope=scope,
+        path=path,
+        layers=f"{tower}_layers",
+        heads=f"{tower}_attention_heads",
+        kv_heads=f"{tower}_attention_heads",
+        width="d_model",
+        q=Projection("q_proj", bias=True),
+        k=Projection("k_proj"),
+        v=Projection("v_proj", bias=True),
+        o=Projection("out_proj", bias=True),
+        causal=causal,
+    )
+
+
+WHISPER = Architecture(
+    model_type="whisper",
+    title="Whisper",
+    prefixes=("model.", ""),
+    attentions=(
+        _attention("encoder", "encoder.layers.{layer}.self_attn", "encoder"),
+        _attention("decoder", "decoder.layers.{layer}.self_attn", "decoder", causal=True),
+        _attention("cross", "decoder.layers.{layer}.encoder_attn", "decoder"),
+    ),
+    linears={
+        "up": ("encoder.layers.*.fc1.*", "decoder.layers.*.fc1.*"),
+        "down": ("encoder.layers.*.fc2.*", "decoder.layers.*.fc2.*"),
+    },
+    untouched=(
+        "encoder.conv?.*",
+        "encoder.embed_positions.weight",
+        "encoder.layers.*_layer_norm.*",
+        "encoder.layer_norm.*",
+        "decoder.embed_tokens.weight",
+        "decoder.embed_positions.weight",
+        "decoder.layers.*_layer_norm.*",
+        "decoder.layer_norm.*",
+        "/proj_out.weight",
+        "/projector.*",
+        "/classifier.*",
+        "/layer_weights",
+    ),
+    towers={"encoder": "encoder.*", "decoder": "decoder.*"},
+    preset=Preset(
+        scope="encoder",
+        pairs=("qk", "vo"),
+        threshold_qk=5e-3,
+        threshold_vo=6e-3,
+        reason="the CLOVER paper's thresholds for Whisper-large-v3's encoder (arXiv 2411.17426)",
+    ),
+)

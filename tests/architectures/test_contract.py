@@ -1,0 +1,93 @@
+"""Every family claims every tensor of a real (tiny) transformers model exactly once."""
+
+from __future__ import annotations
+
+import pytest
+from surgery.architectures import ARCHITECTURES, architecture_of, check_shapes, claim, parse_config
+from surgery.errors import CheckpointError, UnsupportedModelError
+
+from tests.models import TINY, tiny_model
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_every_tensor_has_exactly_one_role(name: str) -> None:
+    model = tiny_model(name)
+    raw = model.config.to_dict()
+    state = model.state_dict()
+    family = architecture_of(raw)
+    config = parse_config(raw)
+
+    claims = claim(family, config, list(state))
+
+    attention = [tensor for site in claims.sites for tensor in site.tensors()]
+    roles = [*attention, *claims.linears, *claims.untouched]
+    assert sorted(roles) == sorted(state)
+    check_shapes(claims.sites, {k: tuple(v.shape) for k, v in state.items()}, where=name)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_biases_in_the_data_are_those_of_the_model(name: str) -> None:
+    model = tiny_model(name)
+    state = model.state_dict()
+    raw = model.config.to_dict()
+    for site in claim(architecture_of(raw), parse_config(raw), list(state)).sites:
+        for role in ("q", "k", "v", "o"):
+            projection = site.projection(role)
+            bias = projection.weight.removesuffix("weight") + "bias"
+            assert (projection.bias == bias) == (bias in state)
+
+
+def test_every_known_family_is_in_the_contract() -> None:
+    assert {tiny_model(name).config.model_type for name in TINY} == set(ARCHITECTURES)
+
+
+def test_an_unknown_family_is_told_the_known_ones() -> None:
+    with pytest.raises(UnsupportedModelError, match="whisper, llama, mistral, qwen2, bert, gpt2"):
+        architecture_of({"model_type": "mamba"})
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ({"model_type": "qwen3"}, "QK-norm"),
+        ({"model_type": "gemma2"}, "soft-capping"),
+        ({"model_type": "gpt_oss"}, "attention sinks"),
+        ({"model_type": "llama", "attn_logit_softcapping": 50.0}, "soft-capping"),
+        ({"model_type": "bert", "position_embedding_type": "relative_key"}, "relative position"),
+    ],
+)
+def test_what_is_not_exact_is_refused_by_name(raw: dict[str, object], name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=name):
+        architecture_of(raw)
+
+
+@pytest.mark.parametrize("tensor", ["self_attn.q_norm.weight", "self_attn.sinks"])
+def test_a_norm_or_sinks_among_the_tensors_are_refused(tensor: str) -> None:
+    model = tiny_model("llama")
+    raw = model.config.to_dict()
+    names = [*model.state_dict(), f"model.layers.0.{tensor}"]
+    with pytest.raises(UnsupportedModelError, match=tensor):
+        claim(architecture_of(raw), parse_config(raw), names)
+
+
+def test_a_stray_tensor_is_an_error_that_names_it() -> None:
+    model = tiny_model("llama")
+    raw = model.config.to_dict()
+    with pytest.raises(CheckpointError, match="surprise"):
+        claim(architecture_of(raw), parse_config(raw), [*model.state_dict(), "model.surprise"])
+
+
+def test_a_shape_that_contradicts_the_configuration_is_named() -> None:
+    model = tiny_model("whisper")
+    raw = model.config.to_dict() | {"d_model": 64}
+    state = model.state_dict()
+    sites = claim(architecture_of(raw), parse_config(raw), list(state)).sites
+    with pytest.raises(CheckpointError, match="contradicts"):
+        check_shapes(sites, {k: tuple(v.shape) for k, v in state.items()}, where="x")
+
+
+@pytest.mark.parametrize("name", ["bert-unprefixed", "gpt2-unprefixed"])
+def test_checkpoints_without_the_model_prefix_are_read_as_such(name: str) -> None:
+    model = tiny_model(name)
+    raw = model.config.to_dict()
+    assert claim(architecture_of(raw), parse_config(raw), list(model.state_dict())).prefix == ""

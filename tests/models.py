@@ -1,0 +1,113 @@
+"""Tiny random models of every family, built from their transformers configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+
+def _whisper() -> PreTrainedModel:
+    config = transformers.WhisperConfig(
+        vocab_size=48,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        num_mel_bins=8,
+        max_source_positions=20,
+        max_target_positions=24,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    return transformers.WhisperForConditionalGeneration(config)
+
+
+def _rotary(kind: str, model: str, **extra: Any) -> Callable[[], PreTrainedModel]:
+    def build() -> PreTrainedModel:
+        config = getattr(transformers, kind)(
+            vocab_size=48,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            **extra,
+        )
+        built: PreTrainedModel = getattr(transformers, model)(config)
+        return built
+
+    return build
+
+
+def _bert(model: str) -> Callable[[], PreTrainedModel]:
+    def build() -> PreTrainedModel:
+        config = transformers.BertConfig(
+            vocab_size=48,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=64,
+        )
+        built: PreTrainedModel = getattr(transformers, model)(config)
+        return built
+
+    return build
+
+
+def _gpt2(model: str) -> Callable[[], PreTrainedModel]:
+    def build() -> PreTrainedModel:
+        config = transformers.GPT2Config(
+            vocab_size=48,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+        built: PreTrainedModel = getattr(transformers, model)(config)
+        return built
+
+    return build
+
+
+TINY: dict[str, Callable[[], PreTrainedModel]] = {
+    "whisper": _whisper,
+    "llama": _rotary("LlamaConfig", "LlamaForCausalLM"),
+    "llama-biased": _rotary("LlamaConfig", "LlamaForCausalLM", attention_bias=True),
+    "llama-wide-heads": _rotary("LlamaConfig", "LlamaForCausalLM", head_dim=12),
+    "mistral": _rotary("MistralConfig", "MistralForCausalLM", sliding_window=6),
+    "qwen2": _rotary("Qwen2Config", "Qwen2ForCausalLM"),
+    "bert": _bert("BertForMaskedLM"),
+    "bert-unprefixed": _bert("BertModel"),
+    "gpt2": _gpt2("GPT2LMHeadModel"),
+    "gpt2-unprefixed": _gpt2("GPT2Model"),
+}
+"""Name to builder; each gives a model in float32 with random weights."""
+
+
+def tiny_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Build one tiny model with all biases and norms random, so that no term is trivially zero."""
+    torch.manual_seed(seed)
+    model = TINY[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.5))
+    return model.to(dtype)
