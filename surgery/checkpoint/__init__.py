@@ -1,1 +1,1 @@
-
+"""Reading checkpoints tensor by tensor, resolving their names, and writing them all or not."""

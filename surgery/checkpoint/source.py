@@ -1,0 +1,142 @@
+"""What every readable checkpoint looks like to the rest of the toolkit.
+
+A source names its tensors as transformers does, says where each one lies without reading it,
+and hands out single tensors as views of the mapped file: reading a checkpoint grows the page
+cache, never the process's own (anonymous) memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from surgery.checkpoint.hashing import FileHashes
+from surgery.checkpoint.header import TensorInfo
+
+
+class TensorSource(ABC):
+    """A checkpoint: config, tensors by name, and the files that come along.
+
+    Attributes:
+        name: Name to show.
+        directory: Directory it was read from; ``None`` where there is none.
+        infos: Every tensor, shard by shard, each shard in storage order.
+        shards: Shard file name to tensor names in storage order: the layout to mirror.
+        metadata: ``__metadata__`` of the first shard.
+        remote: Only headers are at hand; :meth:`tensor` raises.
+    """
+
+    remote: bool = False
+
+    def __init__(
+        self,
+        name: str,
+        directory: Path | None,
+        config: dict[str, Any],
+        infos: dict[str, TensorInfo],
+        metadata: dict[str, str],
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        self._config = config
+        self.infos = infos
+        self.metadata = metadata
+        self.shards: dict[str, list[str]] = {}
+        for info in infos.values():
+            self.shards.setdefault(info.file, []).append(info.name)
+        self._hashes: FileHashes | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """``config.json`` as a dictionary of the caller's own."""
+        return copy.deepcopy(self._config)
+
+    @property
+    def slug(self) -> str:
+        """Last part of the name, fit for a directory name."""
+        return self.name.rstrip("/").rsplit("/", 1)[-1]
+
+    @abstractmethod
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return one tensor as a view of the mapped file, in its stored dtype and shape.
+
+        The mapping is private: writing into the view changes neither the file nor what other
+        processes see, but costs memory.
+
+        Raises:
+            CheckpointError: There is no such tensor, or only headers are at hand.
+        """
+
+    @abstractmethod
+    def raw(self, name: str) -> memoryview:
+        """Return the stored bytes of one tensor, uncopied.
+
+        Raises:
+            CheckpointError: As :meth:`tensor`.
+        """
+
+    def release(self, name: str) -> None:  # noqa: B027 (nothing to do is a fine default)
+        """Let go of the pages of one tensor; a later read maps them again.
+
+        Keeps the resident set small where a whole checkpoint is read once, front to back.
+        """
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Weight files on disk, in shard order (empty for a remote source)."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this source from any other, as JSON values.
+
+        File names, sizes, modification times and header digests: cheap, and enough to notice
+        that a source changed between an interrupted run and its resumption.
+        """
+
+    @abstractmethod
+    def sidecars(self) -> list[Path]:
+        """Tokenizer, processor, generation and licence files that belong to the model."""
+
+    @abstractmethod
+    def write_sidecars(self, directory: Path) -> list[str]:
+        """Copy or build the sidecar files in ``directory``; return their names.
+
+        Raises:
+            TargetError: They cannot be written.
+        """
+
+    def start_hashing(self, threads: int = 2) -> None:
+        """Begin to hash every weight file in background threads; a second call does nothing."""
+        if self._hashes is None:
+            self._hashes = FileHashes(self.files(), threads)
+
+    def sha256(self) -> dict[str, str]:
+        """Return the SHA-256 of every weight file by file name; waits for the hashing.
+
+        Raises:
+            CheckpointError: A file could not be read to its end.
+        """
+        self.start_hashing()
+        assert self._hashes is not None  # noqa: S101 (just started)
+        return self._hashes.wait()
+
+    def close(self) -> None:
+        """Stop background work. Views handed out stay valid."""
+        if self._hashes is not None:
+            self._hashes.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
