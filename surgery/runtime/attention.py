@@ -1,0 +1,132 @@
+"""What every family's restructured attention shares: its widths, its cache form, its kernel call.
+
+A restructured module subclasses the family's own attention class, so that transformers' output
+recording and weight initialisation recognise it, and replaces its projections by narrower ones.
+Notation: B batch, T query length, S key length, H query heads, G key/value heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .errors import LoadError
+from .heads import ExecutedWidths, HeadLayout
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+class RestructuredAttention:
+    """Behaviour of an attention module whose heads keep only their ranks.
+
+    Attributes:
+        layout: Ranks of the block.
+    """
+
+    layout: HeadLayout
+
+    @property
+    def executed_widths(self) -> ExecutedWidths:
+        """Widths of every head in the score and context products, padding included."""
+        return self.layout.executed_widths
+
+    def _to_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring packed keys ``(B, S, sum of ranks)``, and values, into the form the cache holds.
+
+        A uniform block is cached as ``(B, G, S, rank)``. A ragged one stays packed, as one
+        "head" of ``(B, 1, S, sum of ranks)``, so that no cache ever holds padding. Both tensors
+        take the same form: a static cache has one head count for the two.
+        """
+        if self.layout.uniform:
+            return self.layout.keys.unpack(key), self.layout.values.unpack(value)
+        return key.unsqueeze(1), value.unsqueeze(1)
+
+    def _from_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cached keys and values as ``(B, G, S, executed width)``."""
+        if self.layout.uniform:
+            return key, value
+        return self.layout.keys.unpack(key.squeeze(1)), self.layout.values.unpack(value.squeeze(1))
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        eager: AttentionFunction,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the attention implementation that the model's configuration names.
+
+        Args:
+            query: ``(B, H, T, executed qk width)``.
+            key: As the cache holds it, see :meth:`_to_cache`.
+            value: As the cache holds it.
+            attention_mask: Mask in the form that the implementation expects.
+            eager: The family's own eager attention.
+            **kwargs: Passed on to the implementation (scaling, dropout, window, ...).
+
+        Returns:
+            Contexts packed as o's input ``(B, T, sum over query heads of v ranks)``, and the
+            attention weights ``(B, H, T, S)`` where the implementation gives them.
+        """
+        name = self.config._attn_implementation  # type: ignore[attr-defined]  # of the family's class
+        attend = cast(AttentionFunction, ALL_ATTENTION_FUNCTIONS.get_interface(name, eager))
+        key, value = self._from_cache(key, value)
+        context, weights = attend(self, query, key, value, attention_mask, **kwargs)
+        return self.layout.contexts.pack(context), weights
+
+
+def resized(
+    linear: nn.Linear, *, inputs: int | None = None, outputs: int | None = None
+) -> nn.Linear:
+    """Return an unloaded linear map like ``linear`` with other widths."""
+    return nn.Linear(
+        linear.in_features if inputs is None else inputs,
+        linear.out_features if outputs is None else outputs,
+        bias=linear.bias is not None,
+        device=linear.weight.device,
+        dtype=linear.weight.dtype,
+    )
+
+
+def dense_module(model: nn.Module, path: str, kinds: tuple[type[nn.Module], ...]) -> nn.Module:
+    """Return the module at ``path``, which must be one of ``kinds`` (exactly, not a subclass).
+
+    Raises:
+        LoadError: If another kind of module is there.
+    """
+    module = model.get_submodule(path)
+    if type(module) not in kinds:
+        raise LoadError(
+            "The surgery block names a module that this runtime cannot restructure.",
+            where=path,
+            found=type(module).__name__,
+            expected=" or ".join(kind.__name__ for kind in kinds),
+        )
+    return module
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put ``module`` in the place of the one at ``path``."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def check_heads(path: str, layout: HeadLayout, heads: int, kv_heads: int, head_dim: int) -> None:
+    """Require that a site's layout and the model's configuration speak of the same heads.
+
+    Raises:
+        LoadError: If they differ.
+    """
+    found = (layout.heads, layout.kv_heads, layout.head_dim)
+    if found != (heads, kv_heads, head_dim):
+        raise LoadError(
+            "The surgery block contradicts the rest of config.json.",
+            where=path,
+            found=f"heads, kv_heads, head_dim = {found}",
+            expected=(heads, kv_heads, head_dim),
+        )

@@ -1,0 +1,131 @@
+"""The ``surgery`` block of config.json: which modules were restructured, and to which ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from .errors import LoadError
+from .heads import HeadLayout
+
+FORMAT_VERSION = 1
+"""Newest format this runtime reads."""
+
+METHODS = ("absorb-decompose",)
+"""Methods whose results this runtime runs."""
+
+SITE_NUMBERS = ("heads", "kv_heads", "head_dim")
+SITE_RANKS = ("qk_ranks", "v_ranks")
+
+
+def read_layouts(block: object) -> dict[str, HeadLayout]:
+    """Return the layout of every restructured attention module, by its path in the checkpoint.
+
+    Where several operations treated one module, the last one's ranks are those of its tensors.
+
+    Args:
+        block: The ``surgery`` block as parsed from JSON.
+
+    Raises:
+        LoadError: If the format is newer than this runtime, a method is unknown, or the block
+            does not have the documented form.
+    """
+    where = "config.json: surgery"
+    if not isinstance(block, Mapping):
+        raise _malformed(where, block, "an object")
+    version = block.get("format_version")
+    if not _is_count(version):
+        raise _malformed(f"{where}.format_version", version, "a positive integer")
+    if version > FORMAT_VERSION:
+        raise LoadError(
+            "The checkpoint was written in a newer format than this version can read.",
+            where=f"{where}.format_version",
+            found=version,
+            expected=f"at most {FORMAT_VERSION}",
+            hint="upgrade model-surgery",
+        )
+    operations = block.get("operations")
+    if not isinstance(operations, list):
+        raise _malformed(f"{where}.operations", operations, "a list")
+    layouts: dict[str, HeadLayout] = {}
+    for number, operation in enumerate(operations):
+        layouts.update(_read_operation(f"{where}.operations[{number}]", operation))
+    return layouts
+
+
+def _read_operation(where: str, operation: object) -> dict[str, HeadLayout]:
+    if not isinstance(operation, Mapping):
+        raise _malformed(where, operation, "an object")
+    method = operation.get("method")
+    if method not in METHODS:
+        raise LoadError(
+            "The checkpoint was made by a method that this version cannot run.",
+            where=f"{where}.method",
+            found=repr(method),
+            expected="one of: " + ", ".join(METHODS),
+            hint="upgrade model-surgery",
+        )
+    sites = operation.get("sites")
+    if not isinstance(sites, Mapping):
+        raise _malformed(f"{where}.sites", sites, "an object of module paths")
+    return {str(path): _read_site(f"{where}.sites[{path!r}]", site) for path, site in sites.items()}
+
+
+def _read_site(where: str, site: object) -> HeadLayout:
+    if not isinstance(site, Mapping):
+        raise _malformed(where, site, "an object")
+    for name in SITE_NUMBERS:
+        if not _is_count(site.get(name)):
+            raise _malformed(f"{where}.{name}", site.get(name), "a positive integer")
+    for name in SITE_RANKS:
+        ranks = site.get(name)
+        if not isinstance(ranks, list) or not all(
+            isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks
+        ):
+            raise _malformed(f"{where}.{name}", ranks, "a list of integers")
+    try:
+        return HeadLayout(
+            heads=site["heads"],
+            kv_heads=site["kv_heads"],
+            head_dim=site["head_dim"],
+            qk_ranks=tuple(site["qk_ranks"]),
+            v_ranks=tuple(site["v_ranks"]),
+        )
+    except LoadError as error:
+        raise LoadError(
+            error.message,
+            where=where,
+            found=error.found,
+            expected=error.expected,
+            hint=error.hint,
+        ) from None
+
+
+def respelled(block: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    """Return the block with its module paths replaced by ``paths``.
+
+    A model may name its modules with a prefix that its checkpoint lacks, or the other way about;
+    what it saves then carries its own names, and the block must follow.
+    """
+    operations = [
+        {
+            **operation,
+            "sites": {paths.get(path, path): site for path, site in operation["sites"].items()},
+        }
+        for operation in block["operations"]
+    ]
+    return {**block, "operations": operations}
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _malformed(where: str, found: object, expected: str) -> LoadError:
+    return LoadError(
+        "The surgery block of config.json is malformed.",
+        where=where,
+        found="nothing" if found is None else f"{found!r}"[:80],
+        expected=expected,
+        hint="write the checkpoint again with `surgery`",
+    )

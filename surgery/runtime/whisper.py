@@ -1,0 +1,103 @@
+"""Whisper: encoder self-attention, decoder self-attention, decoder cross-attention."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
+from transformers.models.whisper.modeling_whisper import WhisperAttention, eager_attention_forward
+
+from .attention import (
+    RestructuredAttention,
+    check_heads,
+    dense_module,
+    replace_module,
+    resized,
+)
+from .heads import HeadLayout
+
+
+class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
+    """Whisper's attention on packed heads.
+
+    Args:
+        dense: The stock module this one takes the place of.
+        layout: Ranks of the block.
+    """
+
+    def __init__(self, dense: WhisperAttention, layout: HeadLayout) -> None:
+        super().__init__(
+            embed_dim=dense.embed_dim,
+            num_heads=dense.num_heads,
+            dropout=dense.dropout,
+            is_decoder=dense.is_decoder,
+            bias=dense.q_proj.bias is not None,
+            is_causal=dense.is_causal,
+            layer_idx=dense.layer_idx,
+            config=dense.config,
+        )
+        self.layout = layout
+        self.q_proj = resized(dense.q_proj, outputs=layout.queries.total)
+        self.k_proj = resized(dense.k_proj, outputs=layout.keys.total)
+        self.v_proj = resized(dense.v_proj, outputs=layout.values.total)
+        self.out_proj = resized(dense.out_proj, inputs=layout.contexts.total)
+
+    def forward(  # type: ignore[override]  # what it returns is what the stock one returns
+        self,
+        hidden_states: Tensor,
+        key_value_states: Tensor | None = None,
+        past_key_values: Any = None,  # Cache | None
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from ``hidden_states (B, T, d)`` to itself or to other states ``(B, S, d)``."""
+        crossing = key_value_states is not None
+        # The query is scaled, not the scores: Whisper's own order of rounding.
+        query = self.layout.queries.unpack(self.q_proj(hidden_states) * self.scaling)
+
+        reusable = False
+        if isinstance(past_key_values, EncoderDecoderCache):
+            both: Any = past_key_values
+            if crossing:
+                reusable = bool(both.is_updated.get(self.layer_idx))
+                both.is_updated[self.layer_idx] = True
+                past_key_values = both.cross_attention_cache
+            else:
+                past_key_values = both.self_attention_cache
+
+        if reusable:
+            cached = past_key_values.layers[self.layer_idx]
+            key, value = cached.keys, cached.values
+        else:
+            states = hidden_states if key_value_states is None else key_value_states
+            # As in Whisper's own module, the query decides the batch: encoder states of another
+            # batch size are folded into the time axis.
+            batch = hidden_states.shape[0]
+            key, value = self._to_cache(
+                self.k_proj(states).reshape(batch, -1, self.layout.keys.total),
+                self.v_proj(states).reshape(batch, -1, self.layout.values.total),
+            )
+            if past_key_values is not None:
+                key, value = past_key_values.update(key, value, self.layer_idx)
+
+        context, weights = self._attend(
+            query,
+            key,
+            value,
+            attention_mask,
+            eager_attention_forward,
+            dropout=self.dropout if self.training else 0.0,
+            scaling=1.0,
+            output_attentions=output_attentions,
+            **kwargs,
+        )
+        return self.out_proj(context), weights
+
+
+def swap_whisper(model: nn.Module, path: str, layout: HeadLayout) -> None:
+    """Put a restructured module in the place of the Whisper attention at ``path``."""
+    dense = cast(WhisperAttention, dense_module(model, path, (WhisperAttention,)))
+    check_heads(path, layout, dense.num_heads, dense.num_heads, dense.head_dim)
+    replace_module(model, path, RestructuredWhisperAttention(dense, layout))
