@@ -156,6 +156,7 @@ class Architecture:
             of tensors that no method touches.
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
         preset: What the bare command prunes.
+        model_presets: Presets of single models by name, where the family's does not fit.
         inexact: Configuration attributes that make Absorb-Decompose inexact when they hold
             anything but the given harmless value, with the reason.
     """
@@ -168,6 +169,7 @@ class Architecture:
     untouched: tuple[str, ...]
     towers: Mapping[str, str]
     preset: Preset
+    model_presets: Mapping[str, Preset] = field(default_factory=dict)
     inexact: Mapping[str, tuple[object, str]] = field(default_factory=dict)
 
 

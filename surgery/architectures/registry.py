@@ -139,7 +139,7 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "config.json") -> Confi
     plain = {key: value for key, value in raw.items() if key not in ("surgery", "auto_map")}
     try:
         return CONFIG_MAPPING[raw["model_type"]].from_dict(plain)
-    except Exception as error:  # noqa: BLE001 - the library raises many kinds on bad values
+    except Exception as error:
         raise CheckpointError(
             "The configuration cannot be read",
             where=where,

@@ -135,7 +135,9 @@ def check_shapes(
             projection = site.projection(role)
             fused = projection.out_features * projection.parts
             weight = (fused, projection.in_features)
-            expected = {projection.weight: weight[::-1] if projection.transposed else weight}
+            expected: dict[str, tuple[int, ...]] = {
+                projection.weight: weight[::-1] if projection.transposed else weight
+            }
             if projection.bias is not None:
                 expected[projection.bias] = (fused,)
             for name, shape in expected.items():

@@ -1,0 +1,98 @@
+"""The SVD of a product of two thin factors, without ever forming the product.
+
+For ``M = Lᵀ N`` with ``L: (d, m)`` and ``N: (d, n)``, d far below m and n, let R_L and R_N be
+any d×d roots of the Gram matrices, ``R_Lᵀ R_L = L Lᵀ`` and ``R_Nᵀ R_N = N Nᵀ``. The singular
+values of M are those of the d×d core ``R_L R_Nᵀ = U S Vᵀ``, and
+
+    ``T_L = S^(-1/2) Vᵀ R_N``      ``T_N = S^(-1/2) Uᵀ R_L``
+
+turn the factors into balanced, mutually orthogonal ones: ``(T_L L)ᵀ (T_N N) = M`` with
+``(T_L L)(T_L L)ᵀ = (T_N N)(T_N N)ᵀ = S``. Only d×d matrices are decomposed.
+
+Two roots are used. Cholesky of the Gram matrix is one matrix product and cheap, but loses
+orthogonality with the square of the core's condition number; thin QR loses it linearly and
+takes any rank. The first is kept only for the heads where it is provably good enough.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ORTHOGONALITY_DEFECT = 1e-8
+"""Largest relative orthogonality defect the Cholesky root may cost; else thin QR is used."""
+
+
+class ProductSVD(NamedTuple):
+    """Singular values of ``Lᵀ N`` and the transforms that balance its factors.
+
+    ``values`` are descending and non-negative; values below the rounding noise of the
+    product are exactly zero, and so are their rows of both transforms.
+    """
+
+    values: Float[Tensor, "batch d"]
+    left: Float[Tensor, "batch d d"]
+    right: Float[Tensor, "batch d d"]
+
+
+def product_svd(left: Float[Tensor, "batch d m"], right: Float[Tensor, "batch d n"]) -> ProductSVD:
+    """Decompose ``leftᵀ right`` for a batch of heads.
+
+    Args:
+        left: L, float64 (float32 works, with float32's accuracy).
+        right: N, of the same batch, d and dtype.
+
+    Returns:
+        Values and transforms in the factors' dtype.
+
+    Source: theory of CLOVER (arXiv 2411.17426); the transforms are derived above.
+    """
+    root_left, failed_left = _cholesky_root(left)
+    root_right, failed_right = _cholesky_root(right)
+    result = _from_roots(root_left, root_right)
+    eps = torch.finfo(result.values.dtype).eps
+    largest, smallest = result.values[:, 0], result.values[:, -1]
+    # κ² eps is the defect that squaring the factors into Gram matrices can cost.
+    doubtful = failed_left | failed_right | (largest**2 * eps > smallest**2 * ORTHOGONALITY_DEFECT)
+    if not bool(doubtful.any()):
+        return result
+    chosen = doubtful.nonzero().squeeze(1)
+    careful = _from_roots(qr_root(left[chosen]), qr_root(right[chosen]))
+    for fast, slow in zip(result, careful, strict=True):
+        fast[chosen] = slow
+    return result
+
+
+def qr_root(factor: Float[Tensor, "batch d m"]) -> Float[Tensor, "batch k d"]:
+    """Return R of the thin QR of ``factorᵀ``: ``RᵀR = factor factorᵀ``, k = min(d, m)."""
+    root: Tensor = torch.linalg.qr(factor.mT, mode="r").R
+    return root
+
+
+def _cholesky_root(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the upper Cholesky root of the Gram matrix, and where it does not exist."""
+    root, info = torch.linalg.cholesky_ex(factor @ factor.mT, upper=True)
+    failed = (info != 0) | ~torch.isfinite(root).all(dim=(-2, -1))
+    identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    return torch.where(failed[:, None, None], identity, root), failed
+
+
+def _from_roots(root_left: Tensor, root_right: Tensor) -> ProductSVD:
+    d = root_left.shape[-1]
+    u, s, vh = torch.linalg.svd(root_left @ root_right.mT, full_matrices=False)
+    # What rounding alone puts into the core bounds what a singular value can mean.
+    scale = torch.linalg.matrix_norm(root_left) * torch.linalg.matrix_norm(root_right)
+    floor = d * torch.finfo(s.dtype).eps * scale[:, None]
+    s = torch.where(s > floor, s, torch.zeros_like(s))
+    inverse_sqrt = torch.where(s > 0, s, torch.ones_like(s)).rsqrt() * (s > 0)
+    left = inverse_sqrt[..., None] * (vh @ root_right)
+    right = inverse_sqrt[..., None] * (u.mT @ root_left)
+    if s.shape[-1] < d:  # factors thinner than d leave the last components empty
+        pad = d - s.shape[-1]
+        s = torch.nn.functional.pad(s, (0, pad))
+        left = torch.nn.functional.pad(left, (0, 0, 0, pad))
+        right = torch.nn.functional.pad(right, (0, 0, 0, pad))
+    return ProductSVD(s, left, right)

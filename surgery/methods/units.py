@@ -1,0 +1,104 @@
+"""Heads that share a rank, under a layout, and their pooled spectra.
+
+A *layout* says which heads of a block share a rank, so it defines the units that are kept or
+cut together:
+
+* ``ragged``: every head has its own rank, for QK and for VO.
+* ``block``: all heads of a block share one QK rank and one VO rank.
+* ``tied``: all heads of a block share one rank for QK and VO.
+
+Layouts are constraints inside a rule, not a repair after it: the rule sees one pooled
+spectrum a unit, and cuts that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surgery.methods.rules import PAIRS, Layout, Pair
+
+
+@dataclass(frozen=True)
+class PairSpectrum:
+    """The spectrum of one pair of one block, and what one rank of one head costs.
+
+    Attributes:
+        values: Descending, per key/value head.
+        cost: Parameters that one vector of one key/value head takes, biases included.
+    """
+
+    values: Float[Tensor, "kv d"]
+    cost: int
+
+
+SiteSpectra = Mapping[Pair, PairSpectrum]
+"""The pairs of one block that may be cut."""
+
+Ranks = dict[str, dict[Pair, list[int]]]
+"""Site path to pair to one rank a key/value head."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Heads (and pairs) that share one rank: members are (site, pair, head)."""
+
+    members: tuple[tuple[str, Pair, int], ...]
+    d: int
+
+    def pooled(self, spectra: Mapping[str, SiteSpectra], pair: Pair | None = None) -> Tensor:
+        """Root mean square over the members' spectra of one pair (or both)."""
+        rows = [spectra[s][p].values[h] for s, p, h in self.members if pair in (None, p)]
+        return torch.stack(rows).square().mean(dim=0).sqrt()
+
+    def energy_shares(self, spectra: Mapping[str, SiteSpectra]) -> Tensor:
+        """Sum over members of each component's share of that member's squared spectrum."""
+        shares = [energy_share(spectra[s][p].values[h]) for s, p, h in self.members]
+        return torch.stack(shares).sum(dim=0)
+
+    def cost(self, spectra: Mapping[str, SiteSpectra]) -> int:
+        """Parameters that one rank of this unit takes."""
+        return sum(spectra[s][p].cost for s, p, _ in self.members)
+
+
+def energy_share(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    """Return ``s² / Σ s²`` along the last axis; zero where the whole spectrum is zero."""
+    squared = values.square()
+    total = squared.sum(dim=-1, keepdim=True)
+    return squared / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def make_units(spectra: Mapping[str, SiteSpectra], layout: Layout) -> list[Unit]:
+    """Return the units of every site under ``layout``."""
+    units: list[Unit] = []
+    for site, pairs in spectra.items():
+        groups: list[list[tuple[str, Pair, int]]] = []
+        for pair, spectrum in pairs.items():
+            members = [(site, pair, head) for head in range(spectrum.values.shape[0])]
+            groups.extend([[member] for member in members] if layout == "ragged" else [members])
+        if layout == "tied" and groups:
+            groups = [[member for group in groups for member in group]]
+        for group in groups:
+            first_site, first_pair, _ = group[0]
+            d = spectra[first_site][first_pair].values.shape[1]
+            units.append(Unit(tuple(group), d))
+    return units
+
+
+def pairs_of(unit: Unit) -> Sequence[Pair]:
+    """Return which pairs the members of ``unit`` belong to."""
+    present = {pair for _, pair, _ in unit.members}
+    return [pair for pair in PAIRS if pair in present]
+
+
+def spread(units: Sequence[Unit], ranks: Sequence[int]) -> Ranks:
+    """Give every member of a unit the unit's rank."""
+    result: Ranks = {}
+    for unit, rank in zip(units, ranks, strict=True):
+        for site, pair, _ in unit.members:  # members come in head order
+            result.setdefault(site, {}).setdefault(pair, []).append(rank)
+    return result
