@@ -1,0 +1,88 @@
+"""Every code block of README and the documentation does what its page says."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, shared_directory
+from tests.docs.blocks import (
+    EXECUTED,
+    Block,
+    BlockError,
+    blocks,
+    commands,
+    first_missing,
+    run_console,
+    run_python,
+)
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def _executed(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.executed]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _executed(page)], ids=_name)
+def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = shared_directory()
+    monkeypatch.chdir(tmp_path)
+    if shared is not None:
+        monkeypatch.setenv("SURGERY_SHARED", str(shared))
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    failures, ran, lacking = [], 0, []
+    for block in _executed(page):
+        if block.options.get("needs") == "shared" and shared is None:
+            lacking.append(block.place)
+            continue
+        ran += 1
+        try:
+            if block.language == "python":
+                run_python(block, namespace)
+            else:
+                run_console(block, tmp_path, shared)
+        except BlockError as failure:
+            failures.append(str(failure))
+        except Exception:
+            failures.append(f"{block.place}\n{traceback.format_exc(limit=-3)}")
+    if failures:
+        pytest.fail("\n\n".join(failures), pytrace=False)
+    if not ran:
+        pytest.skip("needs the real checkpoints: " + ", ".join(lacking))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_a_block_that_does_not_run_says_why(page: Path) -> None:
+    for block in blocks(page):
+        unknown = set(block.options) - {"skip", "needs", "title"}
+        assert not unknown, f"{block.place}: unknown fence options {sorted(unknown)}"
+        assert block.options.get("needs", "shared") == "shared", block.place
+        if "skip" in block.options:
+            assert len(block.options["skip"].split()) >= 2, f"{block.place}: say why"
+
+
+def test_a_console_block_is_split_into_commands_and_what_they_show() -> None:
+    first, second = commands("$ one \\\n    --two\nshown\n\n$ three\n")
+    assert (first.line, first.shown) == ("one \\\n    --two", ("shown",))
+    assert (second.line, second.shown) == ("three", ())
+
+
+def test_shown_lines_must_occur_in_order() -> None:
+    output = "kept   12 of 24\nerror 1e-12\n"
+    assert first_missing(("kept 12 of ...", "error ..."), output) is None
+    assert first_missing(("error ...", "kept ..."), output) == "kept ..."
+
+
+def test_a_fence_carries_its_options(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text('- item\n\n    ```python skip="an outline only"\n    x = 1\n    ```\n')
+    (block,) = blocks(page)
+    assert (block.language, block.text, block.executed) == ("python", "x = 1\n", False)
+    assert block.language in EXECUTED
