@@ -1,0 +1,239 @@
+"""Checkpoints on the Hugging Face hub: one set of weights, or the headers alone.
+
+Only config, tokenizer and processor files and the one safetensors set that a transformers
+user would load are fetched; a repository's other precisions and frameworks stay there.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from surgery.checkpoint.directory import (
+    INDEX,
+    SINGLE,
+    DirectorySource,
+    index_shards,
+    read_config,
+    read_json,
+)
+from surgery.checkpoint.header import TensorInfo, layout
+from surgery.checkpoint.names import unknown_name
+from surgery.checkpoint.sidecars import is_sidecar
+from surgery.checkpoint.source import TensorSource
+from surgery.errors import CheckpointError, ModelNotFoundError
+
+
+class HubHeaders(TensorSource):
+    """A hub checkpoint of which only config and safetensors headers were fetched.
+
+    Every :class:`TensorInfo` counts its offset from the end of the header.
+    """
+
+    remote = True
+
+    def __init__(self, repo: str, config: dict[str, Any], infos: dict[str, TensorInfo]) -> None:
+        super().__init__(repo, None, config, infos, {"format": "pt"})
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Raise: there are no tensors here."""
+        self._refuse(name)
+
+    def raw(self, name: str) -> memoryview:
+        """Raise: there are no tensors here."""
+        self._refuse(name)
+
+    def files(self) -> list[Path]:
+        """None."""
+        return []
+
+    def identity(self) -> dict[str, Any]:
+        """Name and config: nothing is made from a source without tensors."""
+        return {"name": self.name, "config": self.config, "files": {}}
+
+    def sidecars(self) -> list[Path]:
+        """None."""
+        return []
+
+    def write_sidecars(self, directory: Path) -> list[str]:
+        """Write nothing."""
+        return []
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise CheckpointError(
+            "Only the headers of this checkpoint were fetched.",
+            where=f"{self.name}: {name}",
+            hint="download the weights first",
+        )
+
+
+def fetch(
+    repo: str,
+    *,
+    revision: str | None = None,
+    headers_only: bool = False,
+    cache_dir: Path | None = None,
+) -> TensorSource:
+    """Download what is needed of a repository, or take it from the cache when offline.
+
+    Args:
+        repo: Hub id, ``owner/name``.
+        revision: Branch, tag or commit; default the main branch.
+        headers_only: Fetch no weights, only what says their shapes.
+        cache_dir: The hub client's cache; default where it always is.
+
+    Raises:
+        ModelNotFoundError: No such repository or revision, no access to it, or no network
+            and nothing in the cache.
+        CheckpointError: It holds no safetensors, or what was fetched is damaged.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return _from_cache(repo, revision, cache_dir, "the hub client is set to work offline")
+    try:
+        with _explained(repo, revision):
+            files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
+            _require_safetensors(repo, files)
+            if headers_only:
+                return _headers(repo, revision, cache_dir)
+            return _download(repo, revision, cache_dir, files)
+    except _Unreachable as error:
+        return _from_cache(repo, revision, cache_dir, str(error))
+
+
+def _download(
+    repo: str, revision: str | None, cache_dir: Path | None, files: list[str]
+) -> DirectorySource:
+    import huggingface_hub
+
+    wanted = ["config.json", *(file for file in files if is_sidecar(file))]
+    if SINGLE in files:
+        wanted.append(SINGLE)
+    else:
+        index = Path(
+            huggingface_hub.hf_hub_download(repo, INDEX, revision=revision, cache_dir=cache_dir)
+        )
+        wanted += [INDEX, *sorted(set(index_shards(read_json(index), f"{repo}: {INDEX}").values()))]
+    snapshot = huggingface_hub.snapshot_download(
+        repo,
+        revision=revision,
+        cache_dir=cache_dir,
+        allow_patterns=[glob.escape(file) for file in wanted],
+    )
+    return DirectorySource(Path(snapshot), name=repo)
+
+
+def _headers(repo: str, revision: str | None, cache_dir: Path | None) -> HubHeaders:
+    import huggingface_hub
+
+    config = huggingface_hub.hf_hub_download(
+        repo, "config.json", revision=revision, cache_dir=cache_dir
+    )
+    fetched = huggingface_hub.HfApi().get_safetensors_metadata(repo, revision=revision)
+    infos: dict[str, TensorInfo] = {}
+    for file in sorted(fetched.files_metadata):
+        entries = {
+            name: {
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "data_offsets": list(tensor.data_offsets),
+            }
+            for name, tensor in fetched.files_metadata[file].tensors.items()
+        }
+        infos |= layout(entries, start=0, size=None, file=file, where=f"{repo}: {file}")
+    return HubHeaders(repo, read_config(Path(config)), infos)
+
+
+def _from_cache(
+    repo: str, revision: str | None, cache_dir: Path | None, reason: str
+) -> DirectorySource:
+    import huggingface_hub
+
+    config = huggingface_hub.try_to_load_from_cache(
+        repo, "config.json", cache_dir=cache_dir, revision=revision
+    )
+    if not isinstance(config, str):
+        raise ModelNotFoundError(
+            "The model is not on this machine, and the hub cannot be reached.",
+            where=repo,
+            found=reason,
+            hint="connect (or unset HF_HUB_OFFLINE) and run again, or give a directory",
+        )
+    try:
+        return DirectorySource(Path(config).parent, name=repo)
+    except CheckpointError as error:
+        raise CheckpointError(
+            "The copy of the model on this machine is incomplete, and the hub cannot be reached.",
+            where=repo,
+            found=f"{error.message} ({error.expected or error.found})",
+            hint="connect (or unset HF_HUB_OFFLINE) and run again",
+        ) from error
+
+
+def _require_safetensors(repo: str, files: list[str]) -> None:
+    if SINGLE in files or INDEX in files:
+        return
+    weights = (".bin", ".safetensors", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
+    found = [file for file in files if file.endswith(weights)]
+    raise CheckpointError(
+        "The repository has no safetensors set that can be read.",
+        where=repo,
+        found=", ".join(found[:6]) or "no weights",
+        expected=f"{SINGLE}, or {INDEX} with its shards",
+        hint="pickled weights are never opened here: convert them with transformers, in a place "
+        "you trust them, and give the directory",
+    )
+
+
+class _Unreachable(Exception):
+    """The hub did not answer; the message says how."""
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn the hub client's errors into ours."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ModelNotFoundError(
+            "Access to this model is granted by its owner, and this machine has none.",
+            where=repo,
+            hint=f"accept the terms on the page of {repo}, then log in with `hf auth login` "
+            "(or set HF_TOKEN), and run again",
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelNotFoundError(
+            "The repository has no such revision.", where=repo, found=revision
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        found = unknown_name(
+            repo,
+            f"The hub has no repository {repo!r} (or it is private and you are not logged in).",
+        )
+        raise found from error
+    except errors.HFValidationError as error:
+        raise unknown_name(repo) from error
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+        raise _Unreachable(str(error).splitlines()[0]) from error
+    except errors.EntryNotFoundError as error:
+        raise CheckpointError(
+            "The repository lacks a file.", where=repo, found=str(error).splitlines()[0]
+        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) or _is_transport(error):
+            raise _Unreachable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        raise
+
+
+def _is_transport(error: Exception) -> bool:
+    # The client's HTTP library is its own affair: httpx in one release, httpx2 in another.
+    return any(kind.__module__.startswith("httpx") for kind in type(error).__mro__)
