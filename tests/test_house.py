@@ -128,3 +128,13 @@ def test_the_licence_is_whole() -> None:
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_shape_annotations_are_checked_while_tests_run() -> None:
+    import jaxtyping
+    import torch
+
+    from surgery.linalg import product_svd
+
+    with pytest.raises(jaxtyping.TypeCheckError):
+        product_svd(torch.zeros(2, 3, 4), torch.zeros(2, 5, 4))
