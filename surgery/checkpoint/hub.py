@@ -60,7 +60,7 @@ class HubHeaders(TensorSource):
         """None."""
         return []
 
-    def write_sidecars(self, directory: Path) -> list[str]:
+    def write_sidecars(self, directory: Path) -> list[str]:  # noqa: ARG002 (the interface)
         """Write nothing."""
         return []
 
@@ -92,20 +92,27 @@ def fetch(
             and nothing in the cache.
         CheckpointError: It holds no safetensors, or what was fetched is damaged.
     """
-    import huggingface_hub
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repo, revision, cache_dir, "the hub client is set to work offline")
     try:
         with _explained(repo, revision):
-            files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
+            files = _list_files(repo, revision)
             _require_safetensors(repo, files)
             if headers_only:
                 return _headers(repo, revision, cache_dir)
             return _download(repo, revision, cache_dir, files)
-    except _Unreachable as error:
+    except _UnreachableError as error:
         return _from_cache(repo, revision, cache_dir, str(error))
+
+
+def _list_files(repo: str, revision: str | None) -> list[str]:
+    # One request: list_repo_files would retry for half a minute where there is no network.
+    import huggingface_hub
+
+    info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=10)
+    return [sibling.rfilename for sibling in info.siblings or []]
 
 
 def _download(
@@ -192,7 +199,7 @@ def _require_safetensors(repo: str, files: list[str]) -> None:
     )
 
 
-class _Unreachable(Exception):
+class _UnreachableError(Exception):
     """The hub did not answer; the message says how."""
 
 
@@ -215,22 +222,19 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
             "The repository has no such revision.", where=repo, found=revision
         ) from error
     except errors.RepositoryNotFoundError as error:
-        found = unknown_name(
-            repo,
-            f"The hub has no repository {repo!r} (or it is private and you are not logged in).",
-        )
-        raise found from error
+        message = f"The hub has no repository {repo!r}, or it is private and you are not logged in."
+        raise unknown_name(repo, message) from error
     except errors.HFValidationError as error:
         raise unknown_name(repo) from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        raise _Unreachable(str(error).splitlines()[0]) from error
+        raise _UnreachableError(str(error).splitlines()[0]) from error
     except errors.EntryNotFoundError as error:
         raise CheckpointError(
             "The repository lacks a file.", where=repo, found=str(error).splitlines()[0]
         ) from error
     except Exception as error:
         if isinstance(error, OSError) or _is_transport(error):
-            raise _Unreachable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+            raise _UnreachableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
         raise
 
 

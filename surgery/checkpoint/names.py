@@ -54,11 +54,11 @@ def known_names() -> list[str]:
 def unknown_name(model: str, message: str | None = None) -> ModelNotFoundError:
     """Return the error for a name that resolves to nothing: near names, and all of them."""
     names = known_names()
-    near = difflib.get_close_matches(model.lower(), names, n=3, cutoff=0.6)
-    if not near:  # "large-v3" for "whisper-large-v3", "openai/whisper-tinny"
-        last = model.lower().rsplit("/", 1)[-1]
-        near = difflib.get_close_matches(last, names, n=3, cutoff=0.5)
-        near = near or [name for name in names if last and last in name][:3]
+    is_id = model.count("/") == 1
+    # A path was meant, or a short name: for a path, near names would only distract.
+    last = model.strip().lower().rsplit("/", 1)[-1] if message is None or is_id else ""
+    near = [name for name in names if len(last) > 2 and last in name][:3]
+    near = near or difflib.get_close_matches(last, names, n=3, cutoff=0.7)
     return ModelNotFoundError(
         message or f"There is no model {model!r}.",
         where=model,
