@@ -14,7 +14,8 @@ from typing import Any
 
 from surgery.errors import TargetError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers that mean: no room."""
 
 
 def free_bytes(directory: Path) -> int:
@@ -87,7 +88,7 @@ _WRITEBACK_BYTES = 1 << 20
 
 
 def _translate(error: OSError, path: Path, needed: int | None) -> TargetError:
-    if error.errno not in _FULL:
+    if error.errno not in FULL:
         return TargetError(
             "The result cannot be written.", where=path, found=error.strerror or str(error)
         )

@@ -22,11 +22,12 @@ from surgery.checkpoint.directory import (
     read_config,
     read_json,
 )
+from surgery.checkpoint.disk import FULL
 from surgery.checkpoint.header import TensorInfo, layout
 from surgery.checkpoint.names import unknown_name
 from surgery.checkpoint.sidecars import is_sidecar
 from surgery.checkpoint.source import TensorSource
-from surgery.errors import CheckpointError, ModelNotFoundError
+from surgery.errors import CheckpointError, ModelNotFoundError, TargetError
 
 
 class HubHeaders(TensorSource):
@@ -233,6 +234,13 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
             "The repository lacks a file.", where=repo, found=str(error).splitlines()[0]
         ) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise TargetError(
+                "The disk filled up while the model was fetched.",
+                where=repo,
+                found=error.strerror,
+                hint="free some space, or point HF_HOME at another disk, and run again",
+            ) from error
         if isinstance(error, OSError) or _is_transport(error):
             raise _UnreachableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
         raise
