@@ -97,18 +97,20 @@ def replace(staging: Path, target: Path) -> None:
         try:
             (staging / JOURNAL).replace(note)
             fsync_path(target.parent)
+            old = staging if held is not None else None
             if held is None:
                 staging.rename(target)
-            elif exchange(staging, target):
-                fsync_path(target.parent)
-                shutil.rmtree(staging, ignore_errors=True)
-            else:
-                target.rename(replaced_path(target))
+            elif not exchange(staging, target):
+                old = replaced_path(target)
+                target.rename(old)
                 staging.rename(target)
-                fsync_path(target.parent)
-                shutil.rmtree(replaced_path(target), ignore_errors=True)
-            note.unlink(missing_ok=True)
             fsync_path(target.parent)
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
+            # What could not be deleted is deleted by the next run, which the note tells so.
+            if old is None or not old.exists():
+                note.unlink(missing_ok=True)
+                fsync_path(target.parent)
         finally:
             if held is not None:
                 os.close(held)

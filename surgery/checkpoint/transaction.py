@@ -198,7 +198,8 @@ class Transaction:
             self._journal.record(COMMIT, self.staging.stat().st_ino)
             fsync_tree(self.staging, skip=_WORK)
             # Only now, so that a run killed while the disk was busy resumes with everything.
-            shutil.rmtree(self.staging / _WORK, ignore_errors=True)
+            if (self.staging / _WORK).exists():
+                shutil.rmtree(self.staging / _WORK)
             (self.staging / PID_FILE).unlink(missing_ok=True)
         fsync_path(self.staging)
         replace(self.staging, self.target)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ class _Vocabulary:
                 found=dims.n_vocab,
                 expected="51864 (English), 51865 or 51866 (multilingual)",
             )
-        self.tokenizer = openai.get_tokenizer(self.multilingual, num_languages=languages)
+        with warnings.catch_warnings():
+            # openai-whisper leaves its vocabulary file to the garbage collector.
+            warnings.simplefilter("ignore", ResourceWarning)
+            self.tokenizer = openai.get_tokenizer(self.multilingual, num_languages=languages)
         self.languages = list(openai.LANGUAGES)[:languages]
         package = Path(openai.__file__).parent
         asset = "multilingual" if self.multilingual else "gpt2"
