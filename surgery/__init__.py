@@ -1,64 +1,67 @@
-"""Restructure and prune trained transformers offline, and measure what it cost."""
+"""Restructure and prune trained transformers offline, and measure what it cost.
+
+Everything public is here and imported when first used, so that ``import surgery`` is quick:
+
+>>> import surgery
+>>> report = surgery.absorb_decompose("whisper-micro", "smaller")  # doctest: +SKIP
+>>> model = surgery.load("smaller")  # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-    from transformers import PreTrainedModel
+    from surgery.engine.absorb import absorb_decompose
+    from surgery.engine.inspect import inspect
+    from surgery.engine.loading import load
+    from surgery.engine.merge import merge
+    from surgery.engine.options import Options
+    from surgery.engine.verify import verify
+    from surgery.errors import SurgeryError
+    from surgery.methods.rules import Energy, Lossless, Remove, Thresholds
+    from surgery.report.model import Report
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load"]
+_HOMES = {
+    "absorb_decompose": "surgery.engine.absorb",
+    "inspect": "surgery.engine.inspect",
+    "load": "surgery.engine.loading",
+    "merge": "surgery.engine.merge",
+    "verify": "surgery.engine.verify",
+    "Options": "surgery.engine.options",
+    "SurgeryError": "surgery.errors",
+    "Energy": "surgery.methods.rules",
+    "Lossless": "surgery.methods.rules",
+    "Remove": "surgery.methods.rules",
+    "Thresholds": "surgery.methods.rules",
+    "Report": "surgery.report.model",
+}
+
+__all__ = [
+    "Energy",
+    "Lossless",
+    "Options",
+    "Remove",
+    "Report",
+    "SurgeryError",
+    "Thresholds",
+    "__version__",
+    "absorb_decompose",
+    "inspect",
+    "load",
+    "merge",
+    "verify",
+]
 
 
-def load(
-    path: str | Path,
-    *,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    attn_implementation: str | None = None,
-    model_class: type[Any] | None = None,
-) -> PreTrainedModel:
-    """Load a model directory, restructured or dense, as a transformers model.
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'surgery' has no attribute {name!r}")
 
-    The result generates, caches (at the pruned width), saves and moves like any transformers
-    model. Only safetensors are read, and no code found in the directory is ever run.
 
-    Args:
-        path: A directory with ``config.json`` and safetensors.
-        dtype: Floating-point dtype of the weights, or ``"auto"`` for the stored one. Default:
-            float32 on the CPU, the stored dtype on an accelerator.
-        device: Where to put the model. Default: the CPU.
-        attn_implementation: ``"sdpa"``, ``"eager"`` or another one transformers knows.
-            Default: what transformers chooses.
-        model_class: A transformers model class or auto class. Default: the one that
-            ``architectures`` in config.json names, or else the family's base model.
-
-    Raises:
-        CheckpointError: If the directory cannot be loaded; it says why.
-    """
-    # Imported here: torch and transformers take seconds, and `import surgery` should not.
-    from surgery.errors import CheckpointError
-    from surgery.runtime import LoadError
-    from surgery.runtime import load as load_directory
-
-    try:
-        return load_directory(
-            path,
-            dtype=dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            model_class=model_class,
-        )
-    except LoadError as error:
-        raise CheckpointError(
-            error.message,
-            where=error.where,
-            found=error.found,
-            expected=error.expected,
-            hint=error.hint,
-        ) from error
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -64,11 +64,11 @@ def read_site(
 
     q_bias = bias("q")
     return AttentionWeights(
-        q=rows("q").unflatten(0, (kv, g)),
+        q=torch.unflatten(rows("q"), 0, (kv, g)),
         k=rows("k"),
         v=rows("v"),
-        o=rows("o").unflatten(0, (kv, g)),
-        q_bias=None if q_bias is None else q_bias.unflatten(0, (kv, g)),
+        o=torch.unflatten(rows("o"), 0, (kv, g)),
+        q_bias=None if q_bias is None else torch.unflatten(q_bias, 0, (kv, g)),
         k_bias=bias("k"),
         v_bias=bias("v"),
         o_bias=bias("o"),
@@ -134,7 +134,7 @@ def _part(stored: Tensor, site: AttentionSite, role: Role, ranks: SiteRanks) -> 
     if projection.parts == 1:
         return stored
     sizes = [sum(vectors(site, ranks, each)) for each in ("q", "k", "v")]
-    return stored.split(sizes, dim=_fused_axis(stored))[projection.part]
+    return torch.split(stored, sizes, dim=_fused_axis(stored))[projection.part]
 
 
 def _row_index(ranks: Sequence[int], d: int) -> Tensor:
@@ -144,10 +144,10 @@ def _row_index(ranks: Sequence[int], d: int) -> Tensor:
 def _unpack(packed: Tensor, ranks: Sequence[int], d: int) -> Tensor:
     """(sum of ranks, n) -> (heads, d, n), zero beyond each head's rank."""
     if all(rank == d for rank in ranks):
-        return packed.unflatten(0, (len(ranks), d))
+        return torch.unflatten(packed, 0, (len(ranks), d))
     dense = packed.new_zeros(len(ranks) * d, packed.shape[1])
     dense[_row_index(ranks, d)] = packed
-    return dense.unflatten(0, (len(ranks), d))
+    return torch.unflatten(dense, 0, (len(ranks), d))
 
 
 def _pack(dense: Tensor, ranks: Sequence[int]) -> Tensor:

@@ -1,0 +1,193 @@
+"""The options that say where to cut, shared by every command that plans one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from surgery.errors import UsageError
+
+if TYPE_CHECKING:
+    from surgery.engine.options import Options
+    from surgery.methods import Pair, Rule
+
+
+class Layout(StrEnum):
+    """Which heads share a rank."""
+
+    ragged = "ragged"
+    block = "block"
+    tied = "tied"
+
+
+class Scope(StrEnum):
+    """Which attention blocks."""
+
+    encoder = "encoder"
+    decoder = "decoder"
+    cross = "cross"
+    all = "all"
+
+
+class Baseline(StrEnum):
+    """What to compare with."""
+
+    magnitude = "magnitude"
+
+
+class Dtype(StrEnum):
+    """Dtype of the written weights."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+def fraction(text: str) -> float:
+    """Parse ``25%`` or ``0.25``.
+
+    Raises:
+        typer.BadParameter: It is neither.
+    """
+    words = text.strip()
+    try:
+        value = float(words.removesuffix("%"))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no fraction: write 25% or 0.25") from None
+    if words.endswith("%"):
+        value /= 100
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{text!r} is not between 0% and 100% (a quarter: 25% or 0.25)")
+    return value
+
+
+_WHERE = "Where to cut (default: the preset of the model)"
+_WHAT = "What to cut, and how"
+
+Lossless = Annotated[
+    bool, typer.Option("--lossless", help="Restructure only; cut nothing.", rich_help_panel=_WHERE)
+]
+ThresholdQK = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Cut QK singular values at or below this.", rich_help_panel=_WHERE),
+]
+ThresholdVO = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Cut VO singular values at or below this.", rich_help_panel=_WHERE),
+]
+Energy = Annotated[
+    float | None,
+    typer.Option(
+        parser=fraction,
+        metavar="F",
+        help="Keep this fraction of every head's squared singular values.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Remove = Annotated[
+    float | None,
+    typer.Option(
+        parser=fraction,
+        metavar="F",
+        help="Remove this fraction of the attention parameters in scope: 25% or 0.25.",
+        rich_help_panel=_WHERE,
+    ),
+]
+PerPair = Annotated[
+    bool,
+    typer.Option(
+        "--per-pair", help="With --remove: QK and VO lose F each.", rich_help_panel=_WHERE
+    ),
+]
+ScopeOption = Annotated[
+    Scope | None, typer.Option(help="Which attention blocks.", rich_help_panel=_WHAT)
+]
+PairsOption = Annotated[
+    str | None,
+    typer.Option(metavar="qk,vo", help="Which pairs: qk, vo, or both.", rich_help_panel=_WHAT),
+]
+LayoutOption = Annotated[
+    Layout,
+    typer.Option(
+        help="ragged: every head its own ranks. block: one QK and one VO rank a block. "
+        "tied: one rank a block.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Multiple = Annotated[
+    int, typer.Option(min=1, help="Ranks are multiples of this, or full.", rich_help_panel=_WHAT)
+]
+BaselineOption = Annotated[
+    Baseline | None,
+    typer.Option(help="Prune without decomposing, to compare with.", rich_help_panel=_WHAT),
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(help="Dtype of the written weights; default: as stored.", rich_help_panel=_WHAT),
+]
+
+
+def make_options(
+    *,
+    lossless: bool,
+    threshold_qk: float | None,
+    threshold_vo: float | None,
+    energy: float | None,
+    remove: float | None,
+    per_pair: bool,
+    scope: Scope | None,
+    pairs: str | None,
+    layout: Layout,
+    multiple: int,
+    baseline: Baseline | None = None,
+    dtype: Dtype | None = None,
+) -> Options:
+    """Return the library's options.
+
+    Raises:
+        UsageError: Rules contradict each other, or a pair is unknown.
+    """
+    from surgery.engine.options import Options
+
+    words = None
+    if pairs is not None:
+        words = tuple(word.strip().lower() for word in pairs.split(",") if word.strip())
+    return Options(
+        rule=_rule(lossless, threshold_qk, threshold_vo, energy, remove, per_pair),
+        scope=None if scope is None else scope.value,
+        pairs=cast("tuple[Pair, ...] | None", words),
+        layout=layout.value,
+        multiple=multiple,
+        baseline=None if baseline is None else baseline.value,
+        dtype=None if dtype is None else dtype.value,
+    )
+
+
+def _rule(
+    lossless: bool,
+    threshold_qk: float | None,
+    threshold_vo: float | None,
+    energy: float | None,
+    remove: float | None,
+    per_pair: bool,
+) -> Rule | None:
+    from surgery import methods
+
+    given: dict[str, Rule] = {}
+    if lossless:
+        given["--lossless"] = methods.Lossless()
+    if threshold_qk is not None or threshold_vo is not None:
+        given["--threshold-qk/--threshold-vo"] = methods.Thresholds(threshold_qk, threshold_vo)
+    if energy is not None:
+        given["--energy"] = methods.Energy(energy)
+    if remove is not None:
+        given["--remove"] = methods.Remove(remove, per_pair)
+    if len(given) > 1:
+        raise UsageError(
+            "Two rules say where to cut", found=" and ".join(given), expected="one of them"
+        )
+    if per_pair and remove is None:
+        raise UsageError("--per-pair says how --remove cuts, and there is no --remove")
+    return next(iter(given.values()), None)

@@ -1,0 +1,89 @@
+"""What every command shares: where output goes, progress, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console, RenderableType
+
+from surgery.errors import SurgeryError
+from surgery.events import Progress, ignore
+
+INTERRUPTED = 130
+
+
+class Session:
+    """One run of one command.
+
+    Args:
+        as_json: Write one JSON document to standard output and nothing else.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.out = Console(soft_wrap=False)
+        self.err = Console(stderr=True)
+
+    def show(self, view: RenderableType) -> None:
+        """Print what a person reads; nothing in JSON mode."""
+        if not self.as_json:
+            self.out.print(view)
+
+    def emit(self, document: str) -> None:
+        """Print the JSON document; nothing in the mode for people."""
+        if self.as_json:
+            sys.stdout.write(document if document.endswith("\n") else document + "\n")
+
+
+@contextmanager
+def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session, Progress]]:
+    """Run a command body: progress on standard error, errors rendered, exit codes set.
+
+    Args:
+        as_json: Write JSON for programs instead of tables for people.
+        resumable: Whether an interrupted run can be continued with ``--resume``.
+    """
+    from surgery_cli.progress import ProgressView
+    from surgery_cli.render import error_view
+
+    _quiet_libraries()
+    current = Session(as_json)
+    try:
+        if as_json:
+            yield current, ignore
+        else:
+            with ProgressView(current.err) as progress:
+                yield current, progress
+    except SurgeryError as error:
+        if as_json:
+            fields = ("message", "where", "found", "expected", "hint")
+            details: dict[str, Any] = {name: getattr(error, name) for name in fields}
+            current.emit(json.dumps({"error": details}, indent=2))
+        else:
+            current.err.print(error_view(error))
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        hint = " Continue with --resume." if resumable else ""
+        current.err.print(f"Interrupted; the target is untouched.{hint}")
+        raise typer.Exit(INTERRUPTED) from error
+    except BrokenPipeError as error:
+        # The reader went away (`surgery … | head`): not an error worth words.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from error
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' own bars and advice off the screen; errors still come through."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

@@ -1,0 +1,51 @@
+"""The table of ``surgery verify``: one row a kind of block and layer, then real input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from surgery.engine.verify import Verification
+
+SHOWN = 40  # blocks listed; a longer model shows its worst ones
+
+
+def verification_view(found: Verification) -> RenderableType:
+    """Render a verification for a terminal of 80 columns."""
+    worst = sorted(found.sites, key=lambda site: max((*site.qk, *site.vo)), reverse=True)[:SHOWN]
+    shown = [site for site in found.sites if site in worst]
+    heads = Table(box=None, title="Relative error of head products, float64", title_justify="left")
+    heads.add_column("block", overflow="fold")
+    for column in ("QK worst", "QK mean", "VO worst", "VO mean", "bias"):
+        heads.add_column(column, justify="right")
+    for site in shown:
+        heads.add_row(
+            site.path,
+            *(f"{value:.1e}" for errors in (site.qk, site.vo) for value in _extent(errors)),
+            f"{site.output_bias:.0e}",
+        )
+    parts: list[RenderableType] = [heads]
+    if len(found.sites) > len(shown):
+        parts.append(Text(f"the {len(shown)} worst of {len(found.sites)} blocks"))
+    same = "none" if not found.changed else f"{len(found.changed)}: {', '.join(found.changed[:3])}"
+    parts.append(Text(f"\nOther tensors that changed: {same}"))
+    if found.measurements:
+        table = Table(box=None, title="\nOn real input", title_justify="left")
+        table.add_column("figure", overflow="fold")
+        for column in ("before", "after"):
+            table.add_column(column, justify="right")
+        for row in found.measurements:
+            before = "" if row.before is None else f"{row.before:.4g}"
+            unit = f" {row.unit}" if row.unit else ""
+            table.add_row(f"{row.title} ({row.data})", before, f"{row.after:.4g}{unit}")
+        parts.append(table)
+    parts.append(Text(f"\nWorst head: {found.worst:.2e}", style="bold"))
+    return Group(*parts)
+
+
+def _extent(errors: list[float]) -> tuple[float, float]:
+    return max(errors), sum(errors) / len(errors)

@@ -1,0 +1,39 @@
+"""A dense transformers directory for any source, so that the original can be run and compared."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from surgery.checkpoint.source import TensorSource
+from surgery.checkpoint.writer import ShardWriter, TensorSpec, write_index
+from surgery.engine.stream import INDEX
+
+
+@contextmanager
+def dense_directory(source: TensorSource) -> Iterator[Path]:
+    """Yield a directory transformers can load: the source's own, or a temporary conversion."""
+    if source.directory is not None:
+        yield source.directory
+        return
+    with tempfile.TemporaryDirectory(prefix="surgery-") as name:
+        directory = Path(name)
+        shards = {
+            shard: [
+                TensorSpec(tensor, source.infos[tensor].dtype, source.infos[tensor].shape)
+                for tensor in names
+            ]
+            for shard, names in source.shards.items()
+        }
+        for shard, specs in shards.items():
+            with ShardWriter(directory / shard, specs, metadata=source.metadata) as writer:
+                for spec in specs:
+                    writer.write(spec.name, source.raw(spec.name))
+        if len(shards) > 1:
+            write_index(directory / INDEX, shards)
+        source.write_sidecars(directory)
+        (directory / "config.json").write_text(json.dumps(source.config), encoding="utf-8")
+        yield directory

@@ -1,0 +1,53 @@
+"""Inspect: what is in a model and what a cut would save, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from surgery.checkpoint.resolve import resolve
+from surgery.engine.absorb import forecast
+from surgery.engine.options import Options
+from surgery.engine.plan import make_plan
+from surgery.engine.reporting import build_report
+from surgery.events import Progress, ignore
+from surgery.report.accounting import full_ranks
+from surgery.report.model import Report
+
+STRUCTURE_ONLY = (
+    "Structure only: weights were not read, so there are no spectra and nothing is cut."
+)
+
+
+def inspect(
+    model: str | Path,
+    *,
+    options: Options | None = None,
+    structure: bool = False,
+    revision: str | None = None,
+    progress: Progress = ignore,
+) -> Report:
+    """Report a model's attention, its spectra, and what the options would save.
+
+    Args:
+        model: Anything :func:`surgery.absorb_decompose` takes.
+        options: Where to cut; by default the model's preset.
+        structure: Read only headers: shapes, parameters, caches and FLOPs. Of a model on a
+            hub nothing else is fetched then.
+        revision: Hub revision.
+        progress: Called with :class:`surgery.events.Event`.
+
+    Raises:
+        SurgeryError: What is wrong, where, and what to do.
+    """
+    with resolve(str(model), revision=revision, headers_only=structure) as source:
+        plan = make_plan(source, options or Options())
+        if not structure:
+            report = forecast(plan, progress)
+        else:
+            full = {each.site.path: full_ranks(each.site) for each in plan.sites}
+            report = build_report(
+                plan, full, decompositions={}, exact={}, written={}, sha256={}, output=None
+            )
+            report = replace(report, notes=[STRUCTURE_ONLY, *report.notes])
+        return replace(report, title=f"{source.name}: what is in it", command=None)

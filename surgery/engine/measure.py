@@ -1,0 +1,120 @@
+"""The price on real input: original and result side by side, by what the family is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint.source import TensorSource
+from surgery.engine.dense import dense_directory
+from surgery.errors import UsageError
+from surgery.events import Event, Progress
+from surgery.report.model import Measurement
+
+EMBEDDED = "whisper-micro"
+
+
+def measure(
+    source: TensorSource,
+    result: Path,
+    data: str | Path | None,
+    progress: Progress,
+    *,
+    sample: bool = False,
+) -> list[Measurement]:
+    """Run original and result on real input and return the rows of the report.
+
+    Args:
+        source: The original.
+        result: Directory of the result.
+        data: Audio folder (Whisper) or text file; without one only the embedded model is
+            measured, on its own held-out clips.
+        progress: Called before the work, which has no steps of its own.
+        sample: Without ``data``, fall back on what the package ships: synthetic clips, or a
+            page of text.
+
+    Raises:
+        UsageError: The data does not fit the model.
+    """
+    if data is None and not sample and source.name != EMBEDDED:
+        return []
+    progress(Event("Measuring on real input", 0, 1, str(data or "embedded data")))
+    family = source.config["model_type"]
+    with dense_directory(source) as directory:
+        if family == "whisper":
+            rows = _speech(directory, result, data)
+        else:
+            rows = _text(directory, result, data, causal=family != "bert")
+    progress(Event("Measuring on real input", 1, 1))
+    return rows
+
+
+def _speech(original: Path, result: Path, data: str | Path | None) -> list[Measurement]:
+    from transformers import WhisperProcessor
+
+    import surgery
+    from surgery.evaluation.audio import SpeechFolder
+    from surgery.evaluation.measure import measure_speech
+
+    with _embedded("whisper_micro/test") if data is None else _given(data) as folder:
+        if not folder.is_dir():
+            raise UsageError(
+                "Whisper is measured on a folder of audio",
+                where="--data",
+                found=folder,
+                expected="a folder with audio files, and transcripts.tsv for word error rates",
+            )
+        speech = SpeechFolder.open(folder)
+        processor: Any = WhisperProcessor.from_pretrained(result)
+        named = "embedded dialled digits (synthetic)" if data is None else None
+        return measure_speech(
+            surgery.load(original), surgery.load(result), processor, speech, data=named
+        )
+
+
+def _text(
+    original: Path, result: Path, data: str | Path | None, *, causal: bool
+) -> list[Measurement]:
+    from transformers import AutoTokenizer
+
+    import surgery
+    from surgery.evaluation.drift import output_drift
+    from surgery.evaluation.measure import measure_text
+    from surgery.evaluation.perplexity import read_documents, token_windows
+
+    with _embedded("sample.txt") if data is None else _given(data) as path:
+        if not path.is_file():
+            raise UsageError(
+                "A language model is measured on a text file", where="--data", found=path
+            )
+        named = "sample text of the package" if data is None else None
+        tokenizer = AutoTokenizer.from_pretrained(result)
+        before, after = surgery.load(original), surgery.load(result)
+        if causal:
+            return measure_text(before, after, tokenizer, path, data=named)
+        windows = token_windows(before, tokenizer, read_documents(path))
+        drift = output_drift(before, after, windows)
+        return [
+            Measurement(
+                "output_error",
+                "Output error",
+                named or path.name,
+                "relative",
+                None,
+                drift.relative,
+            )
+        ]
+
+
+@contextmanager
+def _embedded(name: str) -> Iterator[Path]:
+    with as_file(files("surgery") / "data" / name) as path:
+        yield path
+
+
+@contextmanager
+def _given(data: str | Path) -> Iterator[Path]:
+    yield Path(data)

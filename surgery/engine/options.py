@@ -1,0 +1,126 @@
+"""What a user can ask of Absorb-Decompose, checked and in a form that can be written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from surgery.architectures import Architecture, Preset
+from surgery.errors import UsageError
+from surgery.methods import LAYOUTS, PAIRS, Energy, Layout, Lossless, Pair, Remove, Rule, Thresholds
+
+ScopeChoice = Literal["encoder", "decoder", "cross", "all"]
+Baseline = Literal["magnitude"]
+SCOPES: tuple[ScopeChoice, ...] = ("encoder", "decoder", "cross", "all")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one run.
+
+    Attributes:
+        rule: Where to cut; ``None`` takes the preset of the model.
+        layout: Which heads share a rank: ``ragged``, ``block`` or ``tied``.
+        scope: Which attention blocks; ``None`` takes the preset's (lossless: all).
+        pairs: ``qk``, ``vo`` or both; ``None`` takes the preset's (else both).
+        multiple: Ranks are multiples of this, or full.
+        baseline: ``magnitude`` prunes without decomposing, for comparison.
+        dtype: Output dtype; ``None`` keeps every tensor's own.
+        preset: Where the rule came from, when it came from a preset.
+    """
+
+    rule: Rule | None = None
+    layout: Layout = "ragged"
+    scope: ScopeChoice | None = None
+    pairs: tuple[Pair, ...] | None = None
+    multiple: int = 1
+    baseline: Baseline | None = None
+    dtype: str | None = None
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not among the choices."""
+        _choice("--layout", self.layout, LAYOUTS)
+        _choice("--scope", self.scope, (None, *SCOPES))
+        _choice("--baseline", self.baseline, (None, "magnitude"))
+        _choice("--dtype", self.dtype, (None, *DTYPES))
+        for pair in self.pairs or ():
+            _choice("--pairs", pair, PAIRS)
+        if self.pairs is not None and not self.pairs:
+            raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
+
+    def resolve(self, family: Architecture, model: str) -> Options:
+        """Fill what was left open from the preset of the model or its family."""
+        named = model in family.model_presets
+        preset = family.model_presets[model] if named else family.preset
+        if isinstance(self.rule, Lossless):
+            return replace(self, scope=self.scope or "all", pairs=self.pairs or PAIRS)
+        if self.rule is not None:
+            return replace(self, scope=self.scope or preset.scope, pairs=self.pairs or PAIRS)
+        return replace(
+            self,
+            rule=_rule_of(preset),
+            scope=self.scope or preset.scope,
+            pairs=self.pairs or preset.pairs,
+            preset=f"{model if named else family.title}: {preset.reason}",
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options as JSON values, by the command line's names."""
+        rule = self.rule
+        plain: dict[str, Any] = {
+            "layout": self.layout,
+            "scope": self.scope,
+            "pairs": list(self.pairs or ()),
+            "multiple": self.multiple,
+            "baseline": self.baseline,
+            "dtype": self.dtype,
+        }
+        match rule:
+            case Lossless():
+                plain["lossless"] = True
+            case Thresholds(qk, vo):
+                plain |= {"threshold_qk": qk, "threshold_vo": vo}
+            case Energy(fraction):
+                plain["energy"] = fraction
+            case Remove(fraction, per_pair):
+                plain |= {"remove": fraction, "per_pair": per_pair}
+        return plain
+
+    def command(self, model: str, output: str | None) -> str:
+        """Return the shell command that asks for the same, the preset spelled out."""
+        words = ["surgery", "absorb-decompose", model]
+        for name, value in self.plain().items():
+            flag = "--" + name.replace("_", "-")
+            default = {"layout": "ragged", "multiple": 1}.get(name)
+            if value is None or value is False or value == default:
+                continue
+            if value is True:
+                words.append(flag)
+            else:
+                words += [
+                    flag,
+                    ",".join(value)
+                    if isinstance(value, Sequence) and not isinstance(value, str)
+                    else f"{value}",
+                ]
+        if output is not None:
+            words += ["-o", output]
+        return " ".join(words)
+
+
+def _rule_of(preset: Preset) -> Rule:
+    if preset.energy is not None:
+        return Energy(preset.energy)
+    return Thresholds(preset.threshold_qk, preset.threshold_vo)
+
+
+def _choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise UsageError(
+            f"{name} is not one of its choices",
+            found=value,
+            expected=", ".join(str(choice) for choice in allowed if choice is not None),
+        )

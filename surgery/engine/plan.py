@@ -1,0 +1,146 @@
+"""Plan: everything that can be known and checked before a weight is read or a byte written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from surgery.architectures import (
+    Architecture,
+    AttentionSite,
+    Claims,
+    architecture_of,
+    check_shapes,
+    claim,
+    parse_config,
+)
+from surgery.architectures.base import Config
+from surgery.checkpoint.quantised import refuse_quantised
+from surgery.checkpoint.source import TensorSource
+from surgery.engine.options import Options
+from surgery.errors import CheckpointError, UnsupportedModelError, UsageError
+
+ROPE = (
+    "RoPE turns q and k by their positions between the two maps, "
+    "so their product cannot be absorbed"
+)
+NOT_ASKED = "not asked for (--pairs)"
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """One attention block in scope: which pairs are restructured, and why the others not."""
+
+    site: AttentionSite
+    qk_untouched: str | None
+    vo_untouched: str | None
+
+    @property
+    def qk(self) -> bool:
+        """Whether the query-key pair is restructured."""
+        return self.qk_untouched is None
+
+    @property
+    def vo(self) -> bool:
+        """Whether the value-output pair is restructured."""
+        return self.vo_untouched is None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked source and what will be done to it."""
+
+    source: TensorSource
+    family: Architecture
+    config: Config
+    claims: Claims
+    options: Options
+    sites: tuple[SitePlan, ...]
+
+    def stored_dtype(self) -> str:
+        """Return the dtype most parameters are stored in, by torch's name."""
+        counts: dict[torch.dtype, int] = {}
+        for info in self.source.infos.values():
+            counts[info.dtype] = counts.get(info.dtype, 0) + info.numel
+        return str(max(counts, key=lambda dtype: counts[dtype])).removeprefix("torch.")
+
+    def output_dtype(self, name: str) -> torch.dtype:
+        """Return the dtype tensor ``name`` is written in."""
+        stored = self.source.infos[name].dtype
+        if self.options.dtype is None or not stored.is_floating_point:
+            return stored
+        dtype: torch.dtype = getattr(torch, self.options.dtype)
+        return dtype
+
+
+def describe(source: TensorSource) -> tuple[Architecture, Config, Claims]:
+    """Return family, configuration and the role of every tensor of a checkpoint.
+
+    Raises:
+        UnsupportedModelError: Unknown or inexact family, or quantised weights.
+        CheckpointError: Tensors and configuration contradict each other.
+    """
+    raw = source.config
+    where = f"{source.name}/config.json"
+    family = architecture_of(raw, where=where)
+    refuse_quantised(raw, source.infos)
+    config = parse_config(raw, where=where)
+    claims = claim(family, config, list(source.infos), where=source.name)
+    for name in (tensor for site in claims.sites for tensor in site.tensors()):
+        if name in source.infos and source.infos[name].dtype not in FLOATS:
+            raise UnsupportedModelError(
+                f"Tensor {name} is not a floating-point weight",
+                where=source.name,
+                found=source.infos[name].dtype,
+                expected="float32, float16 or bfloat16",
+                hint="use the unquantised checkpoint",
+            )
+    return family, config, claims
+
+
+def make_plan(source: TensorSource, options: Options) -> Plan:
+    """Check a dense checkpoint against its configuration, and choose the blocks to treat.
+
+    Raises:
+        CheckpointError: Shapes contradict the configuration, or it is restructured already.
+        UsageError: Nothing in the checkpoint is in scope.
+    """
+    if "surgery" in source.config:
+        raise CheckpointError(
+            "This checkpoint has been restructured already",
+            where=source.name,
+            hint="merge it back first: surgery merge " + source.name,
+        )
+    family, config, claims = describe(source)
+    shapes = {name: info.shape for name, info in source.infos.items()}
+    check_shapes(claims.sites, shapes, where=source.name)
+    options = options.resolve(family, source.name)
+    sites = tuple(
+        SitePlan(site, _why_not("qk", site, options), _why_not("vo", site, options))
+        for site in claims.sites
+        if options.scope in ("all", site.scope)
+    )
+    if not sites:
+        raise UsageError(
+            f"A {family.title} model has no {options.scope} attention",
+            where="--scope",
+            expected=", ".join(dict.fromkeys(site.scope for site in claims.sites)) + ", all",
+        )
+    if not any(plan.qk or plan.vo for plan in sites):
+        raise UsageError(
+            "Nothing can be restructured with these options",
+            where="--pairs",
+            found=", ".join(options.pairs or ()),
+            expected=f"vo, since qk is left exact here: {sites[0].qk_untouched}",
+        )
+    return Plan(source, family, config, claims, options, sites)
+
+
+def _why_not(pair: str, site: AttentionSite, options: Options) -> str | None:
+    if pair == "qk" and "rope" in site.between:
+        return ROPE
+    if pair not in (options.pairs or ()):
+        return NOT_ASKED
+    return None

@@ -1,0 +1,132 @@
+"""From a plan, its decompositions and ranks to the report every view is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from math import sqrt
+
+import surgery
+from surgery.engine.plan import Plan, SitePlan
+from surgery.engine.rewrite import CastErrors, tensor_table
+from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
+from surgery.methods.rules import Pair
+from surgery.methods.units import energy_share
+from surgery.report.accounting import (
+    SiteRanks,
+    quantities,
+    restructured,
+    savings,
+    sequence_lengths,
+)
+from surgery.report.model import PairReport, Report, SiteReport, Source
+
+LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package and of the libraries that computed the result."""
+    return {"surgery": surgery.__version__, **{name: version(name) for name in LIBRARIES}}
+
+
+def build_report(
+    plan: Plan,
+    ranks: Mapping[str, SiteRanks],
+    *,
+    decompositions: Mapping[str, SiteDecomposition],
+    exact: Mapping[str, Mapping[Pair, list[float]]],
+    written: CastErrors,
+    sha256: Mapping[str, str],
+    output: str | None,
+) -> Report:
+    """Assemble the report; what was not computed (no weights read, nothing written) stays empty."""
+    before = tensor_table(plan)
+    sites = [each.site for each in plan.sites]
+    after = {
+        name: (shape, plan.output_dtype(name).itemsize)
+        for name, (shape, _) in restructured(before, sites, ranks).items()
+    }
+    lossless = isinstance(plan.options.rule, Lossless)
+    return Report(
+        title=f"{plan.source.name}: attention {'restructured' if lossless else 'pruned'}",
+        method=plan.options.baseline or "absorb-decompose",
+        options=plan.options.plain(),
+        preset=plan.options.preset,
+        source=Source(
+            name=plan.source.name,
+            path=plan.source.name,
+            model_type=plan.family.model_type,
+            sha256=dict(sha256),
+            dtype=plan.stored_dtype(),
+        ),
+        versions=versions(),
+        sites=[
+            SiteReport(
+                path=each.site.path,
+                scope=each.site.scope,
+                layer=each.site.layer,
+                heads=each.site.heads,
+                kv_heads=each.site.kv_heads,
+                head_dim=each.site.head_dim,
+                qk=_pair(plan, each, "qk", ranks, decompositions, exact, written),
+                vo=_pair(plan, each, "vo", ranks, decompositions, exact, written),
+            )
+            for each in plan.sites
+        ],
+        savings=savings(sites, ranks, before, after, plan.claims.towers),
+        quantities=quantities(
+            plan.claims.sites, ranks, before, after, sequence_lengths(plan.config)
+        ),
+        notes=_notes(plan),
+        output=output,
+        command=plan.options.command(plan.source.name, output),
+    )
+
+
+def _pair(
+    plan: Plan,
+    each: SitePlan,
+    pair: Pair,
+    ranks: Mapping[str, SiteRanks],
+    decompositions: Mapping[str, SiteDecomposition],
+    exact: Mapping[str, Mapping[Pair, list[float]]],
+    written: CastErrors,
+) -> PairReport:
+    path = each.site.path
+    kept = list(ranks[path].qk if pair == "qk" else ranks[path].vo)
+    decomposition = decompositions.get(path)
+    part: PairDecomposition | None = None
+    if decomposition is not None:
+        part = decomposition.qk if pair == "qk" else decomposition.vo
+    threshold = None
+    if isinstance(plan.options.rule, Thresholds):
+        threshold = plan.options.rule.qk if pair == "qk" else plan.options.rule.vo
+    return PairReport(
+        ranks=kept,
+        full_rank=each.site.head_dim,
+        spectrum=[] if part is None else part.spectrum.tolist(),
+        cut_error=[] if part is None else cut_errors(part, kept),
+        exact_error=list(exact.get(path, {}).get(pair, [])),
+        cast_error=written.get(path, {}).get(pair, []),
+        untouched=each.qk_untouched if pair == "qk" else each.vo_untouched,
+        threshold=threshold,
+    )
+
+
+def cut_errors(part: PairDecomposition, ranks: list[int]) -> list[float]:
+    """Return the predicted relative error of each head's product: what the cut leaves out."""
+    shares = energy_share(part.spectrum)
+    return [sqrt(max(0.0, float(shares[head, rank:].sum()))) for head, rank in enumerate(ranks)]
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes: list[str] = []
+    reasons = {each.qk_untouched for each in plan.sites} - {None}
+    notes += [f"QK is left exact and unpruned: {reason}." for reason in sorted(map(str, reasons))]
+    reasons = {each.vo_untouched for each in plan.sites} - {None}
+    notes += [f"VO is left exact and unpruned: {reason}." for reason in sorted(map(str, reasons))]
+    if any(each.qk and each.site.k.bias for each in plan.sites):
+        notes.append("The bias of k was dropped: softmax over keys does not see it.")
+    if any(each.vo and each.site.v.bias and each.site.o.bias for each in plan.sites):
+        notes.append("The bias of v was moved into o's: attention weights sum to one.")
+    return notes
