@@ -1,0 +1,100 @@
+"""The model card (README.md) of a restructured checkpoint: front matter and Markdown."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from surgery.report.model import Report
+from surgery.report.summary import (
+    executes_more,
+    is_pruned,
+    measured_rows,
+    option_items,
+    sentence,
+    untouched_reasons,
+)
+from surgery.report.wording import amount, change, count, percent, printable
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PIPELINES = {
+    "whisper": "automatic-speech-recognition",
+    "bert": "fill-mask",
+    "gpt2": "text-generation",
+    "llama": "text-generation",
+    "mistral": "text-generation",
+    "qwen2": "text-generation",
+}
+
+
+def to_card(report: Report) -> str:
+    """Return the card.
+
+    Everything that comes from a configuration is escaped: in the front matter as a quoted
+    YAML scalar, in the text as literal Markdown. The source's path on this machine is left
+    out, since cards are published.
+    """
+    environment = Environment(  # noqa: S701 - Markdown: escaped by the filters below
+        loader=PackageLoader("surgery.report", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        md=_markdown,
+        yaml=_yaml,
+        indented=_indented,
+        count=count,
+        percent=percent,
+        amount=amount,
+        change=change,
+    )
+    output = PurePosixPath(report.output or "").name
+    text = environment.get_template("card.md.j2").render(
+        report=report,
+        name=output or f"{report.source.name}, {report.method}",
+        front_matter=_front_matter(report),
+        sentence=sentence(report),
+        pruned=is_pruned(report),
+        executed=executes_more(report),
+        measurements=measured_rows(report),
+        options=option_items(report),
+        untouched=untouched_reasons(report),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _front_matter(report: Report) -> dict[str, Any]:
+    """Return what hubs index. ``base_model`` only where the source is a hub id."""
+    matter: dict[str, Any] = {"library_name": "model-surgery"}
+    if _HUB_ID.fullmatch(report.source.name):
+        matter["base_model"] = report.source.name
+    if report.source.model_type in _PIPELINES:
+        matter["pipeline_tag"] = _PIPELINES[report.source.model_type]
+    tags = ["model-surgery", report.method, report.source.model_type]
+    matter["tags"] = [*tags, "pruned"] if is_pruned(report) else tags
+    return matter
+
+
+def _yaml(value: object) -> str:
+    """Write a value as one line of YAML: JSON is YAML, once control characters are gone."""
+    if isinstance(value, list):
+        return json.dumps([printable(str(item)) for item in value], ensure_ascii=False)
+    return json.dumps(printable(str(value)), ensure_ascii=False)
+
+
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
+
+
+def _markdown(value: object) -> str:
+    """Return text as literal Markdown on one line, in a table cell too."""
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", printable(str(value)))
+
+
+def _indented(value: object) -> str:
+    """Return text as an indented code block of one line, which nothing can close."""
+    return "    " + printable(str(value))

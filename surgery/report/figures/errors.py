@@ -1,0 +1,127 @@
+"""Weight-space error of each pair, layer by layer."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from surgery.report.figures.canvas import (
+    INK,
+    NARROW,
+    PAIR_COLOURS,
+    PAIR_TITLES,
+    WIDE,
+    Picture,
+    axes,
+    draw,
+    identifier,
+    log_ticks,
+    plain,
+    power,
+    whole_ticks,
+)
+from surgery.report.model import PairReport, Report, SiteReport
+from surgery.report.summary import PAIRS, is_pruned, pair_of, sites_by_scope
+from surgery.report.wording import scientific
+
+_TINY = 1e-17  # an error of exactly zero has no place on a logarithmic axis
+
+
+def pair_errors(report: Report) -> list[Picture]:
+    """Draw each layer's mean and range over heads of the relative error of the products."""
+    pictures = []
+    for scope, sites in sites_by_scope(report).items():
+        series = {pair: _series(sites, pair) for pair in PAIRS}
+        series = {pair: values for pair, values in series.items() if values}
+        if series:
+            pictures.append(_picture(scope, series, pruned=is_pruned(report)))
+    return pictures
+
+
+def errors_of(pair: PairReport) -> list[float]:
+    """Return the error against the original: measured as written, else as predicted."""
+    return pair.cast_error or pair.cut_error
+
+
+_Series = dict[int, list[float]]
+
+
+def _series(sites: list[SiteReport], pair: str) -> _Series:
+    found = {site.layer: errors_of(pair_of(site, pair)) for site in sites}
+    return {layer: errors for layer, errors in found.items() if errors}
+
+
+def _picture(scope: str, series: dict[str, _Series], *, pruned: bool) -> Picture:
+    everything = np.array([e for one in series.values() for errors in one.values() for e in errors])
+    everything = everything[np.isfinite(everything)]
+    top = float(everything.max()) if everything.size else 1.0
+    linear = pruned and top > 1e-3
+    layers = sorted({layer for one in series.values() for layer in one})
+
+    wide = len(layers) > 40
+
+    def paint(figure: Figure) -> None:
+        axis = axes(figure, 50, 44, 12, 26)
+        if linear:
+            axis.set_ylim(0, top * 1.12)
+        else:
+            low = max(float(everything.min()) if everything.size else _TINY, _TINY) / 3
+            high = max(top, _TINY) * 3
+            axis.set_yscale("log")
+            axis.set_ylim(low, high)
+            axis.set_yticks(log_ticks(low, high))
+            axis.set_yticks([], minor=True)
+            axis.yaxis.set_major_formatter(power)
+        axis.set_title("Relative error of the head products", color=INK)
+        axis.set_xlabel("layer")
+        axis.grid(axis="y")
+        axis.tick_params(length=0)
+        axis.set_xlim(-0.6, len(layers) - 0.4)
+        ticks = whole_ticks(len(layers), 20 if wide else 12)
+        axis.set_xticks(ticks, [str(layers[tick]) for tick in ticks])
+        place = {layer: index for index, layer in enumerate(layers)}
+        size = 6
+        for index, (pair, one) in enumerate(series.items()):
+            shift = 0.16 * (2 * index - len(series) + 1)
+            colour = PAIR_COLOURS[pair]
+            x = np.array([place[layer] + shift for layer in one])
+            lower = np.array([max(min(errors), _TINY) for errors in one.values()])
+            upper = np.array([max(*errors, _TINY) for errors in one.values()])
+            mean = np.array([max(float(np.mean(errors)), _TINY) for errors in one.values()])
+            axis.vlines(x, lower, upper, colors=colour, linewidths=1.6, alpha=0.45)
+            axis.plot(
+                x,
+                mean,
+                "o",
+                color=colour,
+                markersize=size,
+                label=PAIR_TITLES[pair],
+                markeredgecolor="white",
+                markeredgewidth=0.8,
+            )
+        axis.legend(
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=2,
+            frameon=False,
+            fontsize=10,
+            handletextpad=0.2,
+            columnspacing=1,
+            borderaxespad=0,
+        )
+
+    title = f"Error of each pair, {plain(scope)}"
+    parts = []
+    for pair, one in series.items():
+        worst = max(one, key=lambda layer: max(one[layer]))
+        mean = float(np.mean([e for errors in one.values() for e in errors]))
+        parts.append(
+            f"{PAIR_TITLES[pair]}: mean {scientific(mean)}, worst "
+            f"{scientific(max(one[worst]))} in layer {worst}"
+        )
+    caption = "Dot: mean over heads; line: best to worst head. " + "; ".join(parts) + "."
+    name = identifier("errors", scope)
+    svg = draw(
+        paint, width=WIDE if wide else NARROW, height=250, name=name, title=title, alt=caption
+    )
+    return Picture(name, title, caption, caption, svg, wide)

@@ -1,0 +1,173 @@
+"""The report as one page that needs nothing but itself: inline style, inline SVG, no scripts.
+
+Names and options come from files the user did not write, so the template escapes everything;
+the only text let through as markup is the SVG that :mod:`surgery.report.figures` drew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from surgery.report.figures import (
+    Picture,
+    pair_errors,
+    rank_maps,
+    savings_bars,
+    spectra,
+    trade_off,
+)
+from surgery.report.figures.errors import errors_of
+from surgery.report.model import PairReport, Report, SiteReport
+from surgery.report.summary import (
+    PAIRS,
+    executes_more,
+    is_pruned,
+    measured_rows,
+    option_items,
+    pair_of,
+    quantity_named,
+    saving_named,
+    sentence,
+    sites_by_scope,
+    untouched_reasons,
+    worst_error,
+)
+from surgery.report.wording import amount, change, count, percent, scientific
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline figure."""
+
+    label: str
+    value: str
+    detail: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures that belong together."""
+
+    title: str
+    intro: str
+    pictures: list[Picture]
+
+
+def to_html(report: Report) -> str:
+    """Return the page. It makes no request, and every string of the report is escaped."""
+    environment = Environment(
+        loader=PackageLoader("surgery.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=count,
+        percent=percent,
+        amount=amount,
+        change=change,
+        trusted_svg=Markup,  # drawn by us, names escaped by matplotlib
+    )
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        kicker=report.method
+        + (": what is in it" if report.output is None else ": what was saved, what it cost"),
+        lead=sentence(report),
+        tiles=_tiles(report),
+        measurements=measured_rows(report),
+        dry=report.output is None,
+        executed=executes_more(report),
+        savings_pictures=savings_bars(report),
+        groups=_groups(report),
+        layers=_layers(report),
+        untouched=untouched_reasons(report),
+        options=option_items(report),
+    )
+    # control characters are not allowed in HTML, escaped or not
+    return "".join(c for c in page if c >= " " or c in "\n\t")
+
+
+def _tiles(report: Report) -> list[Tile]:
+    tiles: list[Tile] = []
+    for name, label in (("attention", "Attention parameters removed"), ("model", "Of the model")):
+        saving = saving_named(report, name)
+        if saving is not None:
+            detail = f"{count(saving.before)} → {count(saving.stored)}"
+            tiles.append(Tile(label, percent(saving.removed), detail, "saved"))
+    for row in measured_rows(report)[:2]:
+        value = row.after if row.before == "—" else f"{row.before_number} → {row.after}"
+        tiles.append(Tile(row.title, value, row.data, row.tone))
+    disk = quantity_named(report, "disk_bytes")
+    if disk is not None:
+        detail = f"{amount(disk.before, disk.unit)} → {amount(disk.after, disk.unit)}"
+        tiles.append(Tile("Weights on disk", change(disk.before, disk.after), detail))
+    exact = worst_error(report, "exact_error")
+    if exact is not None:
+        what = "worst head against the best product of its rank, in float64"
+        tiles.append(Tile("Numerical deviation", scientific(exact), what))
+    return tiles
+
+
+def _groups(report: Report) -> list[Group]:
+    groups = [
+        Group(
+            "Rank kept, layer by layer and head by head",
+            "The darker, the more of a head's components stay. Hatched: left as it was.",
+            rank_maps(report),
+        ),
+        Group(
+            "Spectra and the cut",
+            "What each component of a head contributes. A steep curve has a tail to cut; "
+            "a flat one has none.",
+            spectra(report),
+        ),
+        Group(
+            "Error in weight space",
+            "How far each head's product is from the original. It says where the cut hurts; "
+            "only a measurement on real input says how much.",
+            pair_errors(report),
+        ),
+        Group(
+            "What other cuts would save",
+            "Share of the vectors of each pair that would go.",
+            trade_off(report) if is_pruned(report) or report.output is None else [],
+        ),
+    ]
+    return [group for group in groups if group.pictures]
+
+
+def _layers(report: Report) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": site.path,
+            "heads": str(site.heads)
+            if site.heads == site.kv_heads
+            else f"{site.heads} / {site.kv_heads} KV",
+            "pairs": [_pair(site, name) for name in PAIRS],
+        }
+        for sites in sites_by_scope(report).values()
+        for site in sites
+    ]
+
+
+def _pair(site: SiteReport, name: str) -> dict[str, Any]:
+    pair: PairReport = pair_of(site, name)
+    ranks = pair.ranks or [0]
+    mean = sum(ranks) / len(ranks)
+    errors = errors_of(pair)
+    low, high = min(ranks), max(ranks)
+    return {
+        "name": name,
+        "untouched": pair.untouched,
+        "mean": f"{mean:.1f}",
+        "share": f"{100 * mean / max(pair.full_rank, 1):.0f}",
+        "span": str(low) if low == high else f"{low}–{high}",
+        "ranks": " ".join(map(str, ranks)) + f" of {pair.full_rank}",
+        "error": scientific(sum(errors) / len(errors)) if errors else "—",
+    }

@@ -1,0 +1,169 @@
+"""Small views of a report that more than one renderer needs: groups, ranges, wordings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from surgery.report.model import Measurement, PairReport, Quantity, Report, Saving, SiteReport
+from surgery.report.wording import amount, change, percent, ranges
+
+PAIRS = ("qk", "vo")
+PAIR_NAMES = {"qk": "QK", "vo": "VO"}
+
+
+def pair_of(site: SiteReport, pair: str) -> PairReport:
+    """Return the ``qk`` or ``vo`` pair of a block."""
+    return site.qk if pair == "qk" else site.vo
+
+
+def sites_by_scope(report: Report) -> dict[str, list[SiteReport]]:
+    """Return the blocks of each scope in layer order, scopes in the order they occur."""
+    groups: dict[str, list[SiteReport]] = {}
+    for site in report.sites:
+        groups.setdefault(site.scope, []).append(site)
+    return {scope: sorted(sites, key=lambda site: site.layer) for scope, sites in groups.items()}
+
+
+def is_pruned(report: Report) -> bool:
+    """Whether any head lost a component."""
+    return any(
+        rank < pair.full_rank
+        for site in report.sites
+        for pair in (site.qk, site.vo)
+        for rank in pair.ranks
+    )
+
+
+def saving_named(report: Report, name: str) -> Saving | None:
+    """Return the saving called ``name``, if there is one."""
+    return next((saving for saving in report.savings if saving.name == name), None)
+
+
+def quantity_named(report: Report, name: str) -> Quantity | None:
+    """Return the quantity called ``name``, if there is one."""
+    return next((quantity for quantity in report.quantities if quantity.name == name), None)
+
+
+def untouched_reasons(report: Report) -> list[tuple[str, str]]:
+    """Say what was left as it was and why: ``(which pairs, reason)``, one entry a reason."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for site in report.sites:
+        for name in PAIRS:
+            reason = pair_of(site, name).untouched
+            if reason is not None:
+                groups.setdefault((reason, site.scope, PAIR_NAMES[name]), []).append(site.layer)
+    merged: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}
+    for (reason, scope, pair), layers in groups.items():
+        merged.setdefault((reason, scope, tuple(sorted(layers))), []).append(pair)
+    by_reason: dict[str, list[str]] = {}
+    for (reason, scope, where), pairs in merged.items():
+        what = f"{' and '.join(pairs)} of {scope} layers {ranges(where)}"
+        by_reason.setdefault(reason, []).append(what)
+    return [("; ".join(parts), reason) for reason, parts in by_reason.items()]
+
+
+def worst_error(report: Report, name: str) -> float | None:
+    """Return the largest of one kind of error (``exact_error``, ...) over all pairs."""
+    values = [
+        value
+        for site in report.sites
+        for pair in (site.qk, site.vo)
+        for value in getattr(pair, name)
+    ]
+    return max(values) if values else None
+
+
+def executes_more(report: Report) -> bool:
+    """Whether padding makes a forward pass multiply by more than is stored."""
+    return any(saving.executed != saving.stored for saving in report.savings) or any(
+        quantity.executed is not None and quantity.executed != quantity.after
+        for quantity in report.quantities
+    )
+
+
+def scope_counts(report: Report) -> str:
+    """Say how many blocks of each scope there are: ``32 encoder, 32 cross``."""
+    counts = Counter(site.scope for site in report.sites)
+    return ", ".join(f"{count} {scope}" for scope, count in counts.items())
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """One measurement as it is shown.
+
+    ``tone`` is ``good`` where the result got better, ``bad`` where it got worse, else empty.
+    ``before_number`` is the value before without its unit.
+    """
+
+    title: str
+    data: str
+    before: str
+    before_number: str
+    after: str
+    change: str
+    tone: str
+
+
+def measured_rows(report: Report) -> list[MeasuredRow]:
+    """Word every measurement: percentages change in points, everything else relatively."""
+    return [_measured(measurement) for measurement in report.measurements]
+
+
+def _measured(measurement: Measurement) -> MeasuredRow:
+    before, after, unit = measurement.before, measurement.after, measurement.unit
+    shown, tone, difference = "—", "", 0.0
+    if before is not None:
+        difference = after - before
+        if unit == "%":
+            sign = "−" if difference < 0 else "+"
+            shown = f"{sign}{abs(difference):.2f} points" if difference else "none"
+        else:
+            shown = change(before, after) if difference else "none"
+        worse = difference > 0 if measurement.better == "lower" else difference < 0
+        tone = "" if difference == 0 else "bad" if worse else "good"
+    return MeasuredRow(
+        title=measurement.title,
+        data=measurement.data,
+        before="—" if before is None else amount(before, unit),
+        before_number="—" if before is None else amount(before, unit).removesuffix(unit).strip(),
+        after=amount(after, unit),
+        change=shown,
+        tone=tone,
+    )
+
+
+def option_items(report: Report) -> list[tuple[str, str]]:
+    """Word the options that say something: name and value, empty ones left out."""
+    items: list[tuple[str, str]] = []
+    for key, value in report.options.items():
+        if value is None or value is False or value == [] or value == "":
+            continue
+        if isinstance(value, list | tuple):
+            text = ", ".join(map(str, value))
+        elif value is True:
+            text = "yes"
+        else:
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+        items.append((key.replace("_", "-"), text))
+    return items
+
+
+def sentence(report: Report) -> str:
+    """Say in one sentence what was done and how much went, in the denominators it went from."""
+    attention, model = saving_named(report, "attention"), saving_named(report, "model")
+    dry = report.output is None
+    if not is_pruned(report):
+        verb = "would be" if dry else "was"
+        return (
+            f"Every head {verb} rewritten in its own basis, sorted by importance; nothing "
+            f"{'would be' if dry else 'was'} cut."
+        )
+    if attention is None or model is None:
+        return "The smallest components of each head were cut."
+    towers = [one for one in report.savings if one.name not in ("attention", "model")]
+    parts = [f"{percent(one.removed)} of the {one.title.lower()}" for one in towers]
+    parts.append(f"{percent(model.removed)} of the model")
+    whole = " and ".join(parts) if len(parts) < 3 else ", ".join(parts)
+    verb = "would go" if dry else "are gone"
+    return f"{percent(attention.removed)} of the attention parameters in scope {verb}: {whole}."
