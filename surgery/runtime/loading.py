@@ -89,9 +89,7 @@ def load(
     except LoadError:
         raise
     except Exception as error:
-        # safetensors' own error cannot be imported here, and derives from Exception alone.
-        known = isinstance(error, (OSError, ValueError, RuntimeError))
-        if not known and type(error).__name__ != "SafetensorError":
+        if not _is_about_input(error):
             raise
         raise LoadError(
             "transformers could not load the directory.",
@@ -100,6 +98,14 @@ def load(
         ) from error
     _check_complete(directory, model, info, chosen=model_class is not None)
     return cast(PreTrainedModel, model)
+
+
+def _is_about_input(error: Exception) -> bool:
+    """Whether an error of transformers tells of bad input, not of a mistake in a program."""
+    if isinstance(error, (ImportError, OSError, RuntimeError, TypeError, ValueError)):
+        return True
+    # Their errors derive from Exception alone, and the two cannot be imported here.
+    return type(error).__module__.partition(".")[0] in ("huggingface_hub", "safetensors")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -148,7 +154,9 @@ def _config(
         )
     try:
         config = config_class.from_pretrained(str(directory), local_files_only=True)
-    except (TypeError, ValueError, OSError) as error:
+    except Exception as error:
+        if not _is_about_input(error):
+            raise
         raise LoadError(
             "config.json does not describe a model of its type.",
             where=directory / "config.json",

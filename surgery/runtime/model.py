@@ -84,6 +84,10 @@ class RestructuredModel:
                 setattr(module, name, buffer.to(converted.device))
         return result
 
+    def _get_static_cache_init_shape(self) -> None:
+        # Heads and widths of a static cache follow the first states; the config knows neither.
+        return None
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class has no importable name: copies and pickles make it anew from the stock class.
         return _blank, (type(self).__mro__[2],), self.__dict__

@@ -30,21 +30,12 @@ class RotaryHeads(RestructuredAttention):
     Args:
         dense: The stock module this one takes the place of.
         layout: Ranks of the block.
-
-    Raises:
-        LoadError: If queries and keys are narrower than the head dimension.
     """
 
     _eager: Any
     _rotate: Any
 
     def __init__(self, dense: Any, layout: HeadLayout) -> None:
-        if set(layout.qk_ranks) != {layout.head_dim}:
-            raise LoadError(
-                "Queries and keys of a model with rotary positions cannot be pruned.",
-                found=f"qk_ranks {list(layout.qk_ranks)}",
-                expected=f"{layout.head_dim} for every head",
-            )
         super().__init__(dense.config, dense.layer_idx)  # type: ignore[call-arg]  # the family's
         self.layout = layout
         self.q_proj = resized(dense.q_proj)
@@ -127,10 +118,21 @@ RESTRUCTURED: dict[type[nn.Module], type[RotaryHeads]] = {
 
 
 def swap_rotary(model: nn.Module, path: str, layout: HeadLayout) -> None:
-    """Put a restructured module in the place of the rotary attention at ``path``."""
+    """Put a restructured module in the place of the rotary attention at ``path``.
+
+    Raises:
+        LoadError: If queries and keys are narrower than the head dimension.
+    """
     dense: Any = dense_module(model, path, tuple(RESTRUCTURED))
     config = dense.config
     kv_heads = config.num_key_value_heads
     check_heads(path, layout, config.num_attention_heads, kv_heads, dense.head_dim)
+    if set(layout.qk_ranks) != {layout.head_dim}:
+        raise LoadError(
+            "Queries and keys of a model with rotary positions cannot be pruned.",
+            where=path,
+            found=f"qk_ranks {list(layout.qk_ranks)}",
+            expected=f"{layout.head_dim} for every head",
+        )
     restructured = RESTRUCTURED[type(dense)](dense, layout)
     replace_module(model, path, cast(nn.Module, restructured))

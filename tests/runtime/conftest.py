@@ -1,0 +1,37 @@
+"""Checkpoints made by the naive pruner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runtime.naive import Case, make_case
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
+    """Make a checkpoint of a model and layout once; tests must not change it."""
+    made: dict[tuple[Any, ...], Case] = {}
+
+    def make(name: str, layout: str, dtype: torch.dtype = torch.float64) -> Case:
+        key = (name, layout, dtype)
+        if key not in made:
+            path = tmp_path_factory.mktemp("checkpoint")
+            made[key] = make_case(name, layout, path, dtype=dtype)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def own_case(tmp_path: Path) -> Callable[..., Case]:
+    """Make a checkpoint that the test may change."""
+
+    def make(name: str, layout: str = "ragged", dtype: torch.dtype = torch.float32) -> Case:
+        return make_case(name, layout, tmp_path / f"{name}-{layout}", dtype=dtype)
+
+    return make

@@ -1,0 +1,326 @@
+"""A deliberately plain pruner, and the dense model that it must equal.
+
+Every head keeps its first rows. In the dense model the other rows of q, k and v and the other
+columns of o are set to zero, which leaves stock transformers as the oracle; in the checkpoint
+they are cut out. Nothing here shares code with the runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+HEAD = 8  # head dimension of most models below
+SPECIAL: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def _whisper() -> Any:
+    return transformers.WhisperForConditionalGeneration(
+        transformers.WhisperConfig(
+            vocab_size=48,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=40,
+            decoder_ffn_dim=40,
+            num_mel_bins=8,
+            max_source_positions=12,
+            max_target_positions=40,
+            decoder_start_token_id=1,
+            suppress_tokens=None,
+            begin_suppress_tokens=None,
+            **SPECIAL,
+        )
+    )
+
+
+def _rotary(family: str, **extra: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        config = getattr(transformers, f"{family}Config")(
+            vocab_size=48,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            **SPECIAL,
+            **extra,
+        )
+        return getattr(transformers, f"{family}ForCausalLM")(config)
+
+    return build
+
+
+def _bert(kind: str, **extra: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        config = transformers.BertConfig(
+            vocab_size=48,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=40,
+            max_position_embeddings=64,
+            num_labels=3,
+            **extra,
+        )
+        return getattr(transformers, kind)(config)
+
+    return build
+
+
+def _gpt2(kind: str, **extra: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        config = transformers.GPT2Config(
+            vocab_size=48, n_embd=32, n_layer=2, n_head=4, n_positions=64, **SPECIAL, **extra
+        )
+        return getattr(transformers, kind)(config)
+
+    return build
+
+
+WINDOW = 5
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "whisper": _whisper,
+    "llama": _rotary("Llama"),
+    "llama-biased-tied": _rotary("Llama", attention_bias=True, tie_word_embeddings=True),
+    "mistral-window-wide": _rotary("Mistral", sliding_window=WINDOW, head_dim=12),
+    "qwen2-mixed-layers": _rotary(
+        "Qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+    ),
+    "bert-masked": _bert("BertForMaskedLM"),
+    "bert-plain": _bert("BertModel"),
+    "bert-classifier": _bert("BertForSequenceClassification"),
+    "bert-decoder": _bert("BertLMHeadModel", is_decoder=True, **SPECIAL),
+    "gpt2": _gpt2("GPT2LMHeadModel"),
+    "gpt2-scaled-upcast": _gpt2(
+        "GPT2LMHeadModel", scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True
+    ),
+}
+GENERATING = [
+    name for name in MODELS if name not in ("bert-masked", "bert-plain", "bert-classifier")
+]
+
+
+def exact(name: str) -> torch.dtype:
+    """Dtype to compare in: float64, but GPT-2's upcast scores exist in float32 at most."""
+    return torch.float32 if "upcast" in name else torch.float64
+
+
+def dense_model(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
+    """Build a stock model with every tensor random, so that no term is trivially zero."""
+    torch.manual_seed(seed)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.5))
+    return model.to(dtype)
+
+
+@dataclass(frozen=True)
+class Site:
+    path: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotary: bool
+    projections: tuple[str, str, str, str] | None  # None: fused
+
+
+def sites(model: PreTrainedModel) -> list[Site]:
+    found = []
+    for path, module in model.named_modules():
+        kind, config = type(module).__name__, getattr(module, "config", None)
+        if kind == "WhisperAttention":
+            heads = module.num_heads
+            names = ("q_proj", "k_proj", "v_proj", "out_proj")
+            found.append(Site(path, heads, heads, module.head_dim, False, names))
+        elif kind in ("LlamaAttention", "MistralAttention", "Qwen2Attention"):
+            heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+            names = ("q_proj", "k_proj", "v_proj", "o_proj")
+            found.append(Site(path, heads, kv_heads, module.head_dim, True, names))
+        elif kind == "BertAttention":
+            heads, size = module.self.num_attention_heads, module.self.attention_head_size
+            names = ("self.query", "self.key", "self.value", "output.dense")
+            found.append(Site(path, heads, heads, size, False, names))
+        elif kind == "GPT2Attention":
+            found.append(
+                Site(path, module.num_heads, module.num_heads, module.head_dim, False, None)
+            )
+    return found
+
+
+Ranks = dict[str, tuple[list[int], list[int]]]
+
+
+def choose_ranks(model: PreTrainedModel, layout: str, *, seed: int = 0) -> Ranks:
+    """Choose ranks for every site: ``full``, ``tied``, ``block`` or ``ragged``."""
+    draw = random.Random(f"{layout}{seed}")
+    chosen: Ranks = {}
+    for site in sites(model):
+        full, count = site.head_dim, site.kv_heads
+        if layout == "ragged":
+            qk = [draw.randint(1, full) for _ in range(count - 1)] + [full // 2]
+            v = [draw.randint(1, full - 1) for _ in range(count - 1)] + [full]
+        else:
+            low, high = {"full": (full, full), "tied": (3, 3), "block": (3, 5)}[layout]
+            shift = 0 if layout == "full" else len(chosen) % 2
+            qk, v = [low + shift] * count, [high + shift] * count
+        chosen[site.path] = ([full] * count if site.rotary else qk, v)
+    return chosen
+
+
+def kept_rows(ranks: list[int], head_dim: int, repeats: int = 1) -> Tensor:
+    heads = [rank for rank in ranks for _ in range(repeats)]
+    return torch.tensor([h * head_dim + j for h, rank in enumerate(heads) for j in range(rank)])
+
+
+def _zero_others(tensor: Tensor, kept: Tensor, dim: int) -> None:
+    mask = torch.zeros(tensor.shape[dim], dtype=tensor.dtype)
+    mask[kept] = 1
+    tensor.mul_(mask.view(-1, *[1] * (tensor.dim() - dim - 1)))
+
+
+def cuts(model: PreTrainedModel, ranks: Ranks) -> dict[str, tuple[Tensor, int]]:
+    """Say which indices of which dimension each attention tensor keeps, by name."""
+    found: dict[str, tuple[Tensor, int]] = {}
+    for site in sites(model):
+        qk, v = ranks[site.path]
+        groups = site.heads // site.kv_heads
+        rows = [
+            kept_rows(qk, site.head_dim, groups),
+            kept_rows(qk, site.head_dim),
+            kept_rows(v, site.head_dim),
+        ]
+        columns = kept_rows(v, site.head_dim, groups)
+        module = model.get_submodule(site.path)
+        if site.projections is None:
+            width = site.heads * site.head_dim
+            fused = torch.cat([part * width + kept for part, kept in enumerate(rows)])
+            found[f"{site.path}.c_attn.weight"] = (fused, 1)
+            found[f"{site.path}.c_attn.bias"] = (fused, 0)
+            found[f"{site.path}.c_proj.weight"] = (columns, 0)
+            continue
+        for name, kept in zip(site.projections[:3], rows, strict=True):
+            found[f"{site.path}.{name}.weight"] = (kept, 0)
+            if module.get_submodule(name).bias is not None:
+                found[f"{site.path}.{name}.bias"] = (kept, 0)
+        found[f"{site.path}.{site.projections[3]}.weight"] = (columns, 1)
+    return found
+
+
+@torch.no_grad()
+def cut(model: PreTrainedModel, ranks: Ranks) -> dict[str, Tensor]:
+    """Zero the dropped rows of ``model`` in place; return the packed tensors, by name."""
+    packed: dict[str, Tensor] = {}
+    for name, (kept, dim) in cuts(model, ranks).items():
+        tensor = model.get_parameter(name)
+        _zero_others(tensor, kept, dim)
+        packed[name] = tensor.detach().index_select(dim, kept).contiguous()
+    return packed
+
+
+def surgery_block(model: PreTrainedModel, ranks: Ranks) -> dict[str, Any]:
+    described = {
+        site.path: {
+            "heads": site.heads,
+            "kv_heads": site.kv_heads,
+            "head_dim": site.head_dim,
+            "qk_ranks": ranks[site.path][0],
+            "v_ranks": ranks[site.path][1],
+        }
+        for site in sites(model)
+    }
+    operation = {"method": "absorb-decompose", "options": {}, "sites": described}
+    return {"format_version": 1, "provenance": {}, "operations": [operation]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checkpoint, and the stock model it must equal."""
+
+    name: str
+    path: Path
+    oracle: Any
+    ranks: Ranks
+
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.path / "config.json").read_text())
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        (self.path / "config.json").write_text(json.dumps(config))
+
+
+def make_case(
+    name: str, layout: str, path: Path, *, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> Case:
+    model = dense_model(name, dtype=dtype, seed=seed)
+    ranks = choose_ranks(model, layout, seed=seed)
+    block = surgery_block(model, ranks)
+    packed = cut(model, ranks)
+    model.save_pretrained(path)
+    tensors = load_file(path / "model.safetensors")
+    assert set(packed) <= set(tensors)
+    save_file(tensors | packed, path / "model.safetensors", metadata={"format": "pt"})
+    case = Case(name, path, model, ranks)
+    case.write_config(case.config() | {"surgery": block})
+    return case
+
+
+def strip_prefix(case: Case, prefix: str) -> None:
+    """Respell the checkpoint's tensors and sites without ``prefix``, as hub checkpoints may."""
+    file = case.path / "model.safetensors"
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    config = case.config()
+    operation = config["surgery"]["operations"][0]
+    operation["sites"] = {
+        path.removeprefix(prefix): site for path, site in operation["sites"].items()
+    }
+    case.write_config(config)
+
+
+def inputs(model: PreTrainedModel, *, batch: int = 2, length: int = 9) -> dict[str, Tensor]:
+    """Random input of a family, in the model's dtype."""
+    generator = torch.Generator().manual_seed(7)
+    tokens = torch.randint(3, 48, (batch, length), generator=generator)
+    if model.config.model_type != "whisper":
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    frames = 2 * model.config.max_source_positions
+    features = torch.randn(batch, 8, frames, generator=generator)
+    return {"input_features": features.to(model.dtype), "decoder_input_ids": tokens}
+
+
+def outputs(model: PreTrainedModel, given: dict[str, Tensor], **options: Any) -> Tensor:
+    """Logits, or the last hidden state where the model has no head."""
+    with torch.no_grad():
+        out = model(**given, **options)
+    return out.logits if "logits" in out else out.last_hidden_state
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.double(), expected.double()
+    return float((found - expected).norm() / expected.norm())
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Bound on the relative difference of two orders of summation in these models.
+
+    A dot product of n terms errs by at most n eps relative to its terms' magnitudes. The longest
+    has n = 48; about 12 follow one another in two layers (whisper: encoder, then decoder); the
+    factor 4 allows for cancellation in the softmax and norms.
+    """
+    return 48 * 12 * 4 * torch.finfo(dtype).eps
