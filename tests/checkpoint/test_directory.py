@@ -22,7 +22,10 @@ SHARDS = {
         "a.weight": torch.randn(3, 4).half(),
         "a.bias": torch.randn(3).bfloat16(),
     },
-    "model-00002-of-00002.safetensors": {"b.weight": torch.randn(2, 2), "scalar": torch.tensor(2.0)},
+    "model-00002-of-00002.safetensors": {
+        "b.weight": torch.randn(2, 2),
+        "scalar": torch.tensor(2.0),
+    },
 }
 INDEX = "model.safetensors.index.json"
 

@@ -103,7 +103,9 @@ WHOLE = save({"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=tor
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_mutated_bytes_give_a_checkpoint_error_or_a_header_that_adds_up(data: st.DataObject) -> None:
+def test_mutated_bytes_give_a_checkpoint_error_or_a_header_that_adds_up(
+    data: st.DataObject,
+) -> None:
     raw = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))

@@ -20,7 +20,9 @@ SPECS = [TensorSpec(f"t{i}", torch.float32, (10,)) for i in range(4)]
 PRINT = {"source": {"model.safetensors": {"bytes": 10}}, "options": {"energy": 0.9}}
 
 
-def run(target: Path, *, stop_at: str | None = None, log: list[str] | None = None, **how: Any) -> None:
+def run(
+    target: Path, *, stop_at: str | None = None, log: list[str] | None = None, **how: Any
+) -> None:
     """A run of four tensors and one spilled artefact; ``log`` notes what is really computed."""
     log = [] if log is None else log
     with Transaction(target, how.pop("fingerprint", PRINT), **how) as txn:

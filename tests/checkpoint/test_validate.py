@@ -34,7 +34,15 @@ def test_the_one_bad_value_is_located(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_largest_numbers_and_the_smallest_pass(dtype: torch.dtype) -> None:
     limits = torch.finfo(dtype)
-    extremes = [limits.max, limits.min, limits.tiny, -limits.tiny, limits.smallest_normal, 0.0, -0.0]
+    extremes = [
+        limits.max,
+        limits.min,
+        limits.tiny,
+        -limits.tiny,
+        limits.smallest_normal,
+        0.0,
+        -0.0,
+    ]
     check_finite("x", torch.tensor(extremes, dtype=dtype).repeat(1000))
     check_finite("x", torch.tensor(1.0, dtype=dtype))
     check_finite("x", torch.zeros(0, 3, dtype=dtype))
