@@ -1,1 +1,1 @@
-
+"""What a restructured model costs, measured on real audio and text."""

@@ -1,0 +1,135 @@
+"""Before and after on real input: the measured rows of a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from surgery.evaluation.audio import SpeechFolder
+from surgery.evaluation.drift import encoder_drift, output_drift
+from surgery.evaluation.perplexity import Documents, perplexity, read_documents, token_windows
+from surgery.evaluation.transcribe import transcribe
+from surgery.evaluation.wer import word_errors
+from surgery.report.model import Measurement
+
+
+def measure_speech(
+    original: Any,
+    restructured: Any,
+    processor: Any,
+    folder: SpeechFolder,
+    *,
+    language: str = "en",
+    batch: int = 8,
+    max_new_tokens: int | None = None,
+    data: str | None = None,
+) -> list[Measurement]:
+    """Measure two Whisper models on the same recordings.
+
+    Args:
+        original: A ``WhisperForConditionalGeneration``.
+        restructured: Another, with the same processor.
+        processor: Feature extractor and tokenizer of both.
+        folder: The recordings, with transcripts or without.
+        language: What is spoken; see :func:`surgery.evaluation.transcribe.transcribe`.
+        batch: Windows at once.
+        max_new_tokens: Longest text of one window; a badly damaged model repeats itself to
+            the limit, and this bounds the time that takes.
+        data: What to call the recordings; by default the last two parts of their path.
+
+    Returns:
+        Word error rate in percent (only with transcripts), the share of recordings whose
+        text did not change, and the relative error of the encoder's output.
+    """
+    data = data or folder.name
+    audio = folder.audio()
+    before, after = (
+        transcribe(
+            model, processor, audio, language=language, batch=batch, max_new_tokens=max_new_tokens
+        )
+        for model in (original, restructured)
+    )
+    rows = []
+    if folder.has_transcripts:
+        said = folder.references()
+        rates = [
+            100 * word_errors(said, texts, language=language).rate for texts in (before, after)
+        ]
+        rows.append(Measurement("wer", "Word error rate", data, "%", rates[0], rates[1]))
+    same = [one == other for one, other in zip(before, after, strict=True)]
+    drift = encoder_drift(original, restructured, processor, audio, batch=batch)
+    return [
+        *rows,
+        Measurement(
+            "same_text", "Unchanged texts", data, "%", None, 100 * sum(same) / len(same), "higher"
+        ),
+        Measurement(
+            "encoder_error", "Encoder output error, speech", data, "relative", None, drift.speech
+        ),
+        Measurement(
+            "encoder_error_window",
+            "Encoder output error, whole window",
+            data,
+            "relative",
+            None,
+            drift.window,
+        ),
+    ]
+
+
+def measure_text(
+    original: Any,
+    restructured: Any,
+    tokenizer: Any,
+    path: Path,
+    *,
+    documents: Documents = "auto",
+    context: int | None = None,
+    data: str | None = None,
+) -> list[Measurement]:
+    """Measure two causal language models on the same text file.
+
+    Args:
+        original: A causal language model.
+        restructured: Another, with the same tokenizer.
+        tokenizer: The tokenizer of both.
+        path: UTF-8 text.
+        documents: How the file divides; see
+            :func:`surgery.evaluation.perplexity.read_documents`.
+        context: Tokens a window; by default the model's, at most 2048.
+        data: What to call the text; by default the last two parts of its path.
+
+    Returns:
+        Perplexity, bits per byte, relative error of the logits, KL divergence, and the share
+        of positions with the same most likely token.
+    """
+    data = data or "/".join(path.resolve().parts[-2:])
+    texts = read_documents(path, documents)
+    before, after = (
+        perplexity(model, tokenizer, texts, context=context) for model in (original, restructured)
+    )
+    windows = token_windows(original, tokenizer, texts, context=context)
+    drift = output_drift(original, restructured, windows)
+    rows = [
+        Measurement("perplexity", "Perplexity", data, "", before.perplexity, after.perplexity),
+        Measurement(
+            "bits_per_byte", "Bits per byte", data, "bit", before.bits_per_byte, after.bits_per_byte
+        ),
+        Measurement("output_error", "Logits error", data, "relative", None, drift.relative),
+    ]
+    if drift.divergence is not None and drift.agreement is not None:
+        rows += [
+            Measurement(
+                "kl_divergence", "KL divergence", data, "nat/token", None, drift.divergence
+            ),
+            Measurement(
+                "same_token",
+                "Same most likely token",
+                data,
+                "%",
+                None,
+                100 * drift.agreement,
+                "higher",
+            ),
+        ]
+    return rows

@@ -1,0 +1,87 @@
+"""Recordings to text with any Whisper that transformers runs, restructured or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgery.errors import UsageError
+from surgery.evaluation.audio import SAMPLE_RATE, Audio, split, window
+
+ENGLISH = ("en", "english")
+
+
+def transcribe(
+    model: Any,
+    processor: Any,
+    audio: Sequence[Audio],
+    *,
+    language: str = "en",
+    batch: int = 8,
+    max_new_tokens: int | None = None,
+) -> list[str]:
+    """Return one text a recording: greedy, without timestamps, stripped.
+
+    A recording longer than the model's window is cut at quiet moments and its texts are
+    joined: no context is carried from piece to piece, so that a repetition cannot spread.
+
+    Args:
+        model: A ``WhisperForConditionalGeneration``, on any device, in any float dtype.
+        processor: Its processor: feature extractor and tokenizer.
+        audio: Mono float32 at 16 kHz, shape (samples,) each.
+        language: What is spoken, as Whisper's code or English name. A multilingual model is
+            told (its own guess would make two runs hard to compare); an English-only model
+            knows one language and takes no token for it.
+        batch: Windows at once.
+        max_new_tokens: Longest text of one window; by default the model's own limit.
+
+    Raises:
+        UsageError: If an English-only model is asked for another language.
+    """
+    options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
+    if is_multilingual(model):
+        options |= {"language": language, "task": "transcribe"}
+    elif language.lower() not in ENGLISH:
+        raise UsageError("This model knows English only.", found=language, expected="en")
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
+
+    pieces = [split(recording, window(processor)) for recording in audio]
+    flat = [piece for recording in pieces for piece in recording]
+    texts: list[str] = []
+    for start in range(0, len(flat), batch):
+        features = log_mel(model, processor, flat[start : start + batch])
+        # The encoder hears the padding as silence, as in Whisper's own code; the mask of ones
+        # only tells `generate` that nothing is to be guessed from the padding token.
+        mask = torch.ones(features.shape[0], features.shape[-1], device=features.device)
+        with torch.inference_mode():
+            tokens = model.generate(input_features=features, attention_mask=mask, **options)
+        texts += processor.batch_decode(tokens, skip_special_tokens=True)
+
+    joined, rest = [], iter(texts)
+    for recording in pieces:
+        words = [next(rest).strip() for _ in recording]
+        joined.append(" ".join(word for word in words if word))
+    return joined
+
+
+def is_multilingual(model: Any) -> bool:
+    """Whether a Whisper model expects language and task tokens."""
+    generation = model.generation_config
+    known = bool(getattr(generation, "lang_to_id", None))
+    return bool(getattr(generation, "is_multilingual", known))
+
+
+def log_mel(model: Any, processor: Any, audio: Sequence[Audio]) -> Tensor:
+    """Return log-mel features, shape (clips, mel bins, frames), on the model's device and dtype.
+
+    Every clip is padded with silence to the model's window; ``audio`` must fit into it.
+    """
+    extracted = processor.feature_extractor(
+        list(audio), sampling_rate=SAMPLE_RATE, return_tensors="pt"
+    )
+    features: Tensor = extracted.input_features
+    return features.to(device=model.device, dtype=model.dtype)
