@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_killed_at_any_step_the_target_is_whole_and_the_run_resumes(
     step = killed = 0
     while True:
         step += 1
-        child = forked(lambda: killed_at(step, target, exchange=exchange))
+        child = forked(partial(killed_at, step, target, exchange=exchange))
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             assert os.WEXITSTATUS(status) == 0
