@@ -20,6 +20,7 @@ from surgery.report.model import Report, SiteReport
 from surgery.report.summary import (
     PAIR_NAMES,
     PAIRS,
+    deviation_base,
     executes_more,
     is_pruned,
     measured_rows,
@@ -170,8 +171,10 @@ def _remarks(report: Report) -> RenderableType:
     say("Left as it was", (f"{what}: {why}" for what, why in untouched_reasons(report)))
     worst = worst_error(report, "exact_error")
     if worst is not None:
-        against = "the best product of its rank" if is_pruned(report) else "the original"
-        say("Numerical deviation", [f"{scientific(worst)} at worst, against {against}"])
+        say(
+            "Numerical deviation",
+            [f"{scientific(worst)} at worst, against {deviation_base(report)}"],
+        )
     if executes_more(report):
         say("Executed", ["heads of a block run at its widest head's width; --layout block: none"])
     say("Note", report.notes)

@@ -24,8 +24,10 @@ from surgery.report.figures.errors import errors_of
 from surgery.report.model import PairReport, Report, SiteReport
 from surgery.report.summary import (
     PAIRS,
+    deviation_base,
     executes_more,
     is_pruned,
+    is_structure,
     measured_rows,
     option_items,
     pair_of,
@@ -82,6 +84,7 @@ def to_html(report: Report) -> str:
         tiles=_tiles(report),
         measurements=measured_rows(report),
         dry=report.output is None,
+        structure=is_structure(report),
         executed=executes_more(report),
         savings_pictures=savings_bars(report),
         groups=_groups(report),
@@ -94,22 +97,48 @@ def to_html(report: Report) -> str:
 
 
 def _tiles(report: Report) -> list[Tile]:
+    saved = _content_tiles(report) if is_structure(report) else _saving_tiles(report)
+    measured = _measured_tiles(report)
+    # where nothing was cut, what matters first is that nothing changed
+    return saved + measured if is_pruned(report) else measured + saved
+
+
+def _content_tiles(report: Report) -> list[Tile]:
+    titles = {"attention": "Attention parameters in scope", "model": "Parameters of the model"}
+    tiles = [
+        Tile(titles[one.name], count(one.before), f"{one.before:,}")
+        for one in report.savings
+        if one.name in titles
+    ]
+    for name in ("disk_bytes", "kv_bytes_per_1000_tokens"):
+        one = quantity_named(report, name)
+        if one is not None:
+            tiles.append(Tile(one.title, amount(one.before, one.unit), "in the stored dtype"))
+    return tiles
+
+
+def _saving_tiles(report: Report) -> list[Tile]:
     tiles: list[Tile] = []
     for name, label in (("attention", "Attention parameters removed"), ("model", "Of the model")):
         saving = saving_named(report, name)
         if saving is not None:
             detail = f"{count(saving.before)} → {count(saving.stored)}"
             tiles.append(Tile(label, percent(saving.removed), detail, "saved"))
-    for row in measured_rows(report)[:2]:
-        value = row.after if row.before == "—" else f"{row.before_number} → {row.after}"
-        tiles.append(Tile(row.title, value, row.data, row.tone))
     disk = quantity_named(report, "disk_bytes")
     if disk is not None:
         detail = f"{amount(disk.before, disk.unit)} → {amount(disk.after, disk.unit)}"
         tiles.append(Tile("Weights on disk", change(disk.before, disk.after), detail))
+    return tiles
+
+
+def _measured_tiles(report: Report) -> list[Tile]:
+    tiles: list[Tile] = []
+    for row in measured_rows(report)[:2]:
+        value = row.after if row.before == "—" else f"{row.before_number} → {row.after}"
+        tiles.append(Tile(row.title, value, row.data, row.tone))
     exact = worst_error(report, "exact_error")
     if exact is not None:
-        what = "worst head against the best product of its rank, in float64"
+        what = f"worst head against {deviation_base(report)}, in float64"
         tiles.append(Tile("Numerical deviation", scientific(exact), what))
     return tiles
 

@@ -21,8 +21,8 @@ class PairReport:
             or norm products for the magnitude baseline.
         cut_error: Predicted relative Frobenius error of each head's product: the share of
             the spectrum that was cut, ``sqrt(sum dropped s^2 / sum s^2)``.
-        exact_error: Measured relative error of each head's product before the cast, against
-            the best product of that rank when pruned (lossless: against the original).
+        exact_error: Measured relative error of each head's product in float64 with every vector
+            kept, before any cut and cast: how lossless the decomposition itself is.
         cast_error: Measured relative error of each head's product as written (after the
             cast) against the original.
         untouched: Why this pair was left as it was; ``None`` when it was restructured.

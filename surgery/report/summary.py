@@ -35,6 +35,18 @@ def is_pruned(report: Report) -> bool:
     )
 
 
+def is_structure(report: Report) -> bool:
+    """Whether only headers were read: shapes are known, and nothing about the weights."""
+    return report.output is None and not any(
+        pair.spectrum for site in report.sites for pair in (site.qk, site.vo)
+    )
+
+
+def deviation_base(report: Report) -> str:
+    """Say what the exactness of the head products was measured against."""
+    return "the best product of its rank" if is_pruned(report) else "the original"
+
+
 def saving_named(report: Report, name: str) -> Saving | None:
     """Return the saving called ``name``, if there is one."""
     return next((saving for saving in report.savings if saving.name == name), None)
@@ -153,6 +165,9 @@ def sentence(report: Report) -> str:
     """Say in one sentence what was done and how much went, in the denominators it went from."""
     attention, model = saving_named(report, "attention"), saving_named(report, "model")
     dry = report.output is None
+    if is_structure(report) and attention is not None and model is not None:
+        share = percent(attention.before / model.before) if model.before else "nothing"
+        return f"Attention blocks in scope: {scope_counts(report)}; {share} of all parameters."
     if not is_pruned(report):
         verb = "would be" if dry else "was"
         return (

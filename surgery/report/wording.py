@@ -61,7 +61,9 @@ def percent(fraction: float) -> str:
 
 def scientific(value: float) -> str:
     """Write an error: ``0.262`` or ``3.1e-15``."""
-    return f"{value:.3g}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
+    if value == 0:
+        return "0"
+    return f"{value:#.3g}" if value >= 1e-3 else f"{value:.1e}"
 
 
 def ranges(numbers: Iterable[int]) -> str:

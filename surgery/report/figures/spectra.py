@@ -67,6 +67,8 @@ def _strip(scope: str, pair: str, sites: list[SiteReport]) -> Picture:
     threshold = next((one.threshold for one in pairs if one.threshold is not None), None)
     if threshold is not None and threshold > 0:
         low = min(low, threshold / 2) if threshold > low / 1e3 else low
+    full = sum(one.full_rank * len(one.ranks) for one in pairs)
+    kept = sum(sum(one.ranks) for one in pairs)
     components = max(len(head) for one in pairs for head in one.spectrum)
 
     def paint(figure: Figure) -> None:
@@ -86,11 +88,9 @@ def _strip(scope: str, pair: str, sites: list[SiteReport]) -> Picture:
             if threshold is not None and low < threshold < high:
                 axis.axhline(threshold, color=INK, linewidth=0.9, linestyle=(0, (3, 3)))
             axis.set_xlim(-0.03, per_row * (1 + _GAP) - _GAP + 0.03)
-        _legend(figure, pair, bands, threshold, width)
+        _legend(figure, pair, bands, threshold, width, cut=kept < full)
 
     title = f"{PAIR_TITLES[pair]} spectra, {plain(scope)}"
-    full = sum(one.full_rank * len(one.ranks) for one in pairs)
-    kept = sum(sum(one.ranks) for one in pairs)
     span = f"Scores run from {scientific(high)} to {scientific(low)}."
     shape = "Bands: middle 80 % of the heads; line: their median" if bands else "One line a head"
     caption = f"{shape}. Each panel is a layer, components in descending order, log scale."
@@ -231,15 +231,17 @@ def quantile(table: NDArray[np.float64], q: float) -> NDArray[np.float64]:
     return found
 
 
-def _legend(figure: Figure, pair: str, bands: bool, threshold: float | None, width: int) -> None:
+def _legend(
+    figure: Figure, pair: str, bands: bool, threshold: float | None, width: int, *, cut: bool
+) -> None:
     axis = figure.add_axes((0, 0, 1, 24 / (figure.get_size_inches()[1] * 72)))
     axis.set_xlim(0, width)
     axis.set_ylim(0, 24)
     axis.axis("off")
     axis.patch.set_facecolor(PAPER)
-    entries = [("kept", PAIR_COLOURS[pair], "-"), ("cut", CUT, "-")]
+    entries = [("kept", PAIR_COLOURS[pair], "-"), *([("cut", CUT, "-")] if cut else [])]
     if threshold is not None:
-        entries.append((f"threshold {scientific(threshold)}", INK, ":"))
+        entries.append((f"threshold {threshold:.3g}", INK, ":"))
     left = 46.0
     for label, colour, style in entries:
         axis.plot(
