@@ -160,7 +160,7 @@ def make_options(
         pairs=cast("tuple[Pair, ...] | None", words),
         layout=layout.value,
         multiple=multiple,
-        baseline=None if baseline is None else baseline.value,
+        baseline=None if baseline is None else "magnitude",
         dtype=None if dtype is None else dtype.value,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -50,10 +49,11 @@ def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session
         as_json: Write JSON for programs instead of tables for people.
         resumable: Whether an interrupted run can be continued with ``--resume``.
     """
+    from surgery.engine.quiet import quiet_libraries
     from surgery_cli.progress import ProgressView
     from surgery_cli.render import error_view
 
-    _quiet_libraries()
+    quiet_libraries()
     current = Session(as_json)
     try:
         if as_json:
@@ -77,13 +77,3 @@ def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session
         # The reader went away (`surgery … | head`): not an error worth words.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from error
-
-
-def _quiet_libraries() -> None:
-    """Keep the libraries' own bars and advice off the screen; errors still come through."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

@@ -14,15 +14,15 @@ from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.engine.block import surgery_block
-from surgery.engine.decompose import SiteResult, Spill, decompose_sites, spectra_of
+from surgery.engine.decompose import Spill, decompose_sites, spectra_of
 from surgery.engine.measure import measure
 from surgery.engine.options import Options
 from surgery.engine.plan import Plan, make_plan
 from surgery.engine.reporting import build_report, versions
-from surgery.engine.rewrite import CastErrors, output_specs, rewrite
+from surgery.engine.rewrite import Errors, output_specs, rewrite
 from surgery.errors import CheckpointError
 from surgery.events import Progress, ignore
-from surgery.methods import SiteSpectra, choose_ranks
+from surgery.methods import SiteDecomposition, SiteSpectra, choose_ranks
 from surgery.report.accounting import SiteRanks, full_ranks, site_parameters
 from surgery.report.model import Report
 from surgery.report.serialise import from_json, to_json
@@ -116,32 +116,28 @@ def forecast(plan: Plan, progress: Progress) -> Report:
 
 def _decompose(
     plan: Plan, spill: Spill | None, progress: Progress
-) -> tuple[dict[str, SiteResult], dict[str, SiteRanks]]:
-    results: dict[str, SiteResult] = {}
+) -> tuple[dict[str, SiteDecomposition], dict[str, SiteRanks]]:
+    results: dict[str, SiteDecomposition] = {}
     spectra: dict[str, SiteSpectra] = {}
     for each, result in decompose_sites(plan, spill, progress):
         results[each.site.path] = result
-        spectra[each.site.path] = spectra_of(each, result.decomposition)
+        spectra[each.site.path] = spectra_of(each, result)
     return results, plan_ranks(plan, spectra)
 
 
 def _report(
     plan: Plan,
-    results: Mapping[str, SiteResult],
+    results: Mapping[str, SiteDecomposition],
     ranks: Mapping[str, SiteRanks],
-    written: CastErrors,
+    errors: Errors,
     sha256: Mapping[str, str],
     output: Path | None,
 ) -> Report:
     return build_report(
         plan,
         ranks,
-        decompositions={path: result.decomposition for path, result in results.items()},
-        exact={
-            path: {pair: error.tolist() for pair, error in result.exact_error.items()}
-            for path, result in results.items()
-        },
-        written=written,
+        decompositions=results,
+        errors=errors,
         sha256=sha256,
         output=None if output is None else str(output),
     )
@@ -191,13 +187,7 @@ def _run(
         source.start_hashing()
         results, ranks = _decompose(plan, transaction, progress)
         clock.lap("decompose")
-        written = rewrite(
-            plan,
-            transaction,
-            {path: result.decomposition for path, result in results.items()},
-            ranks,
-            progress,
-        )
+        errors = rewrite(plan, transaction, results, ranks, progress)
         source.write_sidecars(transaction.staging)
         clock.lap("write")
         sha256 = source.sha256()
@@ -208,7 +198,7 @@ def _run(
         config["surgery"] = surgery_block(plan, ranks, _provenance(plan, sha256))
         transaction.write_text("config.json", json.dumps(config, indent=2) + "\n")
         _verify_staged(plan, transaction.staging, ranks)
-        report = _report(plan, results, ranks, written, sha256, target)
+        report = _report(plan, results, ranks, errors, sha256, target)
         measured = measure(source, transaction.staging, data, progress)
         report = replace(report, measurements=measured)
         clock.lap("measure")

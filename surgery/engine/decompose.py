@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -13,7 +12,6 @@ from surgery.checkpoint.validate import check_finite
 from surgery.engine.pack import read_site, vector_cost
 from surgery.engine.plan import Plan, SitePlan
 from surgery.events import Event, Progress
-from surgery.linalg import probed_product_error
 from surgery.methods import (
     AttentionWeights,
     PairDecomposition,
@@ -22,7 +20,6 @@ from surgery.methods import (
     SiteSpectra,
     absorb_decompose,
     magnitude,
-    prepare,
 )
 from surgery.methods.rules import Pair
 
@@ -40,22 +37,8 @@ class Spill(Protocol):
         """Return the tensors kept under ``key``."""
 
 
-@dataclass(frozen=True)
-class SiteResult:
-    """A block's decomposition, and how exact it is before any cut and cast."""
-
-    decomposition: SiteDecomposition
-    exact_error: dict[Pair, Tensor]
-
-
 def load_block(source: TensorSource, plan: SitePlan) -> AttentionWeights:
-    """Read one dense block in float64, refusing NaN and Inf.
-
-    Raises:
-        CheckpointError: A tensor holds NaN or Inf; names it.
-    """
-    for name in plan.site.tensors():
-        check_finite(name, source.tensor(name))
+    """Read one dense block in float64."""
     weights = read_site(source.tensor, plan.site)
     for name in plan.site.tensors():
         source.release(name)
@@ -64,8 +47,12 @@ def load_block(source: TensorSource, plan: SitePlan) -> AttentionWeights:
 
 def decompose_sites(
     plan: Plan, spill: Spill | None, progress: Progress
-) -> Iterator[tuple[SitePlan, SiteResult]]:
-    """Yield every block's decomposition, from the spill where an earlier run got that far."""
+) -> Iterator[tuple[SitePlan, SiteDecomposition]]:
+    """Yield every block's decomposition, from the spill where an earlier run got that far.
+
+    Raises:
+        CheckpointError: A tensor holds NaN or Inf; names it.
+    """
     method = magnitude if plan.options.baseline == "magnitude" else absorb_decompose
     for index, site_plan in enumerate(plan.sites):
         path = site_plan.site.path
@@ -74,12 +61,13 @@ def decompose_sites(
         if spill is not None and spill.done(key):
             yield site_plan, _from_tensors(spill.unspill(key))
             continue
+        for name in site_plan.site.tensors():
+            check_finite(name, plan.source.tensor(name))
         weights = load_block(plan.source, site_plan)
         decomposition = method(weights, qk=site_plan.qk, vo=site_plan.vo)
-        result = SiteResult(decomposition, _exactness(weights, site_plan, decomposition))
         if spill is not None:
-            spill.spill(key, _to_tensors(result))
-        yield site_plan, result
+            spill.spill(key, _to_tensors(decomposition))
+        yield site_plan, decomposition
     progress(Event("Decomposing attention", len(plan.sites), len(plan.sites)))
 
 
@@ -94,39 +82,19 @@ def spectra_of(site_plan: SitePlan, decomposition: SiteDecomposition) -> SiteSpe
     return spectra
 
 
-def pair_errors(
-    before: AttentionWeights, after: AttentionWeights, *, qk: bool, vo: bool
-) -> dict[Pair, Tensor]:
-    """Return the relative error of each head's products; both blocks prepared alike."""
-    errors: dict[Pair, Tensor] = {}
-    if qk:
-        errors["qk"] = probed_product_error(*before.qk_factors(), *after.qk_factors())
-    if vo:
-        errors["vo"] = probed_product_error(*before.vo_factors(), *after.vo_factors())
-    return errors
-
-
-def _exactness(
-    weights: AttentionWeights, plan: SitePlan, decomposition: SiteDecomposition
-) -> dict[Pair, Tensor]:
-    ready = prepare(weights, qk=plan.qk, vo=plan.vo)
-    return pair_errors(ready, decomposition.apply(ready), qk=plan.qk, vo=plan.vo)
-
-
-def _to_tensors(result: SiteResult) -> dict[str, Tensor]:
+def _to_tensors(decomposition: SiteDecomposition) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for pair, part in (("qk", result.decomposition.qk), ("vo", result.decomposition.vo)):
+    for pair, part in (("qk", decomposition.qk), ("vo", decomposition.vo)):
         if part is not None:
             tensors |= {
-                f"{pair}.spectrum": part.spectrum,
-                f"{pair}.left": part.left,
-                f"{pair}.right": part.right,
+                f"{pair}.spectrum": part.spectrum.contiguous(),
+                f"{pair}.left": part.left.contiguous(),
+                f"{pair}.right": part.right.contiguous(),
             }
-    tensors |= {f"{pair}.exact_error": error for pair, error in result.exact_error.items()}
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return tensors
 
 
-def _from_tensors(tensors: dict[str, Tensor]) -> SiteResult:
+def _from_tensors(tensors: dict[str, Tensor]) -> SiteDecomposition:
     def part(pair: str) -> PairDecomposition | None:
         if f"{pair}.spectrum" not in tensors:
             return None
@@ -134,9 +102,4 @@ def _from_tensors(tensors: dict[str, Tensor]) -> SiteResult:
             tensors[f"{pair}.spectrum"], tensors[f"{pair}.left"], tensors[f"{pair}.right"]
         )
 
-    errors: dict[Pair, Tensor] = {}
-    for name, tensor in tensors.items():
-        pair, _, what = name.partition(".")
-        if what == "exact_error":
-            errors["qk" if pair == "qk" else "vo"] = tensor
-    return SiteResult(SiteDecomposition(qk=part("qk"), vo=part("vo")), errors)
+    return SiteDecomposition(qk=part("qk"), vo=part("vo"))

@@ -8,7 +8,7 @@ from math import sqrt
 
 import surgery
 from surgery.engine.plan import Plan, SitePlan
-from surgery.engine.rewrite import CastErrors, tensor_table
+from surgery.engine.rewrite import Errors, tensor_table
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
 from surgery.methods.rules import Pair
 from surgery.methods.units import energy_share
@@ -34,8 +34,7 @@ def build_report(
     ranks: Mapping[str, SiteRanks],
     *,
     decompositions: Mapping[str, SiteDecomposition],
-    exact: Mapping[str, Mapping[Pair, list[float]]],
-    written: CastErrors,
+    errors: Errors,
     sha256: Mapping[str, str],
     output: str | None,
 ) -> Report:
@@ -68,8 +67,8 @@ def build_report(
                 heads=each.site.heads,
                 kv_heads=each.site.kv_heads,
                 head_dim=each.site.head_dim,
-                qk=_pair(plan, each, "qk", ranks, decompositions, exact, written),
-                vo=_pair(plan, each, "vo", ranks, decompositions, exact, written),
+                qk=_pair(plan, each, "qk", ranks, decompositions, errors),
+                vo=_pair(plan, each, "vo", ranks, decompositions, errors),
             )
             for each in plan.sites
         ],
@@ -89,11 +88,11 @@ def _pair(
     pair: Pair,
     ranks: Mapping[str, SiteRanks],
     decompositions: Mapping[str, SiteDecomposition],
-    exact: Mapping[str, Mapping[Pair, list[float]]],
-    written: CastErrors,
+    errors: Errors,
 ) -> PairReport:
     path = each.site.path
     kept = list(ranks[path].qk if pair == "qk" else ranks[path].vo)
+    measured = errors.get(path)
     decomposition = decompositions.get(path)
     part: PairDecomposition | None = None
     if decomposition is not None:
@@ -106,8 +105,8 @@ def _pair(
         full_rank=each.site.head_dim,
         spectrum=[] if part is None else part.spectrum.tolist(),
         cut_error=[] if part is None else cut_errors(part, kept),
-        exact_error=list(exact.get(path, {}).get(pair, [])),
-        cast_error=written.get(path, {}).get(pair, []),
+        exact_error=measured["exact"].get(pair, []) if measured else [],
+        cast_error=measured["written"].get(pair, []) if measured else [],
         untouched=each.qk_untouched if pair == "qk" else each.vo_untouched,
         threshold=threshold,
     )

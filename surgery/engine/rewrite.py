@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from typing import TypedDict
 
 from torch import Tensor
 
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
-from surgery.engine.decompose import load_block, pair_errors
+from surgery.engine.decompose import load_block
 from surgery.engine.pack import read_site, write_site
 from surgery.engine.plan import Plan, SitePlan
 from surgery.engine.stream import cast, stream
 from surgery.events import Progress
-from surgery.methods import SiteDecomposition, prepare
+from surgery.linalg import probed_product_error
+from surgery.methods import AttentionWeights, SiteDecomposition, prepare
 from surgery.report.accounting import SiteRanks, restructured
 
-CastErrors = dict[str, dict[str, list[float]]]
-"""Site path to pair to the measured relative error of each head's product as written."""
+PairErrors = dict[str, list[float]]
+"""Pair to one relative Frobenius error a head."""
+
+
+class BlockErrors(TypedDict):
+    """What was measured on one block while it was written.
+
+    ``exact``: all vectors kept, before cut and cast. ``written``: as written, cut and cast.
+    """
+
+    exact: PairErrors
+    written: PairErrors
+
+
+Errors = dict[str, BlockErrors]
+"""By site path."""
 
 
 def tensor_table(plan: Plan) -> dict[str, tuple[tuple[int, ...], int]]:
@@ -41,34 +56,46 @@ def rewrite(
     decompositions: Mapping[str, SiteDecomposition],
     ranks: Mapping[str, SiteRanks],
     progress: Progress,
-) -> CastErrors:
+) -> Errors:
     """Write every shard of the result into the transaction, tensor by tensor.
 
     Returns:
-        What the cut and the cast together cost each head's products, measured on the tensors
-        as written.
+        How far each head's products are from the original's, measured on the way.
     """
     plans = {each.site.path: each for each in plan.sites}
 
     def compute(path: str) -> dict[str, Tensor]:
         tensors, cost = _restructure(plan, plans[path], decompositions[path], ranks[path])
-        transaction.record(f"cast:{path}", cost)
+        transaction.record(f"errors:{path}", cost)
         return tensors
 
     blocks = {name: path for path, each in plans.items() for name in each.site.tensors()}
     stream(plan.source, transaction, output_specs(plan, ranks), blocks, compute, progress)
-    return {path: transaction.payload(f"cast:{path}") for path in plans}
+    return {path: transaction.payload(f"errors:{path}") for path in plans}
 
 
 def _restructure(
     plan: Plan, site_plan: SitePlan, decomposition: SiteDecomposition, ranks: SiteRanks
-) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+) -> tuple[dict[str, Tensor], BlockErrors]:
     site = site_plan.site
-    weights = load_block(plan.source, site_plan)
-    ready = prepare(weights, qk=site_plan.qk, vo=site_plan.vo)
-    exact = write_site(decomposition.apply(ready), site, ranks)
-    tensors = {name: cast(name, t, plan.output_dtype(name)) for name, t in exact.items()}
+    ready = prepare(load_block(plan.source, site_plan), qk=site_plan.qk, vo=site_plan.vo)
+    exact = decomposition.apply(ready)
+    tensors = {
+        name: cast(name, tensor, plan.output_dtype(name))
+        for name, tensor in write_site(exact, site, ranks).items()
+    }
     # Reading back what is about to be written proves the packing as well as the rounding.
-    written = replace(read_site(tensors.__getitem__, site, ranks), o_bias=ready.o_bias)
-    cost = pair_errors(ready, written, qk=site_plan.qk, vo=site_plan.vo)
-    return tensors, {pair: error.tolist() for pair, error in cost.items()}
+    written = read_site(tensors.__getitem__, site, ranks)
+    return tensors, {
+        "exact": _pair_errors(site_plan, ready, exact),
+        "written": _pair_errors(site_plan, ready, written),
+    }
+
+
+def _pair_errors(plan: SitePlan, before: AttentionWeights, after: AttentionWeights) -> PairErrors:
+    errors: PairErrors = {}
+    if plan.qk:
+        errors["qk"] = probed_product_error(*before.qk_factors(), *after.qk_factors()).tolist()
+    if plan.vo:
+        errors["vo"] = probed_product_error(*before.vo_factors(), *after.vo_factors()).tolist()
+    return errors

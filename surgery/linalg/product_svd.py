@@ -9,9 +9,13 @@ values of M are those of the d×d core ``R_L R_Nᵀ = U S Vᵀ``, and
 turn the factors into balanced, mutually orthogonal ones: ``(T_L L)ᵀ (T_N N) = M`` with
 ``(T_L L)(T_L L)ᵀ = (T_N N)(T_N N)ᵀ = S``. Only d×d matrices are decomposed.
 
-Two roots are used. Cholesky of the Gram matrix is one matrix product and cheap, but loses
-orthogonality with the square of the core's condition number; thin QR loses it linearly and
-takes any rank. The first is kept only for the heads where it is provably good enough.
+Two roots are used. Cholesky of the Gram matrix is one matrix product and cheap, but squares the
+factor's condition; thin QR does not, and takes any rank. Rows are scaled to unit norm before the
+Gram matrix, so that vectors which merely fade cost nothing. Rounding perturbs the scaled Gram
+matrix Ĝ by about ``d·eps`` an entry, and a new vector of norm sqrt(s_i) combines scaled rows with
+coefficients of norm at most ``sqrt(s_i / σ_min(Ĝ))``. Hence the cosine between two new vectors is
+off by at most ``d·eps / σ_min(Ĝ)``: where that bound is small the first root is kept, elsewhere
+the second is taken.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 ORTHOGONALITY_DEFECT = 1e-8
-"""Largest relative orthogonality defect the Cholesky root may cost; else thin QR is used."""
+"""Largest cosine between new vectors that the Cholesky root may cost; else thin QR is used."""
 
 
 class ProductSVD(NamedTuple):
@@ -50,13 +54,10 @@ def product_svd(left: Float[Tensor, "batch d m"], right: Float[Tensor, "batch d 
 
     Source: theory of CLOVER (arXiv 2411.17426); the transforms are derived above.
     """
-    root_left, failed_left = _cholesky_root(left)
-    root_right, failed_right = _cholesky_root(right)
+    root_left, bound_left = _cholesky_root(left)
+    root_right, bound_right = _cholesky_root(right)
+    doubtful = torch.maximum(bound_left, bound_right) > ORTHOGONALITY_DEFECT
     result = _from_roots(root_left, root_right)
-    eps = torch.finfo(result.values.dtype).eps
-    largest, smallest = result.values[:, 0], result.values[:, -1]
-    # κ² eps is the defect that squaring the factors into Gram matrices can cost.
-    doubtful = failed_left | failed_right | (largest**2 * eps > smallest**2 * ORTHOGONALITY_DEFECT)
     if not bool(doubtful.any()):
         return result
     chosen = doubtful.nonzero().squeeze(1)
@@ -73,11 +74,22 @@ def qr_root(factor: Float[Tensor, "batch d m"]) -> Float[Tensor, "batch k d"]:
 
 
 def _cholesky_root(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the upper Cholesky root of the Gram matrix, and where it does not exist."""
-    root, info = torch.linalg.cholesky_ex(factor @ factor.mT, upper=True)
-    failed = (info != 0) | ~torch.isfinite(root).all(dim=(-2, -1))
-    identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-    return torch.where(failed[:, None, None], identity, root), failed
+    """Return the Cholesky root, and a bound on the cosines it costs (infinite: no root)."""
+    gram = factor @ factor.mT
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    safe = torch.where(norms > 0, norms, torch.ones_like(norms))
+    root, info = torch.linalg.cholesky_ex(
+        gram / safe[..., :, None] / safe[..., None, :], upper=True
+    )
+    d = root.shape[-1]
+    identity = torch.eye(d, dtype=root.dtype, device=root.device)
+    failed = (info != 0) | (norms == 0).any(dim=-1) | ~torch.isfinite(root).all(dim=(-2, -1))
+    root = torch.where(failed[:, None, None], identity, root)
+    # ‖R⁻¹‖_F² is at least 1/σ_min(Ĝ), and cheaper.
+    inverse = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=True)
+    bound = d * torch.finfo(root.dtype).eps * inverse.square().sum(dim=(-2, -1))
+    infinite = torch.full_like(bound, torch.inf)
+    return root * safe[..., None, :], torch.where(failed, infinite, bound)
 
 
 def _from_roots(root_left: Tensor, root_right: Tensor) -> ProductSVD:
