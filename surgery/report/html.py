@@ -24,6 +24,7 @@ from surgery.report.figures.errors import errors_of
 from surgery.report.model import PairReport, Report, SiteReport
 from surgery.report.summary import (
     PAIRS,
+    asked_to_cut,
     deviation_base,
     executes_more,
     is_pruned,
@@ -165,7 +166,7 @@ def _groups(report: Report) -> list[Group]:
         Group(
             "What other cuts would save",
             "Share of the vectors of each pair that would go.",
-            trade_off(report) if is_pruned(report) or report.output is None else [],
+            trade_off(report) if asked_to_cut(report) or report.output is None else [],
         ),
     ]
     return [group for group in groups if group.pictures]

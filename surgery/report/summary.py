@@ -35,6 +35,12 @@ def is_pruned(report: Report) -> bool:
     )
 
 
+def asked_to_cut(report: Report) -> bool:
+    """Whether the options hold a rule for cutting, whether or not it found anything."""
+    rules = ("threshold_qk", "threshold_vo", "energy", "remove")
+    return any(report.options.get(rule) for rule in rules)
+
+
 def is_structure(report: Report) -> bool:
     """Whether only headers were read: shapes are known, and nothing about the weights."""
     return report.output is None and not any(
@@ -169,6 +175,8 @@ def sentence(report: Report) -> str:
         share = percent(attention.before / model.before) if model.before else "nothing"
         return f"Attention blocks in scope: {scope_counts(report)}; {share} of all parameters."
     if not is_pruned(report):
+        if asked_to_cut(report):
+            return "The rule found nothing to cut: every head keeps its full rank."
         verb = "would be" if dry else "was"
         return (
             f"Every head {verb} rewritten in its own basis, sorted by importance; nothing "

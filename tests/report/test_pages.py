@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 
@@ -147,9 +148,15 @@ def test_nothing_cut_draws_no_map() -> None:
     assert "nothing was cut" in " ".join(html_of("lossless").split())
 
 
-def test_structure_alone_says_what_is_there() -> None:
-    from dataclasses import replace
+def test_a_rule_that_cuts_nothing_is_told_from_lossless() -> None:
+    lossless = REPORTS["lossless"]
+    vain = replace(lossless, options={"energy": 0.9999})
+    assert "The rule found nothing to cut" in to_html(vain)
+    assert "What other cuts would save" in to_html(vain)
+    assert "What other cuts would save" not in html_of("lossless")
 
+
+def test_structure_alone_says_what_is_there() -> None:
     tiny = REPORTS["inspect"]
     sites = [
         replace(
@@ -166,8 +173,6 @@ def test_structure_alone_says_what_is_there() -> None:
 
 
 def test_a_report_without_spectra_or_errors_still_renders() -> None:
-    from dataclasses import replace
-
     from surgery.report.model import PairReport
 
     tiny = REPORTS["tiny"]
