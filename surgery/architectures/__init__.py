@@ -1,7 +1,8 @@
 """Model families as data: which tensors play q, k, v and o, and what stands between them."""
 
 from surgery.architectures.base import Architecture, AttentionSite, Preset, StoredProjection
-from surgery.architectures.registry import ARCHITECTURES, architecture_of, parse_config
+from surgery.architectures.config import Config
+from surgery.architectures.registry import ARCHITECTURES, architecture_of
 from surgery.architectures.sites import Claims, attention_sites, check_shapes, claim
 
 __all__ = [
@@ -9,11 +10,11 @@ __all__ = [
     "Architecture",
     "AttentionSite",
     "Claims",
+    "Config",
     "Preset",
     "StoredProjection",
     "architecture_of",
     "attention_sites",
     "check_shapes",
     "claim",
-    "parse_config",
 ]

@@ -157,6 +157,8 @@ class Architecture:
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
         preset: What the bare command prunes.
         model_presets: Presets of single models by name, where the family's does not fit.
+        defaults: What the family's configuration means by a key that is absent.
+        aliases: Keys of ``config.json`` that stand for the attribute names used here.
         inexact: Configuration attributes that make Absorb-Decompose inexact when they hold
             anything but the given harmless value, with the reason.
     """
@@ -169,9 +171,7 @@ class Architecture:
     untouched: tuple[str, ...]
     towers: Mapping[str, str]
     preset: Preset
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     model_presets: Mapping[str, Preset] = field(default_factory=dict)
     inexact: Mapping[str, tuple[object, str]] = field(default_factory=dict)
-
-
-Config = Any
-"""A transformers configuration object (attributes resolved through ``attribute_map``)."""

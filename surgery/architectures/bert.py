@@ -41,6 +41,12 @@ BERT = Architecture(
         energy=0.99,
         reason="99 % of each head's singular-value energy",
     ),
+    defaults={
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "hidden_size": 768,
+        "max_position_embeddings": 512,
+    },
     inexact={
         "position_embedding_type": (
             "absolute",

@@ -50,6 +50,18 @@ GPT2 = Architecture(
         energy=0.99,
         reason="99 % of each head's singular-value energy",
     ),
+    defaults={
+        "n_layer": 12,
+        "n_head": 12,
+        "n_embd": 768,
+        "n_positions": 1024,
+    },
+    aliases={
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+    },
     inexact={
         "add_cross_attention": (
             False,

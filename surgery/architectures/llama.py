@@ -4,4 +4,13 @@ from __future__ import annotations
 
 from surgery.architectures.rotary import rotary_decoder
 
-LLAMA = rotary_decoder("llama", "LLaMA", qkv_bias="attention_bias", o_bias="attention_bias")
+DEFAULTS = {
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_size": 4096,
+    "max_position_embeddings": 2048,
+}
+
+LLAMA = rotary_decoder(
+    "llama", "LLaMA", defaults=DEFAULTS, qkv_bias="attention_bias", o_bias="attention_bias"
+)

@@ -4,4 +4,12 @@ from __future__ import annotations
 
 from surgery.architectures.rotary import rotary_decoder
 
-MISTRAL = rotary_decoder("mistral", "Mistral")
+DEFAULTS = {
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_size": 4096,
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+}
+
+MISTRAL = rotary_decoder("mistral", "Mistral", defaults=DEFAULTS)

@@ -4,4 +4,12 @@ from __future__ import annotations
 
 from surgery.architectures.rotary import rotary_decoder
 
-QWEN2 = rotary_decoder("qwen2", "Qwen2", qkv_bias=True)
+DEFAULTS = {
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_size": 4096,
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 32,
+}
+
+QWEN2 = rotary_decoder("qwen2", "Qwen2", defaults=DEFAULTS, qkv_bias=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from surgery.architectures.base import Architecture, Config
+from surgery.architectures.base import Architecture
 from surgery.architectures.bert import BERT
 from surgery.architectures.gpt2 import GPT2
 from surgery.architectures.llama import LLAMA
@@ -126,23 +126,3 @@ def _inexact(family: Architecture, found: str, where: str) -> UnsupportedModelEr
         found=found,
         expected="scores that are the plain product of q and k, and a plain softmax",
     )
-
-
-def parse_config(raw: Mapping[str, Any], *, where: str = "config.json") -> Config:
-    """Return the transformers configuration object, defaults filled in.
-
-    Raises:
-        CheckpointError: transformers refuses the file's values.
-    """
-    from transformers import CONFIG_MAPPING
-
-    plain = {key: value for key, value in raw.items() if key not in ("surgery", "auto_map")}
-    try:
-        return CONFIG_MAPPING[raw["model_type"]].from_dict(plain)
-    except Exception as error:
-        raise CheckpointError(
-            "The configuration cannot be read",
-            where=where,
-            found=f"{type(error).__name__}: {error}",
-            hint="compare the file with the one of the original model",
-        ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from surgery.architectures.base import Architecture, AttentionKind, Preset, Projection
 
 
@@ -9,6 +11,7 @@ def rotary_decoder(
     model_type: str,
     title: str,
     *,
+    defaults: Mapping[str, int],
     qkv_bias: bool | str = False,
     o_bias: bool | str = False,
 ) -> Architecture:
@@ -17,6 +20,7 @@ def rotary_decoder(
     Args:
         model_type: ``config.json``'s ``model_type``.
         title: The family's name as people write it.
+        defaults: Layers, heads and widths that an absent key stands for.
         qkv_bias: Whether q, k and v have a bias, or the attribute that decides.
         o_bias: Whether o has one.
     """
@@ -57,6 +61,7 @@ def rotary_decoder(
             "/qa_outputs.*",
         ),
         towers={"decoder": "layers.*"},
+        defaults=defaults,
         preset=Preset(
             scope="decoder",
             pairs=("vo",),

@@ -11,10 +11,10 @@ from surgery.architectures.base import (
     Architecture,
     AttentionKind,
     AttentionSite,
-    Config,
     Projection,
     StoredProjection,
 )
+from surgery.architectures.config import Config
 from surgery.architectures.registry import refuse_inexact_tensors
 from surgery.errors import CheckpointError
 

@@ -49,6 +49,15 @@ WHISPER = Architecture(
         "/layer_weights",
     ),
     towers={"encoder": "encoder.*", "decoder": "decoder.*"},
+    defaults={
+        "d_model": 384,
+        "encoder_layers": 4,
+        "encoder_attention_heads": 6,
+        "decoder_layers": 4,
+        "decoder_attention_heads": 6,
+        "max_source_positions": 1500,
+        "max_target_positions": 448,
+    },
     preset=Preset(
         scope="encoder",
         pairs=("qk", "vo"),

@@ -118,9 +118,9 @@ class DirectorySource(TensorSource):
             raise CheckpointError("There is no such tensor.", where=self.name, found=name) from None
 
     def _mapped(self, info: TensorInfo) -> MappedFile:
-        if info.file not in self._maps:
-            self._maps[info.file] = MappedFile(self._paths[info.file])
-        return self._maps[info.file]
+        held = self._maps.get(info.file)
+        # Threads may come at once: all must use the one that is kept.
+        return held or self._maps.setdefault(info.file, MappedFile(self._paths[info.file]))
 
 
 def read_json(path: Path) -> dict[str, Any]:

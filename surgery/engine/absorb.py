@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,16 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.engine.block import surgery_block
 from surgery.engine.decompose import Spill, decompose_sites, spectra_of
-from surgery.engine.measure import measure
+from surgery.engine.measure import check_data, measure
 from surgery.engine.options import Options
 from surgery.engine.plan import Plan, make_plan
+from surgery.engine.ranks import check_ranks, plan_ranks
 from surgery.engine.reporting import build_report, versions
 from surgery.engine.rewrite import Errors, output_specs, rewrite
 from surgery.errors import CheckpointError
 from surgery.events import Progress, ignore
-from surgery.methods import SiteDecomposition, SiteSpectra, choose_ranks
-from surgery.report.accounting import SiteRanks, full_ranks, site_parameters
+from surgery.methods import SiteDecomposition, SiteSpectra
+from surgery.report.accounting import SiteRanks
 from surgery.report.model import Report
 from surgery.report.serialise import from_json, to_json
 
@@ -70,46 +72,27 @@ def absorb_decompose(
     """
     options = options or Options()
     with resolve(str(model), revision=revision) as source:
-        plan = make_plan(source, options)
+        if not dry_run:
+            source.start_hashing()
+        plan = make_plan(source, options, str(model))
         target = Path(out) if out is not None else default_output(source)
         if dry_run:
             report = forecast(plan, progress)
             return replace(report, notes=[*report.notes, f"Dry run: {target} was not written."])
         check_separate(source.directory, target)
         finished = _already_done(plan, target) if not force else None
+        if finished is not None and data is not None:
+            compare = shlex.join(["surgery", "verify", str(model), str(target)])
+            note = f"Nothing was measured on {data} this time; {compare} --data does that."
+            finished = replace(finished, notes=[note, *finished.notes])
         if finished is not None:
             return finished
         return _run(plan, target, data, force=force, resume=resume, progress=progress)
 
 
-def plan_ranks(plan: Plan, spectra: Mapping[str, SiteSpectra]) -> dict[str, SiteRanks]:
-    """Return the ranks of every block in scope; pairs that stay are full."""
-    rule = plan.options.rule
-    if rule is None:
-        raise ValueError("options were not resolved")
-    # The budget is a fraction of the pairs that were asked for, prunable or not.
-    total = None
-    if plan.options.pairs is not None and len(plan.options.pairs) == 2:
-        total = sum(site_parameters(e.site, full_ranks(e.site)) for e in plan.sites)
-    chosen = choose_ranks(
-        spectra,
-        rule,
-        layout=plan.options.layout,
-        multiple=plan.options.multiple,
-        total=total,
-    )
-    ranks: dict[str, SiteRanks] = {}
-    for each in plan.sites:
-        full = full_ranks(each.site)
-        pairs = chosen.get(each.site.path, {})
-        ranks[each.site.path] = SiteRanks(
-            qk=tuple(pairs.get("qk", full.qk)), vo=tuple(pairs.get("vo", full.vo))
-        )
-    return ranks
-
-
 def forecast(plan: Plan, progress: Progress) -> Report:
     """Decompose and report what the plan would save; nothing is written."""
+    check_ranks(plan)
     results, ranks = _decompose(plan, None, progress)
     return _report(plan, results, ranks, {}, {}, None)
 
@@ -177,6 +160,8 @@ def _run(
     progress: Progress,
 ) -> Report:
     source = plan.source
+    check_ranks(plan)
+    check_data(source, data)
     fingerprint = {
         "source": source.identity(),
         "options": plan.options.plain(),
@@ -184,7 +169,6 @@ def _run(
     }
     clock = _Clock()
     with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
-        source.start_hashing()
         results, ranks = _decompose(plan, transaction, progress)
         clock.lap("decompose")
         errors = rewrite(plan, transaction, results, ranks, progress)
@@ -203,6 +187,7 @@ def _run(
         report = replace(report, measurements=measured)
         clock.lap("measure")
         _write_views(report, transaction)
+        clock.lap("report")
         transaction.commit()
         clock.lap("commit")
     return replace(report, seconds=clock.laps)

@@ -10,6 +10,7 @@ from torch import Tensor
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.engine.pack import read_site, vector_cost
+from surgery.engine.parallel import map_ahead
 from surgery.engine.plan import Plan, SitePlan
 from surgery.events import Event, Progress
 from surgery.methods import (
@@ -54,21 +55,29 @@ def decompose_sites(
         CheckpointError: A tensor holds NaN or Inf; names it.
     """
     method = magnitude if plan.options.baseline == "magnitude" else absorb_decompose
-    for index, site_plan in enumerate(plan.sites):
-        path = site_plan.site.path
-        progress(Event("Decomposing attention", index, len(plan.sites), path))
-        key = f"site:{path}"
-        if spill is not None and spill.done(key):
-            yield site_plan, _from_tensors(spill.unspill(key))
-            continue
-        for name in site_plan.site.tensors():
+    done = {each.site.path for each in plan.sites if spill and spill.done(_key(each.site.path))}
+
+    def decompose(each: SitePlan) -> SiteDecomposition:
+        for name in each.site.tensors():
             check_finite(name, plan.source.tensor(name))
-        weights = load_block(plan.source, site_plan)
-        decomposition = method(weights, qk=site_plan.qk, vo=site_plan.vo)
+        return method(load_block(plan.source, each), qk=each.qk, vo=each.vo)
+
+    fresh = map_ahead(decompose, [each for each in plan.sites if each.site.path not in done])
+    for index, each in enumerate(plan.sites):
+        path = each.site.path
+        progress(Event("Decomposing attention", index, len(plan.sites), path))
+        if spill is not None and path in done:
+            yield each, _from_tensors(spill.unspill(_key(path)))
+            continue
+        decomposition = next(fresh)
         if spill is not None:
-            spill.spill(key, _to_tensors(decomposition))
-        yield site_plan, decomposition
+            spill.spill(_key(path), _to_tensors(decomposition))
+        yield each, decomposition
     progress(Event("Decomposing attention", len(plan.sites), len(plan.sites)))
+
+
+def _key(path: str) -> str:
+    return f"site:{path}"
 
 
 def spectra_of(site_plan: SitePlan, decomposition: SiteDecomposition) -> SiteSpectra:

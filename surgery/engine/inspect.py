@@ -41,7 +41,7 @@ def inspect(
         SurgeryError: What is wrong, where, and what to do.
     """
     with resolve(str(model), revision=revision, headers_only=structure) as source:
-        plan = make_plan(source, options or Options())
+        plan = make_plan(source, options or Options(), str(model))
         if not structure:
             report = forecast(plan, progress)
         else:

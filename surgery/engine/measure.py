@@ -10,7 +10,7 @@ from typing import Any
 
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.dense import dense_directory
-from surgery.errors import UsageError
+from surgery.errors import CheckpointError, UsageError
 from surgery.events import Event, Progress
 from surgery.report.model import Measurement
 
@@ -41,6 +41,7 @@ def measure(
     """
     if data is None and not sample and source.name != EMBEDDED:
         return []
+    check_data(source, data)
     progress(Event("Measuring on real input", 0, 1, str(data or "embedded data")))
     family = source.config["model_type"]
     with dense_directory(source) as directory:
@@ -52,6 +53,52 @@ def measure(
     return rows
 
 
+def check_data(source: TensorSource, data: str | Path | None) -> None:
+    """Refuse data that cannot be measured on, before hours are spent.
+
+    Raises:
+        UsageError: The data does not fit the model.
+        SurgeryError: There are no recordings, or their list is malformed.
+    """
+    if data is None:
+        return
+    path = Path(data)
+    if source.config["model_type"] == "whisper":
+        if not path.is_dir():
+            raise UsageError(
+                "Whisper is measured on a folder of audio",
+                where="--data",
+                found=path if path.exists() else f"no such folder: {path}",
+                expected="a folder with audio files, and transcripts.tsv for word error rates",
+            )
+        from surgery.evaluation.audio import SpeechFolder
+
+        SpeechFolder.open(path)
+    elif not path.is_file():
+        raise UsageError(
+            "A language model is measured on a text file",
+            where="--data",
+            found=path if path.exists() else f"no such file: {path}",
+        )
+
+
+def _tokenizer(directory: Path, kind: Any) -> Any:
+    """Load a tokenizer or processor from a checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint has none that can be read.
+    """
+    try:
+        return kind.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise CheckpointError(
+            "The checkpoint's tokenizer or processor cannot be loaded, so nothing can be measured",
+            where=directory,
+            found=f"{type(error).__name__}: {error}",
+            hint="put the original's tokenizer files beside its weights, or leave out --data",
+        ) from error
+
+
 def _speech(original: Path, result: Path, data: str | Path | None) -> list[Measurement]:
     from transformers import WhisperProcessor
 
@@ -60,15 +107,8 @@ def _speech(original: Path, result: Path, data: str | Path | None) -> list[Measu
     from surgery.evaluation.measure import measure_speech
 
     with _embedded("whisper_micro/test") if data is None else _given(data) as folder:
-        if not folder.is_dir():
-            raise UsageError(
-                "Whisper is measured on a folder of audio",
-                where="--data",
-                found=folder,
-                expected="a folder with audio files, and transcripts.tsv for word error rates",
-            )
         speech = SpeechFolder.open(folder)
-        processor: Any = WhisperProcessor.from_pretrained(result)
+        processor = _tokenizer(result, WhisperProcessor)
         named = "embedded dialled digits (synthetic)" if data is None else None
         return measure_speech(
             surgery.load(original), surgery.load(result), processor, speech, data=named
@@ -86,12 +126,8 @@ def _text(
     from surgery.evaluation.perplexity import read_documents, token_windows
 
     with _embedded("sample.txt") if data is None else _given(data) as path:
-        if not path.is_file():
-            raise UsageError(
-                "A language model is measured on a text file", where="--data", found=path
-            )
         named = "sample text of the package" if data is None else None
-        tokenizer = AutoTokenizer.from_pretrained(result)
+        tokenizer = _tokenizer(result, AutoTokenizer)
         before, after = surgery.load(original), surgery.load(result)
         if causal:
             return measure_text(before, after, tokenizer, path, data=named)

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from surgery.architectures import AttentionSite
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
@@ -17,7 +15,7 @@ from surgery.engine.block import read_ranks
 from surgery.engine.pack import read_site, write_site
 from surgery.engine.plan import describe
 from surgery.engine.reporting import versions
-from surgery.engine.stream import cast, stream
+from surgery.engine.stream import Computed, cast, stream
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Progress, ignore
 from surgery.report.accounting import SiteRanks, full_ranks, restructured
@@ -75,13 +73,15 @@ def merge(
             for shard, names in source.shards.items()
         }
 
-        def compute(path: str) -> dict[str, Tensor]:
+        def compute(path: str) -> Computed:
             site = sites[path]
             dense = read_site(source.tensor, site, stored[path])
             tensors = write_site(dense, site, full[path])
-            return {name: cast(name, t, source.infos[name].dtype) for name, t in tensors.items()}
+            return Computed(
+                {name: cast(name, t, source.infos[name].dtype) for name, t in tensors.items()}
+            )
 
-        target = Path(out) if out is not None else Path(f"{checkpoint}-merged")
+        target = Path(out) if out is not None else default_target(source)
         check_separate(source.directory, target)
         fingerprint = {"source": source.identity(), "merge": True, "versions": versions()}
         with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
@@ -94,6 +94,20 @@ def merge(
             transaction.write_text("README.md", card)
             transaction.commit()
         return target
+
+
+def default_target(source: TensorSource) -> Path:
+    """Return ``<checkpoint>-merged``, beside the checkpoint.
+
+    Raises:
+        UsageError: There is no directory to be beside of.
+    """
+    if source.directory is None:
+        raise UsageError("Say where to write the dense checkpoint with -o", where=source.name)
+    directory = source.directory
+    if directory.name in ("", ".."):  # "." and the like have a name only once resolved
+        directory = directory.resolve()
+    return directory.with_name(f"{directory.name}-merged")
 
 
 def check_stored(

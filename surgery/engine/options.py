@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -108,7 +109,7 @@ class Options:
                 ]
         if output is not None:
             words += ["-o", output]
-        return " ".join(words)
+        return shlex.join(words)
 
 
 def _rule_of(preset: Preset) -> Rule:

@@ -99,11 +99,12 @@ def write_site(
         parts.setdefault(projection.weight, []).append(packed)
         if projection.bias is None:
             continue
+        kept = vectors(site, ranks, role)
         bias = weights.o_bias if role == "o" else biases[role]
-        if bias is None:
-            raise ValueError(f"{projection.bias} is stored but was not read")
-        if role != "o":
-            bias = _pack(bias[..., None], vectors(site, ranks, role)).squeeze(-1)
+        if bias is None:  # dropped or moved: stored as zeros, so that names never change
+            bias = weights.k.new_zeros(site.width if role == "o" else sum(kept))
+        elif role != "o":
+            bias = _pack(bias[..., None], kept).squeeze(-1)
         parts.setdefault(projection.bias, []).append(bias)
     return {
         name: pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=_fused_axis(pieces[0]))

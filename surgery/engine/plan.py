@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +11,11 @@ from surgery.architectures import (
     Architecture,
     AttentionSite,
     Claims,
+    Config,
     architecture_of,
     check_shapes,
     claim,
-    parse_config,
 )
-from surgery.architectures.base import Config
 from surgery.checkpoint.quantised import refuse_quantised
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.options import Options
@@ -50,9 +50,10 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked source and what will be done to it."""
+    """A checked source and what will be done to it; ``asked`` is what the user called it."""
 
     source: TensorSource
+    asked: str
     family: Architecture
     config: Config
     claims: Claims
@@ -86,7 +87,7 @@ def describe(source: TensorSource) -> tuple[Architecture, Config, Claims]:
     where = f"{source.name}/config.json"
     family = architecture_of(raw, where=where)
     refuse_quantised(raw, source.infos)
-    config = parse_config(raw, where=where)
+    config = Config(family, raw, where)
     claims = claim(family, config, list(source.infos), where=source.name)
     for name in (tensor for site in claims.sites for tensor in site.tensors()):
         if name in source.infos and source.infos[name].dtype not in FLOATS:
@@ -100,18 +101,25 @@ def describe(source: TensorSource) -> tuple[Architecture, Config, Claims]:
     return family, config, claims
 
 
-def make_plan(source: TensorSource, options: Options) -> Plan:
+def make_plan(source: TensorSource, options: Options, asked: str | None = None) -> Plan:
     """Check a dense checkpoint against its configuration, and choose the blocks to treat.
+
+    Args:
+        source: The checkpoint.
+        options: Where to cut and how.
+        asked: What the user called the source, for commands to copy; default its name.
 
     Raises:
         CheckpointError: Shapes contradict the configuration, or it is restructured already.
         UsageError: Nothing in the checkpoint is in scope.
     """
+    asked = asked or source.name
     if "surgery" in source.config:
         raise CheckpointError(
             "This checkpoint has been restructured already",
             where=source.name,
-            hint="merge it back first: surgery merge " + source.name,
+            hint="operate on the original, or merge this one back first: "
+            + shlex.join(["surgery", "merge", asked]),
         )
     family, config, claims = describe(source)
     shapes = {name: info.shape for name, info in source.infos.items()}
@@ -135,7 +143,7 @@ def make_plan(source: TensorSource, options: Options) -> Plan:
             found=", ".join(options.pairs or ()),
             expected=f"vo, since qk is left exact here: {sites[0].qk_untouched}",
         )
-    return Plan(source, family, config, claims, options, sites)
+    return Plan(source, asked, family, config, claims, options, sites)
 
 
 def _why_not(pair: str, site: AttentionSite, options: Options) -> str | None:

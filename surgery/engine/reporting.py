@@ -78,7 +78,7 @@ def build_report(
         ),
         notes=_notes(plan),
         output=output,
-        command=plan.options.command(plan.source.name, output),
+        command=plan.options.command(plan.asked, output),
     )
 
 

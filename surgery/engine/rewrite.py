@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
-from torch import Tensor
-
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.decompose import load_block
 from surgery.engine.pack import read_site, write_site
 from surgery.engine.plan import Plan, SitePlan
-from surgery.engine.stream import cast, stream
+from surgery.engine.stream import Computed, cast, stream
 from surgery.events import Progress
 from surgery.linalg import probed_product_error
 from surgery.methods import AttentionWeights, SiteDecomposition, prepare
@@ -64,19 +62,17 @@ def rewrite(
     """
     plans = {each.site.path: each for each in plan.sites}
 
-    def compute(path: str) -> dict[str, Tensor]:
-        tensors, cost = _restructure(plan, plans[path], decompositions[path], ranks[path])
-        transaction.record(f"errors:{path}", cost)
-        return tensors
+    def compute(path: str) -> Computed:
+        return _restructure(plan, plans[path], decompositions[path], ranks[path])
 
     blocks = {name: path for path, each in plans.items() for name in each.site.tensors()}
     stream(plan.source, transaction, output_specs(plan, ranks), blocks, compute, progress)
-    return {path: transaction.payload(f"errors:{path}") for path in plans}
+    return {path: transaction.payload(f"block:{path}") for path in plans}
 
 
 def _restructure(
     plan: Plan, site_plan: SitePlan, decomposition: SiteDecomposition, ranks: SiteRanks
-) -> tuple[dict[str, Tensor], BlockErrors]:
+) -> Computed:
     site = site_plan.site
     ready = prepare(load_block(plan.source, site_plan), qk=site_plan.qk, vo=site_plan.vo)
     exact = decomposition.apply(ready)
@@ -85,11 +81,12 @@ def _restructure(
         for name, tensor in write_site(exact, site, ranks).items()
     }
     # Reading back what is about to be written proves the packing as well as the rounding.
-    written = read_site(tensors.__getitem__, site, ranks)
-    return tensors, {
+    written = prepare(read_site(tensors.__getitem__, site, ranks), qk=site_plan.qk, vo=site_plan.vo)
+    errors: BlockErrors = {
         "exact": _pair_errors(site_plan, ready, exact),
         "written": _pair_errors(site_plan, ready, written),
     }
+    return Computed(tensors, errors)
 
 
 def _pair_errors(plan: SitePlan, before: AttentionWeights, after: AttentionWeights) -> PairErrors:

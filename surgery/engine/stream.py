@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
-from surgery.checkpoint.validate import check_finite
+from surgery.checkpoint.validate import all_finite, check_finite
 from surgery.checkpoint.writer import TensorSpec, write_index
+from surgery.engine.parallel import map_ahead
 from surgery.errors import CheckpointError
 from surgery.events import Event, Progress
 
 INDEX = "model.safetensors.index.json"
+
+
+class Computed(NamedTuple):
+    """A block's tensors by name, and a JSON value to note with it."""
+
+    tensors: Mapping[str, Tensor]
+    payload: Any = None
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -24,7 +33,7 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         CheckpointError: A value does not fit.
     """
     result = tensor.to(dtype)
-    if dtype == torch.float16 and not bool(torch.isfinite(result).all()):
+    if dtype == torch.float16 and not all_finite(result.reshape(-1)):
         raise CheckpointError(
             f"Tensor {name} does not fit float16",
             found=f"a largest magnitude of {float(tensor.abs().max()):.4g}",
@@ -39,7 +48,7 @@ def stream(
     transaction: Transaction,
     specs: Mapping[str, Sequence[TensorSpec]],
     blocks: Mapping[str, str],
-    compute: Callable[[str], Mapping[str, Tensor]],
+    compute: Callable[[str], Computed],
     progress: Progress,
 ) -> None:
     """Write every shard into the transaction, tensor by tensor in storage order.
@@ -51,7 +60,7 @@ def stream(
         blocks: Which block each computed tensor belongs to; all others are copied (cast where
             the dtype differs).
         compute: Returns every tensor of a block, in its output dtype. Called once a block
-            and shard, when the first tensor of it is due.
+            and shard, a few blocks ahead of the writing, from several threads.
         progress: Called for every tensor.
 
     Raises:
@@ -67,11 +76,15 @@ def stream(
         with transaction.shard(shard, shard_specs, metadata=source.metadata) as writer:
             remaining = writer.remaining
             done += len(shard_specs) - len(remaining)
+            due = list(dict.fromkeys(blocks[name] for name in remaining if name in blocks))
+            computed = zip(due, map_ahead(compute, due), strict=True)
             for name in remaining:
                 progress(Event("Writing", done, total, name))
                 if name in blocks:
-                    if name not in waiting:
-                        waiting |= compute(blocks[name])
+                    while name not in waiting:
+                        block, (tensors, payload) = next(computed)
+                        transaction.record(f"block:{block}", payload)
+                        waiting |= tensors
                     writer.write(name, waiting.pop(name))
                 else:
                     tensor = source.tensor(name)

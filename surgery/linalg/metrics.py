@@ -42,7 +42,7 @@ def probed_product_error(
     new_left: Float[Tensor, "batch e m"],
     new_right: Float[Tensor, "batch e n"],
     *,
-    probes: int = 16,
+    probes: int = 8,
 ) -> Float[Tensor, " batch"]:
     """Estimate :func:`product_error` from Gaussian probes, at a fraction of its cost.
 

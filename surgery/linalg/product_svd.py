@@ -85,9 +85,9 @@ def _cholesky_root(factor: Tensor) -> tuple[Tensor, Tensor]:
     identity = torch.eye(d, dtype=root.dtype, device=root.device)
     failed = (info != 0) | (norms == 0).any(dim=-1) | ~torch.isfinite(root).all(dim=(-2, -1))
     root = torch.where(failed[:, None, None], identity, root)
-    # ‖R⁻¹‖_F² is at least 1/σ_min(Ĝ), and cheaper.
-    inverse = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=True)
-    bound = d * torch.finfo(root.dtype).eps * inverse.square().sum(dim=(-2, -1))
+    # The trace of the inverse is at least 1/σ_min(Ĝ), and cheaper.
+    inverse = torch.cholesky_inverse(root, upper=True)
+    bound = d * torch.finfo(root.dtype).eps * inverse.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     infinite = torch.full_like(bound, torch.inf)
     return root * safe[..., None, :], torch.where(failed, infinite, bound)
 

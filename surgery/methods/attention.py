@@ -65,15 +65,14 @@ class AttentionWeights:
         if self.v_bias is None or self.o_bias is None:
             return self
         moved = torch.einsum("jgdw,jd->w", self.o, self.v_bias)
-        return replace(self, o_bias=self.o_bias + moved, v_bias=torch.zeros_like(self.v_bias))
+        return replace(self, o_bias=self.o_bias + moved, v_bias=None)
 
     def drop_key_bias(self) -> AttentionWeights:
-        """Drop k's bias, exactly: it adds ``q·b_k`` to a whole row of scores, and softmax
-        over keys does not see constants. Not for use across RoPE.
+        """Drop k's bias, exactly: softmax over keys does not see constants.
+
+        The bias adds ``q·b_k`` to a whole row of scores. Not for use across RoPE.
         """
-        if self.k_bias is None:
-            return self
-        return replace(self, k_bias=torch.zeros_like(self.k_bias))
+        return replace(self, k_bias=None)
 
     def transform_qk(
         self, left: Float[Tensor, "kv e d"], right: Float[Tensor, "kv e d"]

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from surgery.architectures.base import ROLES, AttentionSite, Config, Role, Scope
+from surgery.architectures.base import ROLES, AttentionSite, Role, Scope
+from surgery.architectures.config import Config
 from surgery.report.model import Quantity, Saving
 
 TensorInfo = tuple[tuple[int, ...], int]

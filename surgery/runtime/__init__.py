@@ -6,8 +6,21 @@ checkpoint. :func:`load` is the way in; it never runs code found in a checkpoint
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .errors import LoadError
 from .heads import ExecutedWidths, HeadLayout, executed_widths
-from .loading import load
+
+if TYPE_CHECKING:
+    from .loading import load
 
 __all__ = ["ExecutedWidths", "HeadLayout", "LoadError", "executed_widths", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # transformers' modelling code takes seconds to import, and counting widths needs none of it.
+    if name == "load":
+        from .loading import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from surgery.architectures import ARCHITECTURES, architecture_of, check_shapes, claim, parse_config
-from surgery.errors import CheckpointError, UnsupportedModelError
+from transformers import CONFIG_MAPPING
 
+from surgery.architectures import ARCHITECTURES, Config, architecture_of, check_shapes, claim
+from surgery.errors import CheckpointError, UnsupportedModelError
 from tests.models import TINY, tiny_model
 
 
@@ -15,7 +16,7 @@ def test_every_tensor_has_exactly_one_role(name: str) -> None:
     raw = model.config.to_dict()
     state = model.state_dict()
     family = architecture_of(raw)
-    config = parse_config(raw)
+    config = Config(architecture_of(raw), raw, "config.json")
 
     claims = claim(family, config, list(state))
 
@@ -30,7 +31,9 @@ def test_biases_in_the_data_are_those_of_the_model(name: str) -> None:
     model = tiny_model(name)
     state = model.state_dict()
     raw = model.config.to_dict()
-    for site in claim(architecture_of(raw), parse_config(raw), list(state)).sites:
+    for site in claim(
+        architecture_of(raw), Config(architecture_of(raw), raw, "config.json"), list(state)
+    ).sites:
         for role in ("q", "k", "v", "o"):
             projection = site.projection(role)
             bias = projection.weight.removesuffix("weight") + "bias"
@@ -67,21 +70,27 @@ def test_a_norm_or_sinks_among_the_tensors_are_refused(tensor: str) -> None:
     raw = model.config.to_dict()
     names = [*model.state_dict(), f"model.layers.0.{tensor}"]
     with pytest.raises(UnsupportedModelError, match=tensor):
-        claim(architecture_of(raw), parse_config(raw), names)
+        claim(architecture_of(raw), Config(architecture_of(raw), raw, "config.json"), names)
 
 
 def test_a_stray_tensor_is_an_error_that_names_it() -> None:
     model = tiny_model("llama")
     raw = model.config.to_dict()
     with pytest.raises(CheckpointError, match="surprise"):
-        claim(architecture_of(raw), parse_config(raw), [*model.state_dict(), "model.surprise"])
+        claim(
+            architecture_of(raw),
+            Config(architecture_of(raw), raw, "config.json"),
+            [*model.state_dict(), "model.surprise"],
+        )
 
 
 def test_a_shape_that_contradicts_the_configuration_is_named() -> None:
     model = tiny_model("whisper")
     raw = model.config.to_dict() | {"d_model": 64}
     state = model.state_dict()
-    sites = claim(architecture_of(raw), parse_config(raw), list(state)).sites
+    sites = claim(
+        architecture_of(raw), Config(architecture_of(raw), raw, "config.json"), list(state)
+    ).sites
     with pytest.raises(CheckpointError, match="contradicts"):
         check_shapes(sites, {k: tuple(v.shape) for k, v in state.items()}, where="x")
 
@@ -90,4 +99,45 @@ def test_a_shape_that_contradicts_the_configuration_is_named() -> None:
 def test_checkpoints_without_the_model_prefix_are_read_as_such(name: str) -> None:
     model = tiny_model(name)
     raw = model.config.to_dict()
-    assert claim(architecture_of(raw), parse_config(raw), list(model.state_dict())).prefix == ""
+    assert (
+        claim(
+            architecture_of(raw),
+            Config(architecture_of(raw), raw, "config.json"),
+            list(model.state_dict()),
+        ).prefix
+        == ""
+    )
+
+
+USED = ("layers", "heads", "kv_heads", "width", "head_dim")
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["written", "empty"])
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_configurations_mean_what_transformers_makes_of_them(name: str, empty: bool) -> None:
+    raw = tiny_model(name).config.to_dict()
+    if empty:
+        raw = {"model_type": raw["model_type"]}
+    family = architecture_of(raw)
+    mine, theirs = (
+        Config(family, raw, "config.json"),
+        CONFIG_MAPPING[raw["model_type"]].from_dict(raw),
+    )
+    for kind in family.attentions:
+        for attribute in (getattr(kind, used) for used in USED):
+            ours, library = getattr(mine, attribute, None), getattr(theirs, attribute, None)
+            if ours is None and attribute == kind.kv_heads:
+                ours = getattr(mine, kind.heads)
+            if ours is None and attribute == kind.head_dim:
+                ours = getattr(mine, kind.width) // getattr(mine, kind.heads)
+                library = library or ours
+            assert ours == library, attribute
+    for attribute in ("max_position_embeddings", "max_source_positions", "max_target_positions"):
+        if attribute in family.defaults or attribute in family.aliases:
+            assert getattr(mine, attribute) == getattr(theirs, attribute)
+
+
+@pytest.mark.parametrize("value", ["4", 0, -1, 2.5, None, True, 1 << 40])
+def test_a_dimension_that_is_none_is_named(value: object) -> None:
+    with pytest.raises(CheckpointError, match="n_head"):
+        Config(ARCHITECTURES["gpt2"], {"n_head": value}, "config.json")

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from surgery.architectures import attention_sites
+from surgery.architectures import ARCHITECTURES, Config, attention_sites
 from surgery.architectures.base import AttentionSite
-from surgery.architectures.registry import ARCHITECTURES, parse_config
 from surgery.report.accounting import (
     SiteRanks,
     TensorInfo,
@@ -62,7 +61,7 @@ SCOPES = {"tiny": ("encoder",), "large": ("encoder", "decoder", "cross"), "llama
 
 def sites_of(size: str) -> tuple[AttentionSite, ...]:
     family = ARCHITECTURES[str(CONFIGS[size]["model_type"])]
-    return attention_sites(family, parse_config(CONFIGS[size]), family.prefixes[0])
+    return attention_sites(family, Config(family, CONFIGS[size], size), family.prefixes[0])
 
 
 def infos_of(
@@ -172,7 +171,7 @@ def make_report(size: str, *, lossless: bool = False, inspect: bool = False) -> 
             for one in reports
         ]
     after = restructured(infos, sites, ranks)
-    config = parse_config(CONFIGS[size])
+    config = Config(ARCHITECTURES[str(CONFIGS[size]["model_type"])], CONFIGS[size], size)
     metric = (
         Measurement("perplexity", "Perplexity", "WikiText-2 test, 4 096 tokens", "", 3.12, 3.31)
         if size == "llama"

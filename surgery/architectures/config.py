@@ -1,0 +1,59 @@
+"""The few values of ``config.json`` that say an attention block's shape, defaults filled in.
+
+Read as data, without transformers: importing its models takes longer than many a run. The
+contract test compares every value with what transformers itself makes of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surgery.architectures.base import Architecture
+from surgery.errors import CheckpointError
+
+LARGEST = 1 << 24
+"""No dimension of a real model comes near this."""
+
+
+class Config:
+    """Attributes of one family's configuration.
+
+    Args:
+        family: Says the aliases and defaults.
+        raw: The parsed ``config.json``.
+        where: Its name, for messages.
+
+    Raises:
+        CheckpointError: A dimension is no positive integer.
+    """
+
+    def __init__(self, family: Architecture, raw: Mapping[str, Any], where: str) -> None:
+        self._values = {**family.defaults, **raw}
+        for name, key in family.aliases.items():
+            if key in self._values:
+                self._values[name] = self._values[key]
+        for kind in family.attentions:
+            for name in (kind.layers, kind.heads, kind.width):
+                self._require(name, family.aliases.get(name, name), where)
+            for name in (kind.kv_heads, kind.head_dim):
+                if self._values.get(name) is not None:
+                    self._require(name, family.aliases.get(name, name), where)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value the configuration gives ``name``."""
+        try:
+            return self.__dict__["_values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def _require(self, name: str, key: str, where: str) -> None:
+        value = self._values.get(name)
+        if type(value) is not int or not 0 < value < LARGEST:
+            raise CheckpointError(
+                f"The configuration's {key} is no dimension",
+                where=where,
+                found=f"{key} = {value!r}",
+                expected="a positive integer",
+                hint="compare the file with the one of the original model",
+            )
