@@ -23,9 +23,10 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
 from surgery.checkpoint.writer import ShardWriter, TensorSpec, write_index
 from surgery.methods import AttentionWeights, absorb_decompose
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 LARGE_V3 = {
     "d_model": 1280,
@@ -134,6 +135,7 @@ def decomposition_speedup(dense_heads: int = 2) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="directory to work in and leave behind")
