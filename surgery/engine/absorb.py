@@ -142,6 +142,7 @@ def _already_done(plan: Plan, target: Path) -> Report | None:
         provenance = config["surgery"]["provenance"]
         same = provenance["options"] == plan.options.plain()
         report = from_json((target / "report.json").read_text(encoding="utf-8"))
+        DirectorySource(target).close()  # whole: every shard there, none cut short
     except (OSError, ValueError, KeyError, TypeError, CheckpointError):
         return None
     if not same or provenance["sha256"] != plan.source.sha256():

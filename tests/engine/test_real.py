@@ -28,7 +28,7 @@ from surgery.report.model import Report
 from tests.engine.support import regauge, rounded, tensors_of
 
 LOSSLESS = surgery.Lossless()
-CLIPS = 20  # of each folder of digits; benchmarks/whisper_frontier.py transcribes them all
+CLIPS = 12  # of each folder of digits; benchmarks/whisper_frontier.py transcribes them all
 
 
 class Operated:
@@ -73,7 +73,7 @@ def original(whisper: Operated) -> Any:
 def encoded(whisper: Operated, shared: Path, original: Any) -> Callable[[Any], Tensor]:
     """Encoder output on real sentences."""
     processor = WhisperProcessor.from_pretrained(whisper.model)
-    audio = SpeechFolder.open(shared / "audio" / "speech" / "test", limit=4).audio()
+    audio = SpeechFolder.open(shared / "audio" / "speech" / "test", limit=2).audio()
     window = processor.feature_extractor.n_samples
     features = log_mel(original, processor, [clip[:window] for clip in audio])
 
