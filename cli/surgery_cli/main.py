@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from surgery import __version__
+from surgery.errors import UsageError
 from surgery_cli import absorb_decompose, inspect, merge, verify
+from surgery_cli.session import error_json
+
+
+class Commands(TyperGroup):
+    """The commands; bad usage, too, is told in JSON where JSON was asked for."""
+
+    def main(
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Any:  # the signature is typer's own, whichever version's
+        """Parse and run; ends the process unless told otherwise."""
+        words = sys.argv[1:] if args is None else list(args)
+        if "--json" not in words or others or not options.get("standalone_mode", True):
+            return super().main(args, *others, **options)
+        try:
+            code = super().main(words, **{**options, "standalone_mode": False})
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            sys.stdout.write(error_json(UsageError(error.format_message())) + "\n")
+            code = getattr(error, "exit_code", UsageError.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
+
 
 app = typer.Typer(
     name="surgery",
+    cls=Commands,
     help="Restructure and prune trained transformers offline, and measure what it cost.",
     no_args_is_help=True,
     add_completion=False,

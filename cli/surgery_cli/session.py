@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
@@ -35,10 +34,25 @@ class Session:
         if not self.as_json:
             self.out.print(view)
 
+    def fail(self, error: SurgeryError) -> None:
+        """Say what went wrong, to a person or to a program."""
+        if self.as_json:
+            self.emit(error_json(error))
+            return
+        from surgery_cli.render import error_view
+
+        self.err.print(error_view(error))
+
     def emit(self, document: str) -> None:
         """Print the JSON document; nothing in the mode for people."""
         if self.as_json:
             sys.stdout.write(document if document.endswith("\n") else document + "\n")
+
+
+def error_json(error: SurgeryError) -> str:
+    """Return an error as the JSON document that stands in for a result."""
+    fields = ("message", "where", "found", "expected", "hint")
+    return json.dumps({"error": {name: getattr(error, name) for name in fields}}, indent=2)
 
 
 @contextmanager
@@ -49,29 +63,25 @@ def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session
         as_json: Write JSON for programs instead of tables for people.
         resumable: Whether an interrupted run can be continued with ``--resume``.
     """
-    from surgery.engine.quiet import quiet_libraries
-    from surgery_cli.progress import ProgressView
-    from surgery_cli.render import error_view
-
-    quiet_libraries()
     current = Session(as_json)
     try:
+        # Here, because Ctrl-C is most likely while the large libraries are imported.
+        from surgery.engine.quiet import quiet_libraries
+        from surgery_cli.progress import ProgressView
+
+        quiet_libraries()
         if as_json:
             yield current, ignore
         else:
             with ProgressView(current.err) as progress:
                 yield current, progress
     except SurgeryError as error:
-        if as_json:
-            fields = ("message", "where", "found", "expected", "hint")
-            details: dict[str, Any] = {name: getattr(error, name) for name in fields}
-            current.emit(json.dumps({"error": details}, indent=2))
-        else:
-            current.err.print(error_view(error))
+        current.fail(error)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        hint = " Continue with --resume." if resumable else ""
-        current.err.print(f"Interrupted; the target is untouched.{hint}")
+        message = "Interrupted; nothing was changed."
+        hint = "go on with the same command and --resume" if resumable else None
+        current.fail(SurgeryError(message, hint=hint))
         raise typer.Exit(INTERRUPTED) from error
     except BrokenPipeError as error:
         # The reader went away (`surgery … | head`): not an error worth words.
