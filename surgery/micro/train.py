@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m surgery.micro.train --out surgery/data/whisper_micro
 
-A stock Whisper, small enough for a laptop's processor to train in a quarter of an hour:
+A stock Whisper, small enough for a laptop's processor to train in half an hour on one core:
 audio from :mod:`surgery.micro.synthesis`, features from transformers' own log-mel front end,
 AdamW with warm-up and cosine decay, no data but what the seeds make. The same command on the
-same machine, thread count and library versions gives the same weights.
+same machine, with the same thread count and library versions, goes the same way step for step.
 """
 
 from __future__ import annotations
