@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoProcessor, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.transcribe import transcribe
@@ -24,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 def check(directory: Path) -> tuple[int, WordErrors]:
     """Return the number of parameters and the word errors on the folder's own test set."""
-    model = WhisperForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(directory)
+    model: Any = WhisperForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+    processor: Any = WhisperProcessor.from_pretrained(directory)
     folder = SpeechFolder.open(directory / "test")
-    texts = transcribe(model, processor, folder.audio(), batch=16)
+    texts = transcribe(model.eval(), processor, folder.audio(), batch=16)
     parameters = sum(weight.numel() for weight in model.parameters())
     return parameters, word_errors(folder.references(), texts)
 

@@ -92,10 +92,10 @@ def test_a_recording_longer_than_the_window_is_heard_to_its_end(micro: tuple[Any
 
     model, processor = micro
     folder = SpeechFolder.open(DIRECTORY / "test", limit=8)
-    # Not closer than this: a window must not hold more than the six digits the model knows.
-    spaced = [np.pad(clip, (0, 40_000 - clip.size)) for clip in folder.audio()]
+    # Of equally quiet moments the first in a window's last fifth is cut: after 2.41 s.
+    spaced = [np.pad(clip, (0, 38_560 - clip.size)) for clip in folder.audio()]
     [text] = transcribe(model, processor, [np.concatenate(spaced)])
-    assert word_errors([" ".join(folder.references())], [text]).rate < 0.2
+    assert text == " ".join(transcribe(model, processor, folder.audio()))
 
 
 def test_an_english_model_takes_no_other_language(micro: tuple[Any, Any]) -> None:
