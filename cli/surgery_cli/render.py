@@ -20,7 +20,6 @@ from surgery.report.model import Report, SiteReport
 from surgery.report.summary import (
     PAIR_NAMES,
     PAIRS,
-    deviation_base,
     executes_more,
     is_pruned,
     measured_rows,
@@ -173,7 +172,7 @@ def _remarks(report: Report) -> RenderableType:
     if worst is not None:
         say(
             "Numerical deviation",
-            [f"{scientific(worst)} at worst, against {deviation_base(report)}"],
+            [f"{scientific(worst)} at worst before any cut, against the original"],
         )
     if executes_more(report):
         say("Executed", ["heads of a block run at its widest head's width; --layout block: none"])

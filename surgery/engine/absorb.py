@@ -148,7 +148,7 @@ def _already_done(plan: Plan, target: Path) -> Report | None:
     if not same or provenance["sha256"] != plan.source.sha256():
         return None
     note = "Already done: the same source and options are there; nothing was written."
-    return replace(report, notes=[note, *report.notes])
+    return replace(report, output=str(target), notes=[note, *report.notes])
 
 
 def _run(
@@ -187,7 +187,14 @@ def _run(
         measured = measure(source, transaction.staging, data, progress)
         report = replace(report, measurements=measured)
         clock.lap("measure")
-        _write_views(report, transaction)
+        # What travels with the checkpoint names it, not the place it was made in; and leaves
+        # out the seconds, so that a resumed run writes the same bytes.
+        named = replace(
+            report,
+            output=target.name,
+            command=plan.options.command(plan.source.name, target.name),
+        )
+        _write_views(named, transaction)
         clock.lap("report")
         transaction.commit()
         clock.lap("commit")

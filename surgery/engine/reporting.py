@@ -120,10 +120,6 @@ def cut_errors(part: PairDecomposition, ranks: list[int]) -> list[float]:
 
 def _notes(plan: Plan) -> list[str]:
     notes: list[str] = []
-    reasons = {each.qk_untouched for each in plan.sites} - {None}
-    notes += [f"QK is left exact and unpruned: {reason}." for reason in sorted(map(str, reasons))]
-    reasons = {each.vo_untouched for each in plan.sites} - {None}
-    notes += [f"VO is left exact and unpruned: {reason}." for reason in sorted(map(str, reasons))]
     if any(each.qk and each.site.k.bias for each in plan.sites):
         notes.append("The bias of k was dropped: softmax over keys does not see it.")
     if any(each.vo and each.site.v.bias and each.site.o.bias for each in plan.sites):

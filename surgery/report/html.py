@@ -25,7 +25,6 @@ from surgery.report.model import PairReport, Report, SiteReport
 from surgery.report.summary import (
     PAIRS,
     asked_to_cut,
-    deviation_base,
     executes_more,
     is_pruned,
     is_structure,
@@ -139,7 +138,7 @@ def _measured_tiles(report: Report) -> list[Tile]:
         tiles.append(Tile(row.title, value, row.data, row.tone))
     exact = worst_error(report, "exact_error")
     if exact is not None:
-        what = f"worst head against {deviation_base(report)}, in float64"
+        what = "worst head before any cut, against the original, in float64"
         tiles.append(Tile("Numerical deviation", scientific(exact), what))
     return tiles
 

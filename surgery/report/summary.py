@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from surgery.report.model import Measurement, PairReport, Quantity, Report, Saving, SiteReport
+from surgery.report.model import Measurement, PairReport, Quantity, Report, SiteReport
 from surgery.report.wording import amount, change, percent, ranges
 
 PAIRS = ("qk", "vo")
@@ -46,16 +46,6 @@ def is_structure(report: Report) -> bool:
     return report.output is None and not any(
         pair.spectrum for site in report.sites for pair in (site.qk, site.vo)
     )
-
-
-def deviation_base(report: Report) -> str:
-    """Say what the exactness of the head products was measured against."""
-    return "the best product of its rank" if is_pruned(report) else "the original"
-
-
-def saving_named(report: Report, name: str) -> Saving | None:
-    """Return the saving called ``name``, if there is one."""
-    return next((saving for saving in report.savings if saving.name == name), None)
 
 
 def quantity_named(report: Report, name: str) -> Quantity | None:
