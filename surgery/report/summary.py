@@ -48,6 +48,11 @@ def is_structure(report: Report) -> bool:
     )
 
 
+def saving_named(report: Report, name: str) -> Saving | None:
+    """Return the saving called ``name``, if there is one."""
+    return next((saving for saving in report.savings if saving.name == name), None)
+
+
 def quantity_named(report: Report, name: str) -> Quantity | None:
     """Return the quantity called ``name``, if there is one."""
     return next((quantity for quantity in report.quantities if quantity.name == name), None)
