@@ -188,9 +188,9 @@ def _output(report: Report) -> RenderableType:
     text.append("\nPictures in ", style="dim")
     text.append(f"{printable(report.output or '')}/report.html")
     if report.seconds:
-        text.append(f"\n{sum(report.seconds.values()):.1f} s", style="dim")
         spent = ", ".join(f"{printable(k)} {v:.1f} s" for k, v in report.seconds.items())
-        text.append(f"  ({spent})", style="dim")
+        time = Text(f"{sum(report.seconds.values()):.1f} s  ({spent})", style="dim")
+        return Group(text, _capped(time))
     return text
 
 

@@ -32,7 +32,7 @@ class Session:
     def show(self, view: RenderableType) -> None:
         """Print what a person reads; nothing in JSON mode."""
         if not self.as_json:
-            self.out.print(view)
+            self.out.print(view, crop=False)  # paths that are longer than a line stay whole
 
     def fail(self, error: SurgeryError) -> None:
         """Say what went wrong, to a person or to a program."""
@@ -41,7 +41,8 @@ class Session:
             return
         from surgery_cli.render import error_view
 
-        self.err.print(error_view(error))
+        # A terminal wraps by itself; paths must come out in one piece, to be copied.
+        self.err.print(error_view(error), soft_wrap=True)
 
     def emit(self, document: str) -> None:
         """Print the JSON document; nothing in the mode for people."""

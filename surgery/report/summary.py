@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from surgery.report.model import Measurement, PairReport, Quantity, Report, SiteReport
+from surgery.report.model import Measurement, PairReport, Quantity, Report, Saving, SiteReport
 from surgery.report.wording import amount, change, percent, ranges
 
 PAIRS = ("qk", "vo")

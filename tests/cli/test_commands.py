@@ -141,6 +141,16 @@ def test_colour_can_be_had_and_refused(here: Path) -> None:
     assert not colour.search(CliRunner(env=refused).invoke(app, words).stdout)
 
 
+def test_long_paths_come_out_in_one_piece(here: Path) -> None:
+    out = "/".join(["a-very-long-name-of-a-directory"] * 4)
+    words = ["absorb-decompose", "model", "-o", out, "--lossless"]
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, words)
+    assert f"Written to {out}\n" in done.stdout
+    assert done.stdout.count("report 0.") + done.stdout.count("report 1.") == 1  # seconds, whole
+    again = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["absorb-decompose", "model", "-o", out])
+    assert f"where: {here / out}\n" in again.stderr
+
+
 def test_a_reader_that_goes_away_is_no_error_worth_words(here: Path) -> None:
     run = subprocess.Popen(
         [*MAIN, "inspect", "model"], stdout=subprocess.PIPE, stderr=subprocess.PIPE

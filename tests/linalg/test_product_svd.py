@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from surgery.linalg import product_error, product_svd
 from surgery.linalg.metrics import probed_product_error
-from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
 
