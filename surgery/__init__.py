@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from surgery.version import VERSION
+
 if TYPE_CHECKING:
     from surgery.engine.absorb import absorb_decompose
     from surgery.engine.inspect import inspect
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from surgery.methods.rules import Energy, Lossless, Remove, Thresholds
     from surgery.report.model import Report
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "absorb_decompose": "surgery.engine.absorb",

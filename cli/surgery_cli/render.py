@@ -33,6 +33,7 @@ from surgery.report.wording import amount, change, count, percent, printable, sc
 
 _WIDTH = 80
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_SHARES = (0.1, 0.25, 0.5, 0.75)  # of a pair's vectors, in the table of thresholds
 _STRIP = 32  # widest strip of layers; more layers share a character
 
 
@@ -45,6 +46,10 @@ def report_view(report: Report) -> RenderableType:
     parts.append(_quantities(report))
     if is_pruned(report):
         parts.append(_ranks(report))
+    if report.output is None and any(
+        pair_of(site, pair).spectrum for site in report.sites for pair in PAIRS
+    ):
+        parts.append(_thresholds(report))
     parts.append(_remarks(report))
     if report.output is not None:
         parts.append(_output(report))
@@ -143,6 +148,25 @@ def _ranks(report: Report) -> RenderableType:
                 f"{mean:.1f} of {full}",
                 str(min(ranks)),
             )
+    return _capped(table)
+
+
+def _has_spectra(report: Report) -> bool:
+    return any(pair_of(site, pair).spectrum for site in report.sites for pair in PAIRS)
+
+
+def _thresholds(report: Report) -> RenderableType:
+    """Show which threshold on its scores would remove which share of a pair's vectors."""
+    table = _table("To remove", "pair", *(f"{share:.0%}" for share in _SHARES), left=2)
+    for scope, sites in sites_by_scope(report).items():
+        for pair in PAIRS:
+            rows = [head for site in sites for head in pair_of(site, pair).spectrum]
+            scores = sorted(score for head in rows for score in head)
+            if not scores:
+                continue
+            cuts = [scores[max(0, round(share * len(scores)) - 1)] for share in _SHARES]
+            cells = [f"{cut:.3g}" for cut in cuts]
+            table.add_row(Text(f"{printable(scope)}: cut at"), PAIR_NAMES[pair], *cells)
     return _capped(table)
 
 

@@ -102,7 +102,7 @@ def _tokenizer(directory: Path, kind: Any) -> Any:
 def _speech(original: Path, result: Path, data: str | Path | None) -> list[Measurement]:
     from transformers import WhisperProcessor
 
-    import surgery
+    from surgery.engine.loading import load
     from surgery.evaluation.audio import SpeechFolder
     from surgery.evaluation.measure import measure_speech
 
@@ -110,9 +110,7 @@ def _speech(original: Path, result: Path, data: str | Path | None) -> list[Measu
         speech = SpeechFolder.open(folder)
         processor = _tokenizer(result, WhisperProcessor)
         named = "embedded dialled digits (synthetic)" if data is None else None
-        return measure_speech(
-            surgery.load(original), surgery.load(result), processor, speech, data=named
-        )
+        return measure_speech(load(original), load(result), processor, speech, data=named)
 
 
 def _text(
@@ -120,7 +118,7 @@ def _text(
 ) -> list[Measurement]:
     from transformers import AutoTokenizer
 
-    import surgery
+    from surgery.engine.loading import load
     from surgery.evaluation.drift import output_drift
     from surgery.evaluation.measure import measure_text
     from surgery.evaluation.perplexity import read_documents, token_windows
@@ -128,7 +126,7 @@ def _text(
     with _embedded("sample.txt") if data is None else _given(data) as path:
         named = "sample text of the package" if data is None else None
         tokenizer = _tokenizer(result, AutoTokenizer)
-        before, after = surgery.load(original), surgery.load(result)
+        before, after = load(original), load(result)
         if causal:
             return measure_text(before, after, tokenizer, path, data=named)
         windows = token_windows(before, tokenizer, read_documents(path))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from math import sqrt
 
-import surgery
 from surgery.engine.plan import Plan, SitePlan
 from surgery.engine.rewrite import Errors, tensor_table
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
@@ -20,13 +19,14 @@ from surgery.report.accounting import (
     sequence_lengths,
 )
 from surgery.report.model import PairReport, Report, SiteReport, Source
+from surgery.version import VERSION
 
 LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of this package and of the libraries that computed the result."""
-    return {"surgery": surgery.__version__, **{name: version(name) for name in LIBRARIES}}
+    return {"surgery": VERSION, **{name: version(name) for name in LIBRARIES}}
 
 
 def build_report(
