@@ -46,7 +46,9 @@ def measure(
     family = source.config["model_type"]
     with dense_directory(source) as directory:
         if family == "whisper":
-            rows = _speech(directory, result, data)
+            # Windows of a few seconds and a tiny model: more at once is twice as quick.
+            batch = 48 if source.name == EMBEDDED else 8
+            rows = _speech(directory, result, data, batch=batch)
         else:
             rows = _text(directory, result, data, causal=family != "bert")
     progress(Event("Measuring on real input", 1, 1))
@@ -99,7 +101,9 @@ def _tokenizer(directory: Path, kind: Any) -> Any:
         ) from error
 
 
-def _speech(original: Path, result: Path, data: str | Path | None) -> list[Measurement]:
+def _speech(
+    original: Path, result: Path, data: str | Path | None, *, batch: int
+) -> list[Measurement]:
     from transformers import WhisperProcessor
 
     from surgery.engine.loading import load
@@ -110,7 +114,14 @@ def _speech(original: Path, result: Path, data: str | Path | None) -> list[Measu
         speech = SpeechFolder.open(folder)
         processor = _tokenizer(result, WhisperProcessor)
         named = "embedded dialled digits (synthetic)" if data is None else None
-        return measure_speech(load(original), load(result), processor, speech, data=named)
+        return measure_speech(
+            load(original),
+            load(result),
+            processor,
+            speech,
+            batch=batch,
+            data=named,
+        )
 
 
 def _text(
