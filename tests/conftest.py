@@ -17,6 +17,14 @@ def shared_directory() -> Path | None:
     return folder if (folder / "checkpoints").is_dir() else None
 
 
+def pytest_configure() -> None:
+    """Give every worker of pytest-xdist one core: kernels that share cores wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real checkpoints, speech and text; skips where there is none."""

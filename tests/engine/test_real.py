@@ -28,7 +28,7 @@ from surgery.report.model import Report
 from tests.engine.support import regauge, rounded, tensors_of
 
 LOSSLESS = surgery.Lossless()
-CLIPS = 12  # of each folder of digits; benchmarks/whisper_frontier.py transcribes them all
+CLIPS = 8  # of each folder of digits; benchmarks/whisper_frontier.py transcribes them all
 
 
 class Operated:

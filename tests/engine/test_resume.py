@@ -30,14 +30,14 @@ JOURNAL = Path(".out.surgery-partial") / "journal.jsonl"
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random Whisper of 40 MB in two shards, and an uninterrupted result."""
+    """A folder with a random Whisper of 20 MB in two shards, and an uninterrupted result."""
     folder = tmp_path_factory.mktemp("resume")
     torch.manual_seed(0)
     config = transformers.WhisperConfig(
         vocab_size=200,
         d_model=256,
-        encoder_layers=6,
-        decoder_layers=4,
+        encoder_layers=4,
+        decoder_layers=2,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
         encoder_ffn_dim=512,
@@ -51,7 +51,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decoder_start_token_id=1,
     )
     model = transformers.WhisperForConditionalGeneration(config)
-    model.save_pretrained(folder / "source", max_shard_size="20MB")
+    model.save_pretrained(folder / "source", max_shard_size="12MB")
     whole = folder / "whole"
     whole.mkdir()
     (whole / "source").symlink_to(folder / "source")
@@ -104,7 +104,7 @@ def place(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-@pytest.mark.parametrize("entries", [1, 9, 40])
+@pytest.mark.parametrize("entries", [2, 30])
 def test_killed_and_resumed_gives_the_same_bytes(
     workplace: Path, place: Path, entries: int
 ) -> None:
@@ -130,7 +130,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
 
 def test_killed_again_and_again_a_run_still_arrives(workplace: Path, place: Path) -> None:
     before = 0
-    for _ in range(3):
+    for _ in range(2):
         had = kill_after(before + 12, place, "--resume")
         if (place / "out").exists():
             break
