@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import WhisperProcessor
+from transformers.utils import logging
 
 import surgery
-from surgery.engine.quiet import quiet_libraries
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.drift import encoder_drift
 from surgery.evaluation.transcribe import transcribe
@@ -85,7 +85,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
-    quiet_libraries()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
     processor = WhisperProcessor.from_pretrained(options.model)
     speech = SpeechFolder.open(options.speech).audio()

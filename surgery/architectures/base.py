@@ -152,6 +152,8 @@ class Architecture:
             occurs is the checkpoint's.
         attentions: Every kind of attention block.
         linears: Glob patterns (below the prefix) of MLP tensors, by role.
+        shapes: Glob pattern (below the prefix) of other weights to the configuration attributes
+            that give their shape, so that a configuration of another size is noticed.
         untouched: Glob patterns (below the prefix, or anywhere when they start with ``/``)
             of tensors that no method touches.
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
@@ -168,6 +170,7 @@ class Architecture:
     prefixes: tuple[str, ...]
     attentions: tuple[AttentionKind, ...]
     linears: Mapping[str, tuple[str, ...]]
+    shapes: Mapping[str, tuple[str, ...]]
     untouched: tuple[str, ...]
     towers: Mapping[str, str]
     preset: Preset

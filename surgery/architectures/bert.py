@@ -26,6 +26,12 @@ BERT = Architecture(
         "up": ("encoder.layer.*.intermediate.dense.*",),
         "down": ("encoder.layer.*[0-9].output.dense.*",),
     },
+    shapes={
+        "encoder.layer.*.intermediate.dense.weight": ("intermediate_size", "hidden_size"),
+        "encoder.layer.*[0-9].output.dense.weight": ("hidden_size", "intermediate_size"),
+        "embeddings.word_embeddings.weight": ("vocab_size", "hidden_size"),
+        "embeddings.position_embeddings.weight": ("max_position_embeddings", "hidden_size"),
+    },
     untouched=(
         "embeddings.*",
         "encoder.layer.*.LayerNorm.*",

@@ -29,6 +29,10 @@ GPT2 = Architecture(
         ),
     ),
     linears={"up": ("h.*.mlp.c_fc.*",), "down": ("h.*.mlp.c_proj.*",)},
+    shapes={
+        "wte.weight": ("vocab_size", "hidden_size"),
+        "wpe.weight": ("max_position_embeddings", "hidden_size"),
+    },
     untouched=(
         "wte.weight",
         "wpe.weight",

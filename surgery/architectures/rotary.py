@@ -49,6 +49,12 @@ def rotary_decoder(
             "up": ("layers.*.mlp.up_proj.*",),
             "down": ("layers.*.mlp.down_proj.*",),
         },
+        shapes={
+            "layers.*.mlp.gate_proj.weight": ("intermediate_size", "hidden_size"),
+            "layers.*.mlp.up_proj.weight": ("intermediate_size", "hidden_size"),
+            "layers.*.mlp.down_proj.weight": ("hidden_size", "intermediate_size"),
+            "embed_tokens.weight": ("vocab_size", "hidden_size"),
+        },
         untouched=(
             "embed_tokens.weight",
             "layers.*.input_layernorm.weight",

@@ -123,39 +123,51 @@ def _stored(
 
 
 def check_shapes(
-    sites: Collection[AttentionSite], shapes: Mapping[str, tuple[int, ...]], *, where: str
+    family: Architecture,
+    config: Config,
+    claims: Claims,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    where: str,
 ) -> None:
-    """Compare every attention tensor's shape with what the configuration implies.
+    """Compare the shapes of a dense checkpoint with what the configuration implies.
+
+    Every attention tensor, and the other large weights whose attributes the configuration has.
 
     Raises:
         CheckpointError: A tensor is missing, or has another shape.
     """
-    for site in sites:
+    expected: dict[str, tuple[int, ...]] = {}
+    for site in claims.sites:
         for role in ROLES:
             projection = site.projection(role)
             fused = projection.out_features * projection.parts
             weight = (fused, projection.in_features)
-            expected: dict[str, tuple[int, ...]] = {
-                projection.weight: weight[::-1] if projection.transposed else weight
-            }
+            expected[projection.weight] = weight[::-1] if projection.transposed else weight
             if projection.bias is not None:
                 expected[projection.bias] = (fused,)
-            for name, shape in expected.items():
-                if name not in shapes:
-                    raise CheckpointError(
-                        f"Tensor {name} is missing",
-                        where=where,
-                        expected=f"shape {list(shape)} by config.json",
-                        hint="the checkpoint is incomplete, or config.json is another model's",
-                    )
-                if tuple(shapes[name]) != shape:
-                    raise CheckpointError(
-                        f"The shape of {name} contradicts config.json",
-                        where=where,
-                        found=f"shape {list(shapes[name])}",
-                        expected=f"shape {list(shape)}",
-                        hint="use the config.json that belongs to these weights",
-                    )
+    for glob, attributes in family.shapes.items():
+        values = [getattr(config, attribute, None) for attribute in attributes]
+        sizes = tuple(value for value in values if isinstance(value, int))
+        if len(sizes) == len(values):
+            matching = [name for name in shapes if fnmatchcase(name, claims.prefix + glob)]
+            expected |= dict.fromkeys(matching, sizes)
+    for name, shape in expected.items():
+        if name not in shapes:
+            raise CheckpointError(
+                f"Tensor {name} is missing",
+                where=where,
+                expected=f"shape {list(shape)} by config.json",
+                hint="the checkpoint is incomplete, or config.json is another model's",
+            )
+        if tuple(shapes[name]) != shape:
+            raise CheckpointError(
+                f"The shape of {name} contradicts config.json",
+                where=where,
+                found=f"shape {list(shapes[name])}",
+                expected=f"shape {list(shape)}",
+                hint="use the config.json that belongs to these weights",
+            )
 
 
 def claim(

@@ -34,6 +34,15 @@ WHISPER = Architecture(
         "up": ("encoder.layers.*.fc1.*", "decoder.layers.*.fc1.*"),
         "down": ("encoder.layers.*.fc2.*", "decoder.layers.*.fc2.*"),
     },
+    shapes={
+        "encoder.layers.*.fc1.weight": ("encoder_ffn_dim", "d_model"),
+        "encoder.layers.*.fc2.weight": ("d_model", "encoder_ffn_dim"),
+        "decoder.layers.*.fc1.weight": ("decoder_ffn_dim", "d_model"),
+        "decoder.layers.*.fc2.weight": ("d_model", "decoder_ffn_dim"),
+        "encoder.embed_positions.weight": ("max_source_positions", "d_model"),
+        "decoder.embed_positions.weight": ("max_target_positions", "d_model"),
+        "decoder.embed_tokens.weight": ("vocab_size", "d_model"),
+    },
     untouched=(
         "encoder.conv?.*",
         "encoder.embed_positions.weight",

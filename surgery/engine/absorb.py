@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.directory import DirectorySource
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
@@ -25,7 +26,6 @@ from surgery.engine.rewrite import Errors, output_specs, rewrite
 from surgery.errors import CheckpointError
 from surgery.events import Progress, ignore
 from surgery.methods import SiteDecomposition, SiteSpectra
-from surgery.report.accounting import SiteRanks
 from surgery.report.model import Report
 from surgery.report.serialise import from_json, to_json
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.architectures import AttentionSite
+from surgery.architectures.ranks import SiteRanks
 from surgery.engine.plan import Plan
 from surgery.errors import CheckpointError
-from surgery.report.accounting import SiteRanks
 
 FORMAT_VERSION = 1
 ABSORB_DECOMPOSE = "absorb-decompose"

@@ -99,6 +99,7 @@ def _to_tensors(decomposition: SiteDecomposition) -> dict[str, Tensor]:
                 f"{pair}.spectrum": part.spectrum.contiguous(),
                 f"{pair}.left": part.left.contiguous(),
                 f"{pair}.right": part.right.contiguous(),
+                f"{pair}.norm": part.norm.contiguous(),
             }
     return tensors
 
@@ -107,8 +108,7 @@ def _from_tensors(tensors: dict[str, Tensor]) -> SiteDecomposition:
     def part(pair: str) -> PairDecomposition | None:
         if f"{pair}.spectrum" not in tensors:
             return None
-        return PairDecomposition(
-            tensors[f"{pair}.spectrum"], tensors[f"{pair}.left"], tensors[f"{pair}.right"]
-        )
+        fields = ("spectrum", "left", "right", "norm")
+        return PairDecomposition(*(tensors[f"{pair}.{name}"] for name in fields))
 
     return SiteDecomposition(qk=part("qk"), vo=part("vo"))

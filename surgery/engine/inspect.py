@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from surgery.architectures.ranks import full_ranks
 from surgery.checkpoint.resolve import resolve
 from surgery.engine.absorb import forecast
 from surgery.engine.options import Options
 from surgery.engine.plan import make_plan
 from surgery.engine.reporting import build_report
 from surgery.events import Progress, ignore
-from surgery.report.accounting import full_ranks
 from surgery.report.model import Report
 
 STRUCTURE_ONLY = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from surgery.architectures import AttentionSite
+from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
@@ -18,7 +19,7 @@ from surgery.engine.reporting import versions
 from surgery.engine.stream import Computed, cast, stream
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Progress, ignore
-from surgery.report.accounting import SiteRanks, full_ranks, restructured
+from surgery.report.accounting import restructured
 
 CARD = """# {name}, merged
 

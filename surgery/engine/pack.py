@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from surgery.architectures.base import ROLES, AttentionSite, Role
+from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.methods import AttentionWeights
-from surgery.report.accounting import SiteRanks, full_ranks
 
 
 def vectors(site: AttentionSite, ranks: SiteRanks, role: Role) -> list[int]:

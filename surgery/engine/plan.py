@@ -123,7 +123,7 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
         )
     family, config, claims = describe(source)
     shapes = {name: info.shape for name, info in source.infos.items()}
-    check_shapes(claims.sites, shapes, where=source.name)
+    check_shapes(family, config, claims, shapes, where=source.name)
     options = options.resolve(family, source.name)
     sites = tuple(
         SitePlan(site, _why_not("qk", site, options), _why_not("vo", site, options))

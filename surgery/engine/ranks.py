@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
+from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.engine.pack import vector_cost
 from surgery.engine.plan import Plan
 from surgery.methods import PairSpectrum, SiteSpectra, choose_ranks
 from surgery.methods.rules import Pair
-from surgery.report.accounting import SiteRanks, full_ranks, site_parameters
+from surgery.report.accounting import site_parameters
 
 
 def plan_ranks(plan: Plan, spectra: Mapping[str, SiteSpectra]) -> dict[str, SiteRanks]:

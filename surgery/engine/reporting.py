@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from math import sqrt
 
+from surgery.architectures.ranks import SiteRanks
 from surgery.engine.plan import Plan, SitePlan
 from surgery.engine.rewrite import Errors, tensor_table
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
 from surgery.methods.rules import Pair
 from surgery.methods.units import energy_share
-from surgery.report.accounting import (
-    SiteRanks,
-    quantities,
-    restructured,
-    savings,
-    sequence_lengths,
-)
+from surgery.report.accounting import quantities, restructured, savings, sequence_lengths
 from surgery.report.model import PairReport, Report, SiteReport, Source
 from surgery.version import VERSION
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypedDict
 
+from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.decompose import load_block
@@ -12,9 +14,9 @@ from surgery.engine.pack import read_site, write_site
 from surgery.engine.plan import Plan, SitePlan
 from surgery.engine.stream import Computed, cast, stream
 from surgery.events import Progress
-from surgery.linalg import probed_product_error
+from surgery.linalg import probed_product_errors
 from surgery.methods import AttentionWeights, SiteDecomposition, prepare
-from surgery.report.accounting import SiteRanks, restructured
+from surgery.report.accounting import restructured
 
 PairErrors = dict[str, list[float]]
 """Pair to one relative Frobenius error a head."""
@@ -81,18 +83,29 @@ def _restructure(
         for name, tensor in write_site(exact, site, ranks).items()
     }
     # Reading back what is about to be written proves the packing as well as the rounding.
-    written = prepare(read_site(tensors.__getitem__, site, ranks), qk=site_plan.qk, vo=site_plan.vo)
-    errors: BlockErrors = {
-        "exact": _pair_errors(site_plan, ready, exact),
-        "written": _pair_errors(site_plan, ready, written),
-    }
-    return Computed(tensors, errors)
+    written = read_site(tensors.__getitem__, site, ranks)
+    if site_plan.qk:
+        written = replace(written, k_bias=ready.k_bias)
+    if site_plan.vo and ready.v_bias is None:
+        written = replace(written, v_bias=None)
+    return Computed(tensors, _errors(decomposition, ready, exact, written))
 
 
-def _pair_errors(plan: SitePlan, before: AttentionWeights, after: AttentionWeights) -> PairErrors:
-    errors: PairErrors = {}
-    if plan.qk:
-        errors["qk"] = probed_product_error(*before.qk_factors(), *after.qk_factors()).tolist()
-    if plan.vo:
-        errors["vo"] = probed_product_error(*before.vo_factors(), *after.vo_factors()).tolist()
+def _errors(
+    decomposition: SiteDecomposition,
+    ready: AttentionWeights,
+    exact: AttentionWeights,
+    written: AttentionWeights,
+) -> BlockErrors:
+    errors: BlockErrors = {"exact": {}, "written": {}}
+    pairs = (
+        ("qk", decomposition.qk, AttentionWeights.qk_factors),
+        ("vo", decomposition.vo, AttentionWeights.vo_factors),
+    )
+    for pair, part, factors in pairs:
+        if part is None:
+            continue
+        left, right = factors(ready)
+        measured = probed_product_errors(left, right, [factors(exact), factors(written)], part.norm)
+        errors["exact"][pair], errors["written"][pair] = (each.tolist() for each in measured)
     return errors

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surgery.architectures import AttentionSite
+from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.block import read_ranks
@@ -22,7 +23,6 @@ from surgery.errors import CheckpointError
 from surgery.events import Event, Progress, ignore
 from surgery.linalg import product_error
 from surgery.methods import AttentionWeights, prepare
-from surgery.report.accounting import SiteRanks
 from surgery.report.model import Measurement
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,25 +38,33 @@ def product_error(
     return difference / torch.where(reference > 0, reference, torch.ones_like(reference))
 
 
-def probed_product_error(
+def probed_product_errors(
     left: Float[Tensor, "batch d m"],
     right: Float[Tensor, "batch d n"],
-    new_left: Float[Tensor, "batch e m"],
-    new_right: Float[Tensor, "batch e n"],
+    candidates: Sequence[tuple[Tensor, Tensor]],
+    norm: Float[Tensor, " batch"],
     *,
-    probes: int = 8,
-) -> Float[Tensor, " batch"]:
-    """Estimate :func:`product_error` from Gaussian probes, at a fraction of its cost.
+    probes: int = 16,
+) -> list[Float[Tensor, " batch"]]:
+    """Estimate :func:`product_error` of several candidates at a fraction of its cost.
 
     ``E‖D x‖² = ‖D‖_F²`` for standard normal x, so k probes estimate the norm with a relative
-    spread of at most ``1/sqrt(2k)`` (less for differences of higher rank). Probes come from a
+    spread of at most ``1/sqrt(2k)``, less for differences of higher rank. Probes come from a
     fixed seed: the same factors give the same figure.
+
+    Args:
+        left: L of the original product ``Lᵀ N``.
+        right: N of it.
+        candidates: Factors (e, m) and (e, n) of products to compare with it.
+        norm: ``‖Lᵀ N‖_F``, where it is known already: the norm of the singular values.
+        probes: k.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(right.shape[-1], probes, generator=generator, dtype=torch.float64)
     x = x.to(device=right.device, dtype=right.dtype)
     reference = left.mT @ (right @ x)
-    difference = new_left.mT @ (new_right @ x) - reference
-    norm = torch.linalg.matrix_norm(reference)
-    error: Tensor = torch.linalg.matrix_norm(difference)
-    return error / torch.where(norm > 0, norm, torch.ones_like(norm))
+    scale = torch.where(norm > 0, norm, torch.ones_like(norm)) * probes**0.5
+    return [
+        torch.linalg.matrix_norm(new_left.mT @ (new_right @ x) - reference) / scale
+        for new_left, new_right in candidates
+    ]

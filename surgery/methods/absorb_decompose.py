@@ -9,6 +9,8 @@ Not for pairs with something between their two maps: RoPE or a norm between q an
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from surgery.linalg import product_svd
 from surgery.methods.attention import AttentionWeights
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
@@ -28,6 +30,11 @@ def absorb_decompose(weights: AttentionWeights, *, qk: bool, vo: bool) -> SiteDe
     """
     ready = prepare(weights, qk=qk, vo=vo)
     return SiteDecomposition(
-        qk=PairDecomposition(*product_svd(*ready.qk_factors())) if qk else None,
-        vo=PairDecomposition(*product_svd(*ready.vo_factors())) if vo else None,
+        qk=_decompose(*ready.qk_factors()) if qk else None,
+        vo=_decompose(*ready.vo_factors()) if vo else None,
     )
+
+
+def _decompose(left: Tensor, right: Tensor) -> PairDecomposition:
+    values, to_left, to_right = product_svd(left, right)
+    return PairDecomposition(values, to_left, to_right, values.norm(dim=-1))

@@ -24,11 +24,13 @@ class PairDecomposition:
         spectrum: Worth of each new vector, descending: singular values, or norm products.
         left: Transform of the query (or output) vectors; row i gives new vector i.
         right: Transform of the key (or value) vectors.
+        norm: Frobenius norm of the head's product.
     """
 
     spectrum: Float[Tensor, "kv d"]
     left: Float[Tensor, "kv d d"]
     right: Float[Tensor, "kv d d"]
+    norm: Float[Tensor, " kv"]
 
 
 @dataclass(frozen=True)

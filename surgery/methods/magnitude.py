@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from surgery.linalg import product_norm
 from surgery.methods.attention import AttentionWeights
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
 
@@ -30,4 +31,4 @@ def _sort(left: Tensor, right: Tensor) -> PairDecomposition:
     spectrum, order = worth.sort(dim=-1, descending=True, stable=True)
     identity = torch.eye(worth.shape[-1], dtype=worth.dtype, device=worth.device)
     permutation = identity[order]
-    return PairDecomposition(spectrum, permutation, permutation.clone())
+    return PairDecomposition(spectrum, permutation, permutation.clone(), product_norm(left, right))

@@ -13,11 +13,11 @@ that what a plan predicts and what a run reports come from the same lines. Conve
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 
 from surgery.architectures.base import ROLES, AttentionSite, Role, Scope
 from surgery.architectures.config import Config
+from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.report.model import Quantity, Saving
 
 TensorInfo = tuple[tuple[int, ...], int]
@@ -25,20 +25,6 @@ TensorInfo = tuple[tuple[int, ...], int]
 
 WINDOW_TOKENS = 1000
 """Context length the per-token figures assume, where the model reaches that far."""
-
-
-@dataclass(frozen=True)
-class SiteRanks:
-    """Kept ranks of one attention block, one a key/value head."""
-
-    qk: tuple[int, ...]
-    vo: tuple[int, ...]
-
-
-def full_ranks(site: AttentionSite) -> SiteRanks:
-    """Return the ranks of an untouched block: the head dimension everywhere."""
-    full = (site.head_dim,) * site.kv_heads
-    return SiteRanks(qk=full, vo=full)
 
 
 def executed_ranks(ranks: SiteRanks) -> SiteRanks:

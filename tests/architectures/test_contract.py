@@ -23,7 +23,8 @@ def test_every_tensor_has_exactly_one_role(name: str) -> None:
     attention = [tensor for site in claims.sites for tensor in site.tensors()]
     roles = [*attention, *claims.linears, *claims.untouched]
     assert sorted(roles) == sorted(state)
-    check_shapes(claims.sites, {k: tuple(v.shape) for k, v in state.items()}, where=name)
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
+    check_shapes(family, config, claims, shapes, where=name)
 
 
 @pytest.mark.parametrize("name", sorted(TINY))
@@ -84,15 +85,28 @@ def test_a_stray_tensor_is_an_error_that_names_it() -> None:
         )
 
 
-def test_a_shape_that_contradicts_the_configuration_is_named() -> None:
-    model = tiny_model("whisper")
-    raw = model.config.to_dict() | {"d_model": 64}
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("whisper", {"d_model": 64}),
+        ("whisper", {"encoder_ffn_dim": 50}),
+        ("llama", {"vocab_size": 49}),
+        ("bert", {"intermediate_size": 47}),
+        ("gpt2", {"n_positions": 65}),
+    ],
+)
+def test_a_shape_that_contradicts_the_configuration_is_named(
+    name: str, change: dict[str, int]
+) -> None:
+    model = tiny_model(name)
+    raw = model.config.to_dict() | change
     state = model.state_dict()
-    sites = claim(
-        architecture_of(raw), Config(architecture_of(raw), raw, "config.json"), list(state)
-    ).sites
+    family = architecture_of(raw)
+    config = Config(family, raw, "config.json")
+    claims = claim(family, config, list(state))
+    shapes = {k: tuple(v.shape) for k, v in state.items()}
     with pytest.raises(CheckpointError, match="contradicts"):
-        check_shapes(sites, {k: tuple(v.shape) for k, v in state.items()}, where="x")
+        check_shapes(family, config, claims, shapes, where="x")
 
 
 @pytest.mark.parametrize("name", ["bert-unprefixed", "gpt2-unprefixed"])

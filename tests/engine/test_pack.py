@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.architectures.base import ROLES, AttentionSite, StoredProjection
+from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.engine.pack import read_site, vector_cost, vectors, write_site
-from surgery.report.accounting import SiteRanks, full_ranks, site_parameters
+from surgery.report.accounting import site_parameters
 
 
 def make_site(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.linalg import product_error, product_svd
-from surgery.linalg.metrics import probed_product_error
+from surgery.linalg.metrics import probed_product_errors
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -126,7 +126,9 @@ def test_product_error_resolves_differences_far_below_the_square_root_of_eps(
     expected = dense / torch.linalg.matrix_norm(left.mT @ right)
 
     error = product_error(left, right, left + change * direction, right)
-    probed = probed_product_error(left, right, left + change * direction, right, probes=400)
+    norm = torch.linalg.matrix_norm(left.mT @ right)
+    changed = (left + change * direction, right)
+    (probed,) = probed_product_errors(left, right, [changed], norm, probes=400)
 
     assert torch.all((error - expected).abs() <= 1e-3 * expected + 1e-14)
     # 400 probes: a relative spread of at most 1/sqrt(800) = 3.5 %, five sigma.

@@ -8,10 +8,9 @@ import numpy as np
 
 from surgery.architectures import ARCHITECTURES, Config, attention_sites
 from surgery.architectures.base import AttentionSite
+from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.report.accounting import (
-    SiteRanks,
     TensorInfo,
-    full_ranks,
     quantities,
     restructured,
     savings,

@@ -9,11 +9,10 @@ import torch
 
 from surgery.architectures import architecture_of, claim
 from surgery.architectures.base import AttentionSite
+from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.report.accounting import (
-    SiteRanks,
     attention_flops,
     executed_ranks,
-    full_ranks,
     quantities,
     restructured,
     savings,
