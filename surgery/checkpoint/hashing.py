@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 from surgery.errors import CheckpointError
+from surgery.workers import Workers
 
 BLOCK_BYTES = 8 << 20
 """Bytes a read; one such buffer a thread is all the memory that hashing takes."""
@@ -28,11 +29,9 @@ class FileHashes:
 
     def __init__(self, files: Sequence[Path], threads: int = 2) -> None:
         self._stop = Event()
-        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="surgery-sha256")
-        self._futures: dict[str, Future[str]] = {
-            path.name: self._pool.submit(self._hash, path) for path in files
-        }
-        self._pool.shutdown(wait=False)
+        workers = Workers(threads, "surgery-sha256")
+        self._pending = {path.name: workers.submit(partial(self._hash, path)) for path in files}
+        workers.close()
 
     def wait(self) -> dict[str, str]:
         """Return ``{file name: hex digest}`` when all are done.
@@ -40,7 +39,7 @@ class FileHashes:
         Raises:
             CheckpointError: A file could not be read, or :meth:`cancel` came first.
         """
-        return {name: future.result() for name, future in self._futures.items()}
+        return {name: pending.result() for name, pending in self._pending.items()}
 
     def cancel(self) -> None:
         """Stop soon; nothing waits for the rest."""

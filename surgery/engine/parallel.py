@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
+
+from surgery.workers import Pending, Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,15 +36,15 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
 
     At most one result a thread is computed ahead, so memory stays that of a few blocks.
     """
-    with _single_threaded_kernels() as threads, ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
+    with _single_threaded_kernels() as threads:
+        workers = Workers(threads, "surgery-blocks")
+        waiting: deque[Pending[Result]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
+                waiting.append(workers.submit(partial(function, item)))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:
-                future.cancel()
+            workers.cancel()
