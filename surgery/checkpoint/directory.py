@@ -43,6 +43,7 @@ class DirectorySource(TensorSource):
     def __init__(self, path: Path, *, name: str | None = None, weights: str | None = None) -> None:
         if not path.is_dir():
             raise CheckpointError("There is no such checkpoint directory.", where=path)
+        self._path = path
         self._paths = _shards(path, weights)
         infos: dict[str, TensorInfo] = {}
         self._headers: dict[str, bytes] = {}
@@ -104,8 +105,7 @@ class DirectorySource(TensorSource):
 
     def sidecars(self) -> list[Path]:
         """See :meth:`TensorSource.sidecars`."""
-        assert self.directory is not None  # noqa: S101 (set by the constructor)
-        return find_sidecars(self.directory)
+        return find_sidecars(self._path)
 
     def write_sidecars(self, directory: Path) -> list[str]:
         """See :meth:`TensorSource.write_sidecars`."""

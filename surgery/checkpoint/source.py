@@ -110,10 +110,11 @@ class TensorSource(ABC):
             TargetError: They cannot be written.
         """
 
-    def start_hashing(self, threads: int = 2) -> None:
-        """Begin to hash every weight file in background threads; a second call does nothing."""
+    def start_hashing(self, threads: int = 2) -> FileHashes:
+        """Begin to hash every weight file in background threads; a second call changes nothing."""
         if self._hashes is None:
             self._hashes = FileHashes(self.files(), threads)
+        return self._hashes
 
     def sha256(self) -> dict[str, str]:
         """Return the SHA-256 of every weight file by file name; waits for the hashing.
@@ -121,9 +122,7 @@ class TensorSource(ABC):
         Raises:
             CheckpointError: A file could not be read to its end.
         """
-        self.start_hashing()
-        assert self._hashes is not None  # noqa: S101 (just started)
-        return self._hashes.wait()
+        return self.start_hashing().wait()
 
     def close(self) -> None:
         """Stop background work. Views handed out stay valid."""
