@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from surgery.checkpoint.hashing import FileHashes
 from surgery.checkpoint.writer import ShardWriter, TensorSpec, write_index
 from surgery.methods import AttentionWeights, absorb_decompose
 
@@ -170,6 +171,9 @@ def main() -> None:
         print(f"removed {1 - removed['stored'] / removed['before']:.1%} of the encoder's attention")
         print(f"median ratio {statistics.median(ratios):.2f} (goal: at most 3)")
         print(f"peak RssAnon {max(peaks):.2f} GB (goal: at most 1.5)")
+        start = time.perf_counter()
+        FileHashes(sorted(source.glob("*.safetensors"))).wait()
+        print(f"hashing the source alone: {time.perf_counter() - start:.1f} s")
         fast, dense = decomposition_speedup()
         print(
             f"one block of 20 heads, QK and VO: product SVD {fast:.3f} s, dense SVDs {dense:.1f} s "
