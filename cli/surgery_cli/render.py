@@ -22,6 +22,7 @@ from surgery.report.summary import (
     PAIRS,
     executes_more,
     is_pruned,
+    is_structure,
     measured_rows,
     pair_of,
     sentence,
@@ -46,9 +47,7 @@ def report_view(report: Report) -> RenderableType:
     parts.append(_quantities(report))
     if is_pruned(report):
         parts.append(_ranks(report))
-    if report.output is None and any(
-        pair_of(site, pair).spectrum for site in report.sites for pair in PAIRS
-    ):
+    if report.output is None and not is_structure(report):
         parts.append(_thresholds(report))
     parts.append(_remarks(report))
     if report.output is not None:
@@ -149,10 +148,6 @@ def _ranks(report: Report) -> RenderableType:
                 str(min(ranks)),
             )
     return _capped(table)
-
-
-def _has_spectra(report: Report) -> bool:
-    return any(pair_of(site, pair).spectrum for site in report.sites for pair in PAIRS)
 
 
 def _thresholds(report: Report) -> RenderableType:
