@@ -55,6 +55,74 @@ class SiteReport:
 
 
 @dataclass(frozen=True)
+class LinearReport:
+    """One linear map that was split or re-parameterised.
+
+    Attributes:
+        path: Path of its module.
+        role: What it plays: ``q``, ``up``, ...; ``q,k,v`` where these are fused.
+        scope: Which tower or attention it belongs to.
+        layer: Its layer; ``None`` outside the layers.
+        out_features: Rows of the weight.
+        in_features: Columns of the weight.
+        trainable: Numbers in the small part: what a tuner would train.
+        spectrum: Singular values of the principal part, descending; empty for methods that
+            split nothing.
+        captured: Share of the weight's squared Frobenius norm in the principal part.
+        shortfall: Certified upper bound of how much more the best part of this rank would
+            capture, relative to that best.
+        defect: Largest departure from orthonormality: of U and V for a split, of the whole
+            map that was put in front for a re-parameterisation.
+        start_error: Relative Frobenius difference between the weight as written (small part
+            merged back) and the original: what the cast costs.
+    """
+
+    path: str
+    role: str
+    scope: str
+    layer: int | None
+    out_features: int
+    in_features: int
+    trainable: int
+    spectrum: list[float] = field(default_factory=list)
+    captured: float | None = None
+    shortfall: float | None = None
+    defect: float | None = None
+    start_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """How many numbers a tuner would train, of how many.
+
+    Attributes:
+        trainable: Numbers in the small parts.
+        frozen: All other parameters of the result.
+        before: Parameters of the source.
+        bytes_before: Weight bytes of the source.
+        bytes_after: Weight bytes of the result.
+        adapter_bytes: Bytes of the small parts alone.
+    """
+
+    trainable: int
+    frozen: int
+    before: int
+    bytes_before: int
+    bytes_after: int
+    adapter_bytes: int
+
+    @property
+    def total(self) -> int:
+        """Parameters of the result."""
+        return self.trainable + self.frozen
+
+    @property
+    def share(self) -> float:
+        """Fraction of the result's parameters that would be trained."""
+        return self.trainable / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
 class Saving:
     """Parameters before and after, within one denominator.
 
@@ -122,13 +190,16 @@ class Report:
 
     Attributes:
         title: What the page is called: the model and what was done to it.
-        method: Name of the method (``absorb-decompose``).
+        method: Name of the method (``absorb-decompose``, ``sorsa``, ...).
         options: Options as the run resolved them (``layout``, ``threshold_qk``, ...).
         preset: Why these options, where the user chose none.
         seconds: Wall-clock time of each stage. They differ from run to run, so they are left
             out of files that must come out bit-identical.
         output: Where the result was written; ``None`` when nothing was.
         command: Shell command that reproduces the run.
+        linears: Linear maps treated, for methods that leave small trainable parts; then
+            ``sites`` and ``savings`` are empty.
+        trainable: How many numbers those parts hold.
     """
 
     title: str
@@ -145,3 +216,5 @@ class Report:
     notes: list[str] = field(default_factory=list)
     output: str | None = None
     command: str | None = None
+    linears: list[LinearReport] = field(default_factory=list)
+    trainable: Trainable | None = None
