@@ -73,16 +73,22 @@ def header_bytes(specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None
 def aligned_order(specs: Iterable[TensorSpec]) -> list[TensorSpec]:
     """Return the order to store tensors in: as given, unless that misaligns one.
 
-    Then wider dtypes come first. The format allows no padding, and the safetensors library
-    cannot read a float32 tensor at an odd multiple of two.
+    Then those of uneven size (in practice a few biases) go to the end, wider dtypes first. The
+    format allows no padding, and the safetensors library cannot read a float32 tensor at an odd
+    multiple of two.
     """
     specs = list(specs)
     position = 0
     for spec in specs:
         if position % spec.dtype.itemsize:
-            return sorted(specs, key=lambda spec: -spec.dtype.itemsize)
+            break
         position += spec.nbytes
-    return specs
+    else:
+        return specs
+    widest = max(spec.dtype.itemsize for spec in specs)
+    even = [spec for spec in specs if spec.nbytes % widest == 0]
+    uneven = [spec for spec in specs if spec.nbytes % widest]
+    return even + sorted(uneven, key=lambda spec: -spec.dtype.itemsize)
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:

@@ -94,6 +94,18 @@ def test_the_given_order_is_kept_unless_it_misaligns_a_tensor() -> None:
     assert [spec.name for spec in aligned_order(odd)] == ["b", "c", "a"]
 
 
+def test_only_tensors_of_uneven_size_move_when_one_is_misaligned() -> None:
+    tensors = {
+        "weight": torch.zeros(2, 3).half(),
+        "bias": torch.zeros(3).half(),
+        "part": torch.zeros(2),
+        "next": torch.zeros(4).half(),
+        "flag": torch.zeros(1).bool(),
+    }
+    order = [spec.name for spec in aligned_order(specs_of(tensors))]
+    assert order == ["weight", "part", "next", "bias", "flag"]
+
+
 def test_tensors_and_their_bytes_are_written_alike(tmp_path: Path) -> None:
     tensor = torch.randn(9).half()
     octets = tensor.numpy().tobytes()
