@@ -1,0 +1,223 @@
+"""The small trainable parts that a linear map can carry: their names, shapes and meaning.
+
+A *linear* is one stored weight W, here always as ``(out, in)``. Its method leaves ``weight`` and
+``bias`` under their names and stores its parts, always float32, beside them. All start out so
+that the map is the original one, to the rounding of the weight.
+
+| method | ``y − b`` for a row x                   | parts: (shape)                                |
+|--------|-----------------------------------------|-----------------------------------------------|
+| sorsa  | ``x Wᵀ + scale·((x V)·S) Uᵀ``           | sorsa_u (out,r), sorsa_s (r), sorsa_vt (r,in) |
+| pissa  | ``x Wᵀ + scale·(x Aᵀ) Bᵀ``              | pissa_a (r,in), pissa_b (out,r)               |
+| hra    | ``x (W H)ᵀ``, H Householder reflections | hra_u (in,r)                                  |
+| goft   | ``x (W Rᵀ)ᵀ``, R Givens rotations       | goft_angles (in−1)                            |
+| qgoft  | the same, free 2×2 blocks               | qgoft_blocks (in−1,2,2)                       |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import LoadError
+from .givens import mix_weight, rotate_weight
+from .householder import reflect_weight
+
+Entry = Mapping[str, Any]
+Parts = Mapping[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class LinearMethod:
+    """One way to give a linear map small trainable parts.
+
+    Attributes:
+        parts: Names of the parts.
+        counts: Keys of a site's entry that hold positive integers.
+        numbers: Keys of a site's entry that hold finite numbers.
+        shapes: Shapes of the parts, from the entry, ``out`` and ``in``.
+        merge: The plain weight ``(out, in)``, from the entry, the stored weight and the parts in
+            the same dtype.
+    """
+
+    parts: tuple[str, ...]
+    counts: tuple[str, ...]
+    numbers: tuple[str, ...]
+    shapes: Callable[[Entry, int, int], Shapes]
+    merge: Callable[[Entry, Tensor, Parts], Tensor]
+
+
+LINEAR_METHODS: dict[str, LinearMethod] = {
+    "sorsa": LinearMethod(
+        parts=("sorsa_u", "sorsa_s", "sorsa_vt"),
+        counts=("rank",),
+        numbers=("scale",),
+        shapes=lambda entry, out, into: {
+            "sorsa_u": (out, entry["rank"]),
+            "sorsa_s": (entry["rank"],),
+            "sorsa_vt": (entry["rank"], into),
+        },
+        merge=lambda entry, weight, parts: torch.addmm(
+            weight, parts["sorsa_u"] * parts["sorsa_s"], parts["sorsa_vt"], alpha=entry["scale"]
+        ),
+    ),
+    "pissa": LinearMethod(
+        parts=("pissa_a", "pissa_b"),
+        counts=("rank",),
+        numbers=("scale",),
+        shapes=lambda entry, out, into: {
+            "pissa_a": (entry["rank"], into),
+            "pissa_b": (out, entry["rank"]),
+        },
+        merge=lambda entry, weight, parts: torch.addmm(
+            weight, parts["pissa_b"], parts["pissa_a"], alpha=entry["scale"]
+        ),
+    ),
+    "hra": LinearMethod(
+        parts=("hra_u",),
+        counts=("reflections",),
+        numbers=(),
+        shapes=lambda entry, _, into: {"hra_u": (into, entry["reflections"])},
+        merge=lambda _, weight, parts: reflect_weight(weight, parts["hra_u"]),
+    ),
+    "goft": LinearMethod(
+        parts=("goft_angles",),
+        counts=(),
+        numbers=(),
+        shapes=lambda _, __, into: {"goft_angles": (into - 1,)},
+        merge=lambda _, weight, parts: rotate_weight(weight, parts["goft_angles"]),
+    ),
+    "qgoft": LinearMethod(
+        parts=("qgoft_blocks",),
+        counts=(),
+        numbers=(),
+        shapes=lambda _, __, into: {"qgoft_blocks": (into - 1, 2, 2)},
+        merge=lambda _, weight, parts: mix_weight(weight, parts["qgoft_blocks"]),
+    ),
+}
+"""Every method, under the name it has in config.json."""
+
+FLOAT32_PARTS = tuple(name for method in LINEAR_METHODS.values() for name in method.parts)
+"""Names of all parts: parameters that stay float32 whatever dtype the model is loaded in."""
+
+
+def linear_method(method: object, where: str = "method") -> LinearMethod:
+    """Return the method of that name.
+
+    Raises:
+        LoadError: If there is none.
+    """
+    if isinstance(method, str) and method in LINEAR_METHODS:
+        return LINEAR_METHODS[method]
+    raise LoadError(
+        "There is no such method for linear maps.",
+        where=where,
+        found=repr(method),
+        expected="one of: " + ", ".join(LINEAR_METHODS),
+        hint="upgrade model-surgery",
+    )
+
+
+def read_entry(where: str, method: str, entry: object) -> dict[str, Any]:
+    """Check what config.json says of one site, and return it as a dict of its own.
+
+    Args:
+        where: What to call the entry in an error.
+        method: One of :data:`LINEAR_METHODS`.
+        entry: The entry as parsed from JSON.
+
+    Raises:
+        LoadError: If the entry is not of the method's form.
+    """
+    form = linear_method(method, where)
+    keys = (*form.counts, *form.numbers)
+    if not isinstance(entry, Mapping):
+        raise _malformed(where, entry, "an object")
+    for key in entry:
+        if key not in keys:
+            expected = "only " + ", ".join(keys) if keys else "no keys"
+            raise _malformed(where, key, f"{expected} ({method})")
+    for key in form.counts:
+        value = entry.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise _malformed(f"{where}.{key}", value, "a positive integer")
+    for key in form.numbers:
+        value = entry.get(key)
+        # JSON as Python reads it may hold NaN, Infinity, and integers beyond any float.
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not _finite(value):
+            raise _malformed(f"{where}.{key}", value, "a finite number")
+    return {key: entry[key] for key in keys}
+
+
+def part_shapes(method: str, entry: Entry, out_features: int, in_features: int) -> Shapes:
+    """Return the shape of every part of a linear map, by name.
+
+    Args:
+        method: One of :data:`LINEAR_METHODS`.
+        entry: Its entry, as :func:`read_entry` gives it.
+        out_features: Rows of the weight as ``(out, in)``.
+        in_features: Columns.
+
+    Raises:
+        LoadError: If the weight is too small for the rank.
+    """
+    rank, widest = entry.get("rank", 1), min(out_features, in_features)
+    if rank > widest:
+        raise LoadError(
+            "The rank of a low-rank part is beyond that of its weight.",
+            found=rank,
+            expected=f"at most {widest} for a weight of {out_features} × {in_features}",
+        )
+    return linear_method(method).shapes(entry, out_features, in_features)
+
+
+def merged_weight(method: str, entry: Entry, weight: Tensor, parts: Parts) -> Tensor:
+    """Return the plain weight that computes the same as the stored one with its parts.
+
+    Args:
+        method: One of :data:`LINEAR_METHODS`.
+        entry: Its entry, as :func:`read_entry` gives it.
+        weight: Stored weight as ``(out, in)``. The result is computed and returned in its dtype:
+            pass float64 (or float32) and cast once, at the end.
+        parts: The parts by name, of any floating dtype.
+
+    Returns:
+        ``(out, in)``, a new tensor.
+
+    Raises:
+        LoadError: If a part is missing or has another shape than the entry says.
+    """
+    shapes = part_shapes(method, entry, *weight.shape)
+    for name, shape in shapes.items():
+        found = tuple(parts[name].shape) if name in parts else None
+        if found != shape:
+            raise LoadError(
+                "A part of a linear map does not fit its weight.",
+                where=name,
+                found="no such part" if found is None else found,
+                expected=shape,
+            )
+    same = {name: parts[name].to(weight.device, weight.dtype) for name in shapes}
+    return linear_method(method).merge(entry, weight, same)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _malformed(where: str, found: object, expected: str) -> LoadError:
+    return LoadError(
+        "The surgery block of config.json is malformed.",
+        where=where,
+        found="nothing" if found is None else f"{found!r}"[:80],
+        expected=expected,
+        hint="write the checkpoint again with `surgery`",
+    )
