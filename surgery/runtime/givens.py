@@ -5,29 +5,23 @@ active, ``0, stride, 2·stride, …`` with stride 2^(s−1): the first of each p
 stage is one product of disjoint 2×2 blocks, and there are d − 1 blocks in all, stored in stage
 order and by rising index within a stage. A rotation's block is ``[[c, −s], [s, c]]``.
 
+How it runs: see :mod:`.subtrees` and :mod:`.tiers`. Gradients of :func:`rotate` and :func:`mix`
+are exact, but not differentiable once more.
+
 Source: GOFT and qGOFT, arXiv 2404.04316; for general d, its code's first version.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .precision import no_autocast, working_dtype
-
-
-def stages(width: int) -> list[tuple[int, int]]:
-    """Return stride and number of pairs of every stage; the pairs add up to ``width − 1``.
-
-    Pair k of a stage is ``(2k·stride, (2k + 1)·stride)``.
-    """
-    found = []
-    active, stride = width, 1
-    while active > 1:
-        found.append((stride, active // 2))
-        active -= active // 2
-        stride *= 2
-    return found
+from .subtrees import subtree_gradient, subtree_matrices, tiers
+from .tiers import Matrices, towards_leaves, towards_root
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -41,7 +35,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
         ``(..., d)`` in the dtype of ``x``. Computed in float32, or float64 where ``x`` or
         ``angles`` is, also under autocast.
     """
-    return mix(x, rotation_blocks(angles))
+    return mix(x, rotation_blocks(angles.to(working_dtype(x, angles))))
 
 
 def rotate_weight(weight: Tensor, angles: Tensor) -> Tensor:
@@ -72,10 +66,10 @@ def mix(x: Tensor, blocks: Tensor) -> Tensor:
     Returns:
         ``(..., d)`` in the dtype of ``x``. Computed as :func:`rotate` does.
     """
-    dtype = working_dtype(x, blocks)
-    with no_autocast(x.device):
-        tokens = x.reshape(-1, x.shape[-1]).to(dtype)
-        return _towards_leaves(tokens, blocks.to(dtype)).to(x.dtype).view(x.shape)
+    tokens = x.reshape(-1, x.shape[-1])
+    blocks = blocks.to(working_dtype(x, blocks))
+    mixed: Tensor = _Mix.apply(tokens, blocks)  # type: ignore[no-untyped-call]
+    return mixed.view(x.shape)
 
 
 def mix_weight(weight: Tensor, blocks: Tensor) -> Tensor:
@@ -86,35 +80,40 @@ def mix_weight(weight: Tensor, blocks: Tensor) -> Tensor:
         blocks: ``(d − 1, 2, 2)``.
     """
     with no_autocast(weight.device):
-        mixed = weight.clone()
-        blocks = blocks.to(weight.dtype).mT
-        start = 0
-        for stride, pairs in stages(weight.shape[-1]):
-            first, second = mixed[:, :: 2 * stride][:, :pairs], mixed[:, stride :: 2 * stride]
-            block = blocks[start : start + pairs]
-            start += pairs
-            new_first, new_second = _mixed(first, second, block)
-            mixed[:, : 2 * stride * pairs : 2 * stride] = new_first
-            mixed[:, stride :: 2 * stride] = new_second
+        return towards_root(weight, _all_matrices(weight.shape[1], blocks.to(weight.dtype)))[0]
+
+
+def _all_matrices(width: int, blocks: Tensor) -> Matrices:
+    return [(tier, subtree_matrices(tier, blocks)) for tier in tiers(width)]
+
+
+class _Mix(torch.autograd.Function):
+    """``x R`` for x ``(tokens, d)`` and blocks in the working dtype.
+
+    Written out because autograd would keep, and fill anew, several tensors of the size of x a
+    tier. This keeps x itself and about ``tokens·d / B + B·d`` numbers more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, blocks: Tensor) -> Tensor:
+        with no_autocast(x.device):
+            matrices = _all_matrices(x.shape[1], blocks)
+            mixed, roots = towards_leaves(x, matrices)
+        ctx.save_for_backward(x, blocks, *(matrix for _, matrix in matrices), *roots)
         return mixed
 
-
-def _towards_leaves(x: Tensor, blocks: Tensor) -> Tensor:
-    """Return ``x R``, x ``(tokens, d)``: the root's stage first, each level built from the last."""
-    order = stages(x.shape[1])
-    start = blocks.shape[0]
-    active = x[:, :1]
-    for stride, pairs in reversed(order):
-        start -= pairs
-        first, rest = active[:, :pairs], active[:, pairs:]
-        second = x[:, stride :: 2 * stride]
-        both = torch.stack(_mixed(first, second, blocks[start : start + pairs]), dim=-1)
-        active = torch.cat((both.flatten(1), rest), dim=1)
-    return active
-
-
-def _mixed(first: Tensor, second: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
-    return (
-        first * block[:, 0, 0] + second * block[:, 1, 0],
-        first * block[:, 0, 1] + second * block[:, 1, 1],
-    )
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, blocks, *kept = ctx.saved_tensors
+        order = tiers(x.shape[1])
+        matrices = list(zip(order, kept[: len(order)], strict=True))
+        entered = (x, kept[len(order) :]) if ctx.needs_input_grad[1] else None
+        with no_autocast(x.device):
+            to_x, to_matrices = towards_root(gradient, matrices, entered)
+            if entered is None:
+                return to_x, None
+            to_blocks = torch.empty_like(blocks)
+            for tier, to_matrix in zip(order, to_matrices, strict=True):
+                subtree_gradient(tier, blocks, to_matrix, to_blocks)
+        return to_x, to_blocks

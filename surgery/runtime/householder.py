@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .precision import no_autocast, working_dtype
+from .precision import no_autocast, project, working_dtype
 
 
 def reflect(x: Tensor, u: Tensor) -> Tensor:
@@ -35,8 +35,9 @@ def reflect(x: Tensor, u: Tensor) -> Tensor:
     dtype = working_dtype(x, u)
     with no_autocast(x.device):
         unit, core = _compact_wy(u.to(dtype))
-        tokens = x.reshape(-1, x.shape[-1]).to(dtype)
-        turned = torch.addmm(tokens, (tokens @ unit) @ core.T, unit.T, alpha=-1)
+        tokens = x.reshape(-1, x.shape[-1])
+        inner = project(tokens, unit) @ core.T
+        turned = torch.addmm(tokens.to(dtype), inner, unit.T, alpha=-1)
     return turned.to(x.dtype).view(x.shape)
 
 

@@ -27,12 +27,10 @@ class PartedLinear:
     Attributes:
         method: Name of the method.
         entry: What config.json says of this map.
-        weight: The frozen weight, in the orientation of the stock class.
     """
 
     method: str
     entry: dict[str, Any]
-    weight: Tensor
 
     def parts(self) -> dict[str, nn.Parameter]:
         """Return the trainable parts by name."""
@@ -45,7 +43,7 @@ class PartedLinear:
     @torch.no_grad()
     def merged(self) -> Tensor:
         """Return the plain weight in float64, in the orientation of ``weight``."""
-        stored = self.weight.detach().double()
+        stored: Tensor = cast(Any, self).weight.double()
         turned = isinstance(self, Conv1D)
         weight = stored.T if turned else stored
         merged = merged_weight(self.method, self.entry, weight, self.parts())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .precision import no_autocast, working_dtype
+from .precision import no_autocast, project, working_dtype
 
 
 def add_lowrank(
@@ -28,7 +28,7 @@ def add_lowrank(
     """
     dtype = working_dtype(base, x, down, up)
     with no_autocast(x.device):
-        inner = x.reshape(-1, x.shape[-1]).to(dtype) @ down.to(dtype).T
+        inner = project(x.reshape(-1, x.shape[-1]), down.to(dtype).T)
         if middle is not None:
             inner = inner * middle.to(dtype)
         tokens = base.reshape(-1, base.shape[-1]).to(dtype)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -22,3 +24,37 @@ def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # meta, for one, has no autocast to switch off
+
+
+def project(x: Tensor, columns: Tensor) -> Tensor:
+    """Return ``x columns`` in the dtype of ``columns``, keeping ``x`` as it is for the gradient.
+
+    Written as ``x.float() @ columns``, autograd would keep a float32 copy of 16-bit activations:
+    twice the memory of everything else in the layer.
+
+    Args:
+        x: Activations ``(n, d)``, of any floating dtype.
+        columns: ``(d, r)``, in the dtype to compute in.
+    """
+    if x.dtype == columns.dtype:
+        return x @ columns
+    product: Tensor = _Project.apply(x, columns)  # type: ignore[no-untyped-call]
+    return product
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(x, columns)
+        return x.to(columns.dtype) @ columns
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, columns = ctx.saved_tensors
+        to_x, to_columns = ctx.needs_input_grad
+        with no_autocast(x.device):
+            return (
+                (gradient @ columns.T).to(x.dtype) if to_x else None,
+                x.to(columns.dtype).T @ gradient if to_columns else None,
+            )
