@@ -7,15 +7,14 @@ control characters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from surgery.errors import SurgeryError
+from surgery.report.linears import is_linear
 from surgery.report.model import Report, SiteReport
 from surgery.report.summary import (
     PAIR_NAMES,
@@ -23,16 +22,16 @@ from surgery.report.summary import (
     executes_more,
     is_pruned,
     is_structure,
-    measured_rows,
     pair_of,
     sentence,
     sites_by_scope,
     untouched_reasons,
     worst_error,
 )
-from surgery.report.wording import amount, change, count, percent, printable, scientific
+from surgery.report.wording import count, percent, printable, scientific
+from surgery_cli.render_linears import linear_parts
+from surgery_cli.tables import capped, measured, quantities, remarks, table
 
-_WIDTH = 80
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SHARES = (0.1, 0.25, 0.5, 0.75)  # of a pair's vectors, in the table of thresholds
 _STRIP = 32  # widest strip of layers; more layers share a character
@@ -42,17 +41,21 @@ def report_view(report: Report) -> RenderableType:
     """Return what the screen shows after a run or an inspection."""
     parts: list[RenderableType] = [_headline(report)]
     if report.measurements:
-        parts.append(_measured(report))
-    parts.append(_savings(report))
-    parts.append(_quantities(report))
+        parts.append(measured(report))
+    parts += linear_parts(report) if is_linear(report) else _attention_parts(report)
+    if report.output is not None:
+        parts.append(_output(report))
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1])
+
+
+def _attention_parts(report: Report) -> list[RenderableType]:
+    title, executed = "Bytes, attention FLOPs", executes_more(report)
+    parts = [_savings(report), quantities(title, report.quantities, executed=executed)]
     if is_pruned(report):
         parts.append(_ranks(report))
     if report.output is None and not is_structure(report):
         parts.append(_thresholds(report))
-    parts.append(_remarks(report))
-    if report.output is not None:
-        parts.append(_output(report))
-    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1])
+    return [*parts, remarks(_remarks(report))]
 
 
 def error_view(error: SurgeryError) -> RenderableType:
@@ -72,67 +75,25 @@ def _headline(report: Report) -> RenderableType:
     text.append(f"  {printable(report.method)}", style="not bold cyan")
     if report.output is None:
         text.append("  nothing written", style="not bold dim")
-    text.append("\n" + sentence(report), style="not bold")
+    text.append("\n" + printable(sentence(report)), style="not bold")
     if report.preset:
         text.append("\nPreset: ", style="not bold dim")
         text.append(printable(report.preset), style="not bold")
-    return _capped(text)
-
-
-def _table(*columns: str, left: int = 1) -> Table:
-    """Return an empty table: the first ``left`` columns are words, the rest are figures."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    for index, column in enumerate(columns):
-        if index < left:
-            table.add_column(column, header_style="bold", overflow="fold")
-        else:
-            table.add_column(column, header_style="bold", justify="right", no_wrap=True)
-    return table
-
-
-def _measured(report: Report) -> RenderableType:
-    table = _table("Cost, measured", "on", "before", "after", "change", left=2)
-    tones = {"good": "green", "bad": "red", "": ""}
-    for row in measured_rows(report):
-        table.add_row(
-            Text(printable(row.title)),
-            Text(printable(row.data), style="dim"),
-            Text(printable(row.before)),
-            Text(printable(row.after)),
-            Text(printable(row.change), style=tones[row.tone]),
-        )
-    return _capped(table)
+    return capped(text)
 
 
 def _savings(report: Report) -> RenderableType:
-    table = _table("Parameters", "before", "stored", "executed", "removed")
+    shown = table("Parameters", "before", "stored", "executed", "removed")
     for saving in report.savings:
         cells = [count(saving.before), count(saving.stored), count(saving.executed)]
         removed = Text(percent(saving.removed), style="bold cyan" if saving.removed else "dim")
-        table.add_row(Text(saving.title), *map(Text, cells), removed)
-    return _capped(table)
-
-
-def _quantities(report: Report) -> RenderableType:
-    executed = executes_more(report)
-    columns = ["Bytes, attention FLOPs", "before", "after", "change"]
-    table = _table(*columns, *(["executed"] if executed else []))
-    for one in report.quantities:
-        cells = [
-            Text(amount(one.before, one.unit)),
-            Text(amount(one.after, one.unit)),
-            Text(change(one.before, one.after), style="" if one.after != one.before else "dim"),
-        ]
-        if executed:
-            shown = amount(one.executed, one.unit) if one.executed is not None else ""
-            cells.append(Text(shown))
-        table.add_row(Text(one.title), *cells)
-    return _capped(table)
+        shown.add_row(Text(saving.title), *map(Text, cells), removed)
+    return capped(shown)
 
 
 def _ranks(report: Report) -> RenderableType:
     """Show the mean kept rank of every layer as a strip of blocks, first layer at the left."""
-    table = _table("Kept rank", "pair", "first to last layer", "mean", "least", left=3)
+    shown = table("Kept rank", "pair", "first to last layer", "mean", "least", left=3)
     for scope, sites in sites_by_scope(report).items():
         for pair in PAIRS:
             chosen = [site for site in sites if pair_of(site, pair).untouched is None]
@@ -140,19 +101,19 @@ def _ranks(report: Report) -> RenderableType:
                 continue
             ranks = [rank for site in chosen for rank in pair_of(site, pair).ranks]
             mean, full = sum(ranks) / len(ranks), pair_of(chosen[0], pair).full_rank
-            table.add_row(
+            shown.add_row(
                 Text(printable(scope)),
                 PAIR_NAMES[pair],
                 Text(_strip(chosen, pair), style="blue" if pair == "qk" else "yellow"),
                 f"{mean:.1f} of {full}",
                 str(min(ranks)),
             )
-    return _capped(table)
+    return capped(shown)
 
 
 def _thresholds(report: Report) -> RenderableType:
     """Show which threshold on its scores would remove which share of a pair's vectors."""
-    table = _table("To remove", "pair", *(f"{share:.0%}" for share in _SHARES), left=2)
+    shown = table("To remove", "pair", *(f"{share:.0%}" for share in _SHARES), left=2)
     for scope, sites in sites_by_scope(report).items():
         for pair in PAIRS:
             rows = [head for site in sites for head in pair_of(site, pair).spectrum]
@@ -161,8 +122,8 @@ def _thresholds(report: Report) -> RenderableType:
                 continue
             cuts = [scores[max(0, round(share * len(scores)) - 1)] for share in _SHARES]
             cells = [f"{cut:.3g}" for cut in cuts]
-            table.add_row(Text(f"{printable(scope)}: cut at"), PAIR_NAMES[pair], *cells)
-    return _capped(table)
+            shown.add_row(Text(f"{printable(scope)}: cut at"), PAIR_NAMES[pair], *cells)
+    return capped(shown)
 
 
 def _strip(sites: list[SiteReport], pair: str) -> str:
@@ -176,27 +137,17 @@ def _strip(sites: list[SiteReport], pair: str) -> str:
     return "".join(_BLOCKS[min(int(mean * len(_BLOCKS)), len(_BLOCKS) - 1)] for mean in means)
 
 
-def _remarks(report: Report) -> RenderableType:
-    text = Text()
-
-    def say(label: str, words: Iterable[str]) -> None:
-        for word in words:
-            if text:
-                text.append("\n")
-            text.append(f"{label}: ", style="dim")
-            text.append(printable(word))
-
-    say("Left as it was", (f"{what}: {why}" for what, why in untouched_reasons(report)))
+def _remarks(report: Report) -> Iterator[tuple[str, str]]:
+    for what, why in untouched_reasons(report):
+        yield "Left as it was", f"{what}: {why}"
     worst = worst_error(report, "exact_error")
     if worst is not None:
-        say(
-            "Numerical deviation",
-            [f"{scientific(worst)} at worst before any cut, against the original"],
-        )
+        text = f"{scientific(worst)} at worst before any cut, against the original"
+        yield "Numerical deviation", text
     if executes_more(report):
-        say("Executed", ["heads of a block run at its widest head's width; --layout block: none"])
-    say("Note", report.notes)
-    return _capped(text)
+        yield "Executed", "heads of a block run at its widest head's width; --layout block: none"
+    for note in report.notes:
+        yield "Note", note
 
 
 def _output(report: Report) -> RenderableType:
@@ -209,14 +160,5 @@ def _output(report: Report) -> RenderableType:
     if report.seconds:
         spent = ", ".join(f"{printable(k)} {v:.1f} s" for k, v in report.seconds.items())
         time = Text(f"{sum(report.seconds.values()):.1f} s  ({spent})", style="dim")
-        return Group(text, _capped(time))
+        return Group(text, capped(time))
     return text
-
-
-def _capped(content: Table | Text) -> RenderableType:
-    """Keep prose and tables to 80 columns on wider screens."""
-    if isinstance(content, Table):
-        return content
-    from rich.constrain import Constrain
-
-    return Constrain(content, _WIDTH)

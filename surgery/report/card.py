@@ -9,6 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from surgery.report.linear_tables import columns, role_rows
+from surgery.report.linear_text import growth_text
+from surgery.report.linear_words import words
+from surgery.report.linears import byte_rows, is_linear
 from surgery.report.model import Report
 from surgery.report.summary import (
     executes_more,
@@ -54,18 +58,37 @@ def to_card(report: Report) -> str:
         change=change,
     )
     output = PurePosixPath(report.output or "").name
-    text = environment.get_template("card.md.j2").render(
+    template, context = _linears(report) if is_linear(report) else _attention(report)
+    text = environment.get_template(template).render(
         report=report,
         name=output or f"{report.source.name}, {report.method}",
         front_matter=_front_matter(report),
         sentence=sentence(report),
-        pruned=is_pruned(report),
-        executed=executes_more(report),
         measurements=measured_rows(report),
         options=option_items(report),
-        untouched=untouched_reasons(report),
+        **context,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _attention(report: Report) -> tuple[str, dict[str, Any]]:
+    return "card_attention.md.j2", {
+        "pruned": is_pruned(report),
+        "executed": executes_more(report),
+        "untouched": untouched_reasons(report),
+    }
+
+
+def _linears(report: Report) -> tuple[str, dict[str, Any]]:
+    total = report.trainable
+    return "card_linears.md.j2", {
+        "words": words(report.method),
+        "total": total,
+        "growth": "" if total is None else growth_text(total, dry=report.output is None),
+        "columns": columns(report),
+        "rows": role_rows(report),
+        "bytes_rows": byte_rows(report),
+    }
 
 
 def _front_matter(report: Report) -> dict[str, Any]:

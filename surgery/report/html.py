@@ -6,58 +6,15 @@ the only text let through as markup is the SVG that :mod:`surgery.report.figures
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from surgery.report.figures import (
-    Picture,
-    pair_errors,
-    rank_maps,
-    savings_bars,
-    spectra,
-    trade_off,
-)
-from surgery.report.figures.errors import errors_of
-from surgery.report.model import PairReport, Report, SiteReport
-from surgery.report.summary import (
-    PAIRS,
-    asked_to_cut,
-    executes_more,
-    is_pruned,
-    is_structure,
-    measured_rows,
-    option_items,
-    pair_of,
-    quantity_named,
-    saving_named,
-    sentence,
-    sites_by_scope,
-    untouched_reasons,
-    worst_error,
-)
-from surgery.report.wording import amount, change, count, percent, scientific
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline figure."""
-
-    label: str
-    value: str
-    detail: str
-    tone: str = ""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Pictures that belong together."""
-
-    title: str
-    intro: str
-    pictures: list[Picture]
+from surgery.report.attention_page import attention_view
+from surgery.report.linears import is_linear
+from surgery.report.linears_page import linears_view
+from surgery.report.model import Report
+from surgery.report.summary import measured_rows, option_items, sentence
+from surgery.report.wording import amount, change, count, percent
 
 
 def to_html(report: Report) -> str:
@@ -76,127 +33,16 @@ def to_html(report: Report) -> str:
         change=change,
         trusted_svg=Markup,  # drawn by us, names escaped by matplotlib
     )
-    page = environment.get_template("report.html.j2").render(
+    view = linears_view(report) if is_linear(report) else attention_view(report)
+    page = environment.get_template(view.template).render(
         report=report,
-        kicker=report.method
-        + (": what is in it" if report.output is None else ": what was saved, what it cost"),
+        kicker=view.kicker,
         lead=sentence(report),
-        tiles=_tiles(report),
+        tiles=view.tiles,
         measurements=measured_rows(report),
         dry=report.output is None,
-        structure=is_structure(report),
-        executed=executes_more(report),
-        savings_pictures=savings_bars(report),
-        groups=_groups(report),
-        layers=_layers(report),
-        untouched=untouched_reasons(report),
         options=option_items(report),
+        **view.context,
     )
     # control characters are not allowed in HTML, escaped or not
     return "".join(c for c in page if c >= " " or c in "\n\t")
-
-
-def _tiles(report: Report) -> list[Tile]:
-    saved = _content_tiles(report) if is_structure(report) else _saving_tiles(report)
-    measured = _measured_tiles(report)
-    # where nothing was cut, what matters first is that nothing changed
-    return saved + measured if is_pruned(report) else measured + saved
-
-
-def _content_tiles(report: Report) -> list[Tile]:
-    titles = {"attention": "Attention parameters in scope", "model": "Parameters of the model"}
-    tiles = [
-        Tile(titles[one.name], count(one.before), f"{one.before:,}")
-        for one in report.savings
-        if one.name in titles
-    ]
-    for name in ("disk_bytes", "kv_bytes_per_1000_tokens"):
-        one = quantity_named(report, name)
-        if one is not None:
-            tiles.append(Tile(one.title, amount(one.before, one.unit), "in the stored dtype"))
-    return tiles
-
-
-def _saving_tiles(report: Report) -> list[Tile]:
-    tiles: list[Tile] = []
-    for name, label in (("attention", "Attention parameters removed"), ("model", "Of the model")):
-        saving = saving_named(report, name)
-        if saving is not None:
-            detail = f"{count(saving.before)} → {count(saving.stored)}"
-            tiles.append(Tile(label, percent(saving.removed), detail, "saved"))
-    disk = quantity_named(report, "disk_bytes")
-    if disk is not None:
-        detail = f"{amount(disk.before, disk.unit)} → {amount(disk.after, disk.unit)}"
-        tiles.append(Tile("Weights on disk", change(disk.before, disk.after), detail))
-    return tiles
-
-
-def _measured_tiles(report: Report) -> list[Tile]:
-    tiles: list[Tile] = []
-    for row in measured_rows(report)[:2]:
-        value = row.after if row.before == "—" else f"{row.before_number} → {row.after}"
-        tiles.append(Tile(row.title, value, row.data, row.tone))
-    exact = worst_error(report, "exact_error")
-    if exact is not None:
-        what = "worst head before any cut, against the original, in float64"
-        tiles.append(Tile("Numerical deviation", scientific(exact), what))
-    return tiles
-
-
-def _groups(report: Report) -> list[Group]:
-    groups = [
-        Group(
-            "Rank kept, layer by layer and head by head",
-            "The darker, the more of a head's components stay. Hatched: left as it was.",
-            rank_maps(report),
-        ),
-        Group(
-            "Spectra and the cut",
-            "What each component of a head contributes. A steep curve has a tail to cut; "
-            "a flat one has none.",
-            spectra(report),
-        ),
-        Group(
-            "Error in weight space",
-            "How far each head's product is from the original. It says where the cut hurts; "
-            "only a measurement on real input says how much.",
-            pair_errors(report),
-        ),
-        Group(
-            "What other cuts would save",
-            "Share of the vectors of each pair that would go.",
-            trade_off(report) if asked_to_cut(report) or report.output is None else [],
-        ),
-    ]
-    return [group for group in groups if group.pictures]
-
-
-def _layers(report: Report) -> list[dict[str, Any]]:
-    return [
-        {
-            "path": site.path,
-            "heads": str(site.heads)
-            if site.heads == site.kv_heads
-            else f"{site.heads} / {site.kv_heads} KV",
-            "pairs": [_pair(site, name) for name in PAIRS],
-        }
-        for sites in sites_by_scope(report).values()
-        for site in sites
-    ]
-
-
-def _pair(site: SiteReport, name: str) -> dict[str, Any]:
-    pair: PairReport = pair_of(site, name)
-    ranks = pair.ranks or [0]
-    mean = sum(ranks) / len(ranks)
-    errors = errors_of(pair)
-    low, high = min(ranks), max(ranks)
-    return {
-        "name": name,
-        "untouched": pair.untouched,
-        "mean": f"{mean:.1f}",
-        "share": f"{100 * mean / max(pair.full_rank, 1):.0f}",
-        "span": str(low) if low == high else f"{low}–{high}",
-        "ranks": " ".join(map(str, ranks)) + f" of {pair.full_rank}",
-        "error": scientific(sum(errors) / len(errors)) if errors else "—",
-    }

@@ -28,14 +28,14 @@ def to_json(report: Report) -> str:
     ``"Infinity"`` and ``"-Infinity"``, since JSON has no such numbers.
     """
     document = {"schema": SCHEMA, **_encode(report, _DIGITS)}
-    # one line a top-level entry and a block: readable diffs without a line per number
+    # one line a top-level entry, a block and a linear map: readable diffs without a line per number
     lines = [f"{json.dumps(key)}: {_entry(key, value)}" for key, value in document.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _entry(key: str, value: Any) -> str:
-    if key == "sites" and value:
-        return "[\n" + ",\n".join(_compact(site) for site in value) + "\n]"
+    if key in ("sites", "linears") and value:
+        return "[\n" + ",\n".join(_compact(item) for item in value) + "\n]"
     return _compact(value)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from surgery.report.linear_text import linear_sentence
+from surgery.report.linears import is_linear
 from surgery.report.model import Measurement, PairReport, Quantity, Report, Saving, SiteReport
 from surgery.report.wording import amount, change, percent, ranges
 
@@ -163,7 +165,12 @@ def option_items(report: Report) -> list[tuple[str, str]]:
 
 
 def sentence(report: Report) -> str:
-    """Say in one sentence what was done and how much went, in the denominators it went from."""
+    """Say in one sentence what was done, and how much went or may be trained."""
+    return linear_sentence(report) if is_linear(report) else _attention_sentence(report)
+
+
+def _attention_sentence(report: Report) -> str:
+    """Say how much went, in the denominators it went from."""
     attention, model = saving_named(report, "attention"), saving_named(report, "model")
     dry = report.output is None
     if is_structure(report) and attention is not None and model is not None:

@@ -1,10 +1,25 @@
 """Pictures of a report, as SVG text: one file a picture, one visual language in ``canvas``."""
 
 from surgery.report.figures.canvas import Picture
+from surgery.report.figures.captured import captured_maps
 from surgery.report.figures.errors import pair_errors
+from surgery.report.figures.principal import principal_spectra
 from surgery.report.figures.ranks import rank_maps
 from surgery.report.figures.savings import savings_bars
+from surgery.report.figures.schematic import schematic
 from surgery.report.figures.spectra import spectra
 from surgery.report.figures.trade_off import trade_off
+from surgery.report.figures.trainable import trainable_bars
 
-__all__ = ["Picture", "pair_errors", "rank_maps", "savings_bars", "spectra", "trade_off"]
+__all__ = [
+    "Picture",
+    "captured_maps",
+    "pair_errors",
+    "principal_spectra",
+    "rank_maps",
+    "savings_bars",
+    "schematic",
+    "spectra",
+    "trade_off",
+    "trainable_bars",
+]

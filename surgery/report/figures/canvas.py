@@ -1,8 +1,8 @@
 """The visual language every picture shares: colours, sizes, and the way to SVG.
 
 Colours are Okabe and Ito's, told apart by readers with any colour vision; QK is always blue,
-VO always orange, what was cut always grey. One unit of a figure is one CSS pixel at the size
-it was designed for; the page scales it.
+VO always orange, what was cut always grey; what is trained is blue, what is frozen grey. One
+unit of a figure is one CSS pixel at the size it was designed for; the page scales it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ PAIR_TITLES = {"qk": "Q·K", "vo": "V·O"}
 KEPT_MAP = LinearSegmentedColormap.from_list(
     "kept", ["#f6f2e9", "#cfdcdc", "#8fb7c9", "#4a87ad", "#1f5785", "#0d2b4d"]
 )
+TRAINED = "#0072b2"
+FROZEN = "#d9dcdf"
+DEPTH_MAP = LinearSegmentedColormap.from_list(
+    "depth", ["#a9cfe3", "#4a9cc7", "#1f6aa5", "#0d2b4d"]
+)  # first layer light, last dark; the lightest still seen as a line on white
 
 NARROW = 460  # half of the page's text width
 WIDE = 960  # all of it

@@ -1,0 +1,145 @@
+"""What the page of a report about attention blocks shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgery.report.figures import pair_errors, rank_maps, savings_bars, spectra, trade_off
+from surgery.report.figures.errors import errors_of
+from surgery.report.model import PairReport, Report, SiteReport
+from surgery.report.page import Group, Tile, View, measured_tiles
+from surgery.report.summary import (
+    PAIRS,
+    asked_to_cut,
+    executes_more,
+    is_pruned,
+    is_structure,
+    pair_of,
+    quantity_named,
+    saving_named,
+    sites_by_scope,
+    untouched_reasons,
+    worst_error,
+)
+from surgery.report.wording import amount, change, count, percent, scientific
+
+
+def attention_view(report: Report) -> View:
+    """Return tiles, pictures and tables of ranks, savings and errors."""
+    dry = report.output is None
+    return View(
+        template="attention.html.j2",
+        kicker=report.method + (": what is in it" if dry else ": what was saved, what it cost"),
+        tiles=_tiles(report),
+        context={
+            "structure": is_structure(report),
+            "executed": executes_more(report),
+            "savings_pictures": savings_bars(report),
+            "groups": _groups(report),
+            "layers": _layers(report),
+            "untouched": untouched_reasons(report),
+        },
+    )
+
+
+def _tiles(report: Report) -> list[Tile]:
+    saved = _content_tiles(report) if is_structure(report) else _saving_tiles(report)
+    measured = _measured_tiles(report)
+    # where nothing was cut, what matters first is that nothing changed
+    return saved + measured if is_pruned(report) else measured + saved
+
+
+def _content_tiles(report: Report) -> list[Tile]:
+    titles = {"attention": "Attention parameters in scope", "model": "Parameters of the model"}
+    tiles = [
+        Tile(titles[one.name], count(one.before), f"{one.before:,}")
+        for one in report.savings
+        if one.name in titles
+    ]
+    for name in ("disk_bytes", "kv_bytes_per_1000_tokens"):
+        one = quantity_named(report, name)
+        if one is not None:
+            tiles.append(Tile(one.title, amount(one.before, one.unit), "in the stored dtype"))
+    return tiles
+
+
+def _saving_tiles(report: Report) -> list[Tile]:
+    tiles: list[Tile] = []
+    for name, label in (("attention", "Attention parameters removed"), ("model", "Of the model")):
+        saving = saving_named(report, name)
+        if saving is not None:
+            detail = f"{count(saving.before)} → {count(saving.stored)}"
+            tiles.append(Tile(label, percent(saving.removed), detail, "saved"))
+    disk = quantity_named(report, "disk_bytes")
+    if disk is not None:
+        detail = f"{amount(disk.before, disk.unit)} → {amount(disk.after, disk.unit)}"
+        tiles.append(Tile("Weights on disk", change(disk.before, disk.after), detail))
+    return tiles
+
+
+def _measured_tiles(report: Report) -> list[Tile]:
+    tiles = measured_tiles(report)
+    exact = worst_error(report, "exact_error")
+    if exact is not None:
+        what = "worst head before any cut, against the original, in float64"
+        tiles.append(Tile("Numerical deviation", scientific(exact), what))
+    return tiles
+
+
+def _groups(report: Report) -> list[Group]:
+    groups = [
+        Group(
+            "Rank kept, layer by layer and head by head",
+            "The darker, the more of a head's components stay. Hatched: left as it was.",
+            rank_maps(report),
+        ),
+        Group(
+            "Spectra and the cut",
+            "What each component of a head contributes. A steep curve has a tail to cut; "
+            "a flat one has none.",
+            spectra(report),
+        ),
+        Group(
+            "Error in weight space",
+            "How far each head's product is from the original. It says where the cut hurts; "
+            "only a measurement on real input says how much.",
+            pair_errors(report),
+        ),
+        Group(
+            "What other cuts would save",
+            "Share of the vectors of each pair that would go.",
+            trade_off(report) if asked_to_cut(report) or report.output is None else [],
+        ),
+    ]
+    return [group for group in groups if group.pictures]
+
+
+def _layers(report: Report) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": site.path,
+            "heads": str(site.heads)
+            if site.heads == site.kv_heads
+            else f"{site.heads} / {site.kv_heads} KV",
+            "pairs": [_pair(site, name) for name in PAIRS],
+        }
+        for sites in sites_by_scope(report).values()
+        for site in sites
+    ]
+
+
+def _pair(site: SiteReport, name: str) -> dict[str, Any]:
+    pair: PairReport = pair_of(site, name)
+    ranks = pair.ranks or [0]
+    mean = sum(ranks) / len(ranks)
+    errors = errors_of(pair)
+    low, high = min(ranks), max(ranks)
+    return {
+        "name": name,
+        "untouched": pair.untouched,
+        "mean": f"{mean:.1f}",
+        "share": f"{100 * mean / max(pair.full_rank, 1):.0f}",
+        "span": str(low) if low == high else f"{low}–{high}",
+        "ranks": " ".join(map(str, ranks)) + f" of {pair.full_rank}",
+        "error": scientific(sum(errors) / len(errors)) if errors else "—",
+    }

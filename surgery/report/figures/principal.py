@@ -1,0 +1,164 @@
+"""Singular values of the principal parts: a panel a role, a line a layer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from surgery.report.figures.canvas import (
+    DEPTH_MAP,
+    INK,
+    MUTED,
+    WIDE,
+    Picture,
+    axes,
+    draw,
+    identifier,
+    log_ticks,
+    plain,
+    power,
+)
+from surgery.report.linears import RoleGroup, groups_by_scope
+from surgery.report.model import LinearReport, Report
+from surgery.report.wording import scientific
+
+_POINTS = 48  # of a line: more would not be seen
+_PANEL = 170  # height of a row of panels
+_LEFT, _RIGHT, _GAP = 50, 12, 26
+
+
+def principal_spectra(report: Report) -> list[Picture]:
+    """Draw the singular values of every principal part, on one scale within a scope."""
+    pictures: list[Picture] = []
+    for scope, groups in groups_by_scope(report).items():
+        drawn = [
+            RoleGroup(group.scope, group.role, [one for one in group.linears if one.spectrum])
+            for group in groups
+        ]
+        drawn = [group for group in drawn if group.linears]
+        if drawn:
+            pictures.append(_panels(scope, drawn))
+    return pictures
+
+
+def _panels(scope: str, groups: list[RoleGroup]) -> Picture:
+    per_row = len(groups) if len(groups) <= 4 else min(math.ceil(len(groups) / 2), 4)
+    rows = math.ceil(len(groups) / per_row)
+    height = 26 + rows * _PANEL + 10
+    everything = [one for group in groups for one in group.linears]
+    limits = _limits(everything)
+    rank = max(len(one.spectrum) for one in everything)
+    layers = [one.layer for one in everything if one.layer is not None] or [0]
+    first, last = min(layers), max(layers)
+    panel = (WIDE - _LEFT - _RIGHT - (per_row - 1) * _GAP) / per_row
+
+    def paint(figure: Figure) -> None:
+        figure.text(
+            _LEFT / WIDE,
+            1 - 12 / height,
+            f"Singular values of the principal parts, {plain(scope)}",
+            va="center",
+            color=INK,
+        )
+        _depth_scale(figure, first, last, height)
+        for index, group in enumerate(groups):
+            line, column = divmod(index, per_row)
+            left = _LEFT + column * (panel + _GAP)
+            top = 26 + line * _PANEL
+            bottom = height - top - _PANEL + 22
+            axis = axes(figure, left, bottom, WIDE - left - panel, top + 18)
+            _panel(axis, group, (limits, rank), (first, last), column == 0)
+
+    title = f"Spectra of the principal parts, {plain(scope)}"
+    high, low = (max(one.spectrum[0] for one in everything), min(map(_last, everything)))
+    caption = (
+        "A panel a role, a line a layer; the same scales in every panel, both "
+        f"logarithmic. Across: component, 1 to {rank}. Values run from {scientific(high)} to "
+        f"{scientific(low)}."
+    )
+    name = identifier("principal", scope)
+    svg = draw(paint, width=WIDE, height=height, name=name, title=title, alt=caption)
+    return Picture(name, title, caption, caption, svg, wide=True)
+
+
+def _last(linear: LinearReport) -> float:
+    return linear.spectrum[-1]
+
+
+def _limits(linears: list[LinearReport]) -> tuple[float, float]:
+    """Return the range drawn: six decades at most, and never nothing."""
+    scores = np.concatenate([np.asarray(one.spectrum, float) for one in linears])
+    scores = scores[np.isfinite(scores) & (scores > 0)]
+    if not scores.size:
+        return 1e-6, 1.0
+    high = float(scores.max())
+    return max(float(scores.min()), high * 1e-6) / 1.3, high * 1.3
+
+
+def _panel(
+    axis: Axes,
+    group: RoleGroup,
+    scale: tuple[tuple[float, float], int],
+    depth: tuple[int, int],
+    leftmost: bool,
+) -> None:
+    (low, high), rank = scale
+    axis.set_xscale("log")
+    axis.set_xlim(0.9, rank * 1.05)
+    axis.set_yscale("log")
+    axis.set_ylim(low, high)
+    ticks = log_ticks(low, high, 4)
+    axis.set_yticks(ticks, [power(tick) for tick in ticks] if leftmost else [""] * len(ticks))
+    axis.set_yticks([], minor=True)
+    axis.set_xticks(_components(rank), [f"{tick}" for tick in _components(rank)])
+    axis.set_xticks([], minor=True)
+    axis.grid(axis="y")
+    axis.tick_params(length=0)
+    axis.spines["left"].set_visible(False)
+    axis.text(0, 1.03, plain(group.role), transform=axis.transAxes, color=INK, weight="bold")
+    lines = [_line(one.spectrum, low) for one in group.linears]
+    colours = [DEPTH_MAP(_depth(one.layer, depth)) for one in group.linears]
+    axis.add_collection(LineCollection(lines, colors=colours, linewidths=1.2))
+
+
+def _components(rank: int) -> list[int]:
+    """Return the components that are labelled: 1, 4, 16 and so on, and the last."""
+    powers = [4**exponent for exponent in range(12) if 4**exponent * 1.8 < rank]
+    return [*powers, rank]
+
+
+def _depth(layer: int | None, depth: tuple[int, int]) -> float:
+    first, last = depth
+    return 1.0 if layer is None or last == first else (layer - first) / (last - first)
+
+
+def _line(spectrum: list[float], low: float) -> NDArray[np.float64]:
+    """Return ``(points, 2)`` component numbers and values, thinned, NaN and zeros at the floor."""
+    values = np.nan_to_num(np.asarray(spectrum, float), nan=0.0, posinf=0.0)
+    chosen = np.unique(np.geomspace(1, len(values), _POINTS).round().astype(int)) - 1
+    points: NDArray[np.float64] = np.column_stack([chosen + 1, np.maximum(values[chosen], low / 2)])
+    return points
+
+
+def _depth_scale(figure: Figure, first: int, last: int, height: int) -> None:
+    """Draw which shade is which layer, at the top right."""
+    if first == last:
+        return
+    axis = figure.add_axes(((WIDE - 150) / WIDE, 1 - 16 / height, 90 / WIDE, 8 / height))
+    axis.imshow(np.linspace(0, 1, 64)[None, :], cmap=DEPTH_MAP, aspect="auto")
+    axis.axis("off")
+    for x, text, side in ((-6, f"layer {first}", "right"), (96, str(last), "left")):
+        figure.text(
+            (WIDE - 150 + x) / WIDE,
+            1 - 12 / height,
+            text,
+            ha=side,
+            va="center",
+            color=MUTED,
+            fontsize=10,
+        )
