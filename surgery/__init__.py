@@ -1,4 +1,4 @@
-"""Restructure and prune trained transformers offline, and measure what it cost.
+"""Restructure, prune and split trained transformers offline, and measure what it cost.
 
 Everything public is here and imported when first used, so that ``import surgery`` is quick:
 
@@ -16,10 +16,13 @@ from surgery.version import VERSION
 
 if TYPE_CHECKING:
     from surgery.engine.absorb import absorb_decompose
+    from surgery.engine.export_adapter import export_peft
+    from surgery.engine.import_adapter import import_adapter
     from surgery.engine.inspect import inspect
     from surgery.engine.loading import load
     from surgery.engine.merge import merge
     from surgery.engine.options import Options
+    from surgery.engine.split import reparam, split
     from surgery.engine.verify import verify
     from surgery.errors import SurgeryError
     from surgery.methods.rules import Energy, Lossless, Remove, Thresholds
@@ -29,9 +32,13 @@ __version__ = VERSION
 
 _HOMES = {
     "absorb_decompose": "surgery.engine.absorb",
+    "export_peft": "surgery.engine.export_adapter",
+    "import_adapter": "surgery.engine.import_adapter",
     "inspect": "surgery.engine.inspect",
     "load": "surgery.engine.loading",
     "merge": "surgery.engine.merge",
+    "reparam": "surgery.engine.split",
+    "split": "surgery.engine.split",
     "verify": "surgery.engine.verify",
     "Options": "surgery.engine.options",
     "SurgeryError": "surgery.errors",
@@ -52,9 +59,13 @@ __all__ = [
     "Thresholds",
     "__version__",
     "absorb_decompose",
+    "export_peft",
+    "import_adapter",
     "inspect",
     "load",
     "merge",
+    "reparam",
+    "split",
     "verify",
 ]
 

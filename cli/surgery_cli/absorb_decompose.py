@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from surgery_cli import cutting
+from surgery_cli import common, cutting
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -26,9 +26,7 @@ surgery absorb-decompose ./my-whisper --remove 25% --data ./recordings
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="Directory, hub id, short name, .pt file, or whisper-micro.")
-    ],
+    model: common.Model,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -46,22 +44,13 @@ def command(
     layout: cutting.LayoutOption = cutting.Layout.ragged,
     multiple: cutting.Multiple = 1,
     baseline: cutting.BaselineOption = None,
-    dtype: cutting.DtypeOption = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Audio folder or text file to measure the price on."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be saved; write nothing.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.")
-    ] = False,
-    revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The report as JSON on standard output.")
-    ] = False,
+    dtype: common.DtypeOption = None,
+    data: common.Data = None,
+    dry_run: common.DryRun = False,
+    force: common.Force = False,
+    resume: common.Resume = False,
+    revision: common.Revision = None,
+    as_json: common.Json = False,
 ) -> None:
     """Restructure attention into orthogonal vectors, prune the redundant ones, and report.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from surgery.errors import UsageError
+from surgery_cli.common import Dtype, Scope
 
 if TYPE_CHECKING:
     from surgery.engine.options import Options
@@ -22,27 +23,10 @@ class Layout(StrEnum):
     tied = "tied"
 
 
-class Scope(StrEnum):
-    """Which attention blocks."""
-
-    encoder = "encoder"
-    decoder = "decoder"
-    cross = "cross"
-    all = "all"
-
-
 class Baseline(StrEnum):
     """What to compare with."""
 
     magnitude = "magnitude"
-
-
-class Dtype(StrEnum):
-    """Dtype of the written weights."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
 
 
 def fraction(text: str) -> float:
@@ -122,10 +106,6 @@ Multiple = Annotated[
 BaselineOption = Annotated[
     Baseline | None,
     typer.Option(help="Prune without decomposing, to compare with.", rich_help_panel=_WHAT),
-]
-DtypeOption = Annotated[
-    Dtype | None,
-    typer.Option(help="Dtype of the written weights; default: as stored.", rich_help_panel=_WHAT),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from surgery_cli import cutting
+from surgery_cli import common, cutting
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -22,9 +22,7 @@ surgery inspect openai/whisper-large-v3 --structure         headers only, nothin
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="Directory, hub id, short name, .pt file, or whisper-micro.")
-    ],
+    model: common.Model,
     lossless: cutting.Lossless = False,
     threshold_qk: cutting.ThresholdQK = None,
     threshold_vo: cutting.ThresholdVO = None,
@@ -42,10 +40,8 @@ def command(
         Path | None,
         typer.Option(help="Write a page with the spectra and the savings curve here."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The report as JSON on standard output.")
-    ] = False,
+    revision: common.Revision = None,
+    as_json: common.Json = False,
 ) -> None:
     """Show attention, spectra and what a cut would save; nothing is written to the model."""
     with session(as_json) as (screen, progress):

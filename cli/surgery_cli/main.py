@@ -11,7 +11,16 @@ from typer.core import TyperGroup
 
 from surgery import __version__
 from surgery.errors import UsageError
-from surgery_cli import absorb_decompose, inspect, merge, verify
+from surgery_cli import (
+    absorb_decompose,
+    export,
+    import_adapter,
+    inspect,
+    merge,
+    reparam,
+    split,
+    verify,
+)
 from surgery_cli.session import error_json
 
 
@@ -38,7 +47,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="surgery",
     cls=Commands,
-    help="Restructure and prune trained transformers offline, and measure what it cost.",
+    help="Restructure, prune and split trained transformers offline, and measure what it cost.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -60,11 +69,15 @@ def surgery(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Restructure and prune trained transformers offline, and measure what it cost."""
+    """Restructure, prune and split trained transformers offline, and measure what it cost."""
 
 
 app.command("absorb-decompose", epilog=absorb_decompose.EXAMPLES)(absorb_decompose.command)
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.command)
+app.command("split", epilog=split.EXAMPLES)(split.command)
+app.command("reparam", epilog=reparam.EXAMPLES)(reparam.command)
+app.command("export", epilog=export.EXAMPLES)(export.command)
+app.command("import", epilog=import_adapter.EXAMPLES)(import_adapter.command)
 app.command("verify", epilog=verify.EXAMPLES)(verify.command)
 app.command("merge", epilog=merge.EXAMPLES)(merge.command)
 

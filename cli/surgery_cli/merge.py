@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from surgery_cli import common
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -16,26 +17,32 @@ EXAMPLES = """
 surgery merge checkpoints/whisper-micro-absorb-decompose
 
 surgery merge ./pruned -o ./dense
+
+surgery merge ./pruned-and-split --steps 1                  the split only; still pruned
 """
 
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="A restructured checkpoint.")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint that surgery wrote.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Where to write; default: <name>-merged.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.")
-    ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many operations to take back, the last first; default: all."),
+    ] = None,
+    force: common.Force = False,
+    resume: common.Resume = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The result's place as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Write plain dense weights of the original shapes, which any transformers loads."""
+    """Merge small parts back and restore dense shapes, which any transformers loads."""
     with session(as_json, resumable=True) as (screen, progress):
         import surgery
 
-        target = surgery.merge(checkpoint, out, force=force, resume=resume, progress=progress)
+        target = surgery.merge(
+            checkpoint, out, steps=steps, force=force, resume=resume, progress=progress
+        )
         screen.emit(json.dumps({"output": str(target)}))
-    screen.show(f"Dense checkpoint: {target}")
+    screen.show(f"Merged checkpoint: {target}")

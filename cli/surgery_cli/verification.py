@@ -31,6 +31,8 @@ def verification_view(found: Verification) -> RenderableType:
     parts: list[RenderableType] = [heads]
     if len(found.sites) > len(shown):
         parts.append(Text(f"the {len(shown)} worst of {len(found.sites)} blocks"))
+    if found.linears:
+        parts += _linears(found.linears)
     same = "none" if not found.changed else f"{len(found.changed)}: {', '.join(found.changed[:3])}"
     parts.append(Text(f"\nOther tensors that changed: {same}"))
     if found.measurements:
@@ -43,8 +45,22 @@ def verification_view(found: Verification) -> RenderableType:
             unit = f" {row.unit}" if row.unit else ""
             table.add_row(f"{row.title} ({row.data})", before, f"{row.after:.4g}{unit}")
         parts.append(table)
-    parts.append(Text(f"\nWorst head: {found.worst:.2e}", style="bold"))
+    parts.append(Text(f"\nWorst of all: {found.worst:.2e}", style="bold"))
     return Group(*parts)
+
+
+def _linears(errors: dict[str, float]) -> list[RenderableType]:
+    """Return the table of other linear maps that differ, the worst ones of a longer model."""
+    worst = sorted(errors, key=lambda path: errors[path], reverse=True)[:SHOWN]
+    title = "\nRelative error of other linear maps, float64"
+    table = Table(box=None, title=title, title_justify="left")
+    table.add_column("map", overflow="fold")
+    table.add_column("error", justify="right")
+    for path in (path for path in errors if path in worst):
+        table.add_row(path, f"{errors[path]:.1e}")
+    if len(errors) == len(worst):
+        return [table]
+    return [table, Text(f"the {len(worst)} worst of {len(errors)} maps")]
 
 
 def _extent(errors: list[float]) -> tuple[float, float]:

@@ -69,9 +69,9 @@ def linear_maps(
             projection = site.projection(role)
             add(projection.weight, role, site.scope, site.layer, projection.transposed)
     transposed = family.attentions[0].o.transposed  # a family stores all its maps one way
-    for name, role in claims.linears.items():
+    for name, played in claims.linears.items():
         if name.endswith(".weight"):
-            add(name, role, _tower(claims, name), _layer(name), transposed)
+            add(name, played, _tower(claims, name), _layer(name), transposed)
     return tuple(maps[name] for name in shapes if name in maps)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks
-from surgery.engine.plan import Plan
 from surgery.errors import CheckpointError
+from surgery.runtime.errors import LoadError
+from surgery.runtime.parts import LINEAR_METHODS, read_entry
 
 FORMAT_VERSION = 1
 ABSORB_DECOMPOSE = "absorb-decompose"
+
+Operation = dict[str, Any]
+"""One entry of ``operations``: method, options, provenance, and what each site needs."""
 
 
 def site_entry(site: AttentionSite, ranks: SiteRanks) -> dict[str, Any]:
@@ -25,53 +30,102 @@ def site_entry(site: AttentionSite, ranks: SiteRanks) -> dict[str, Any]:
     }
 
 
-def surgery_block(
-    plan: Plan, ranks: Mapping[str, SiteRanks], provenance: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the block a restructured checkpoint carries in its config.json."""
-    sites = {each.site.path: site_entry(each.site, ranks[each.site.path]) for each in plan.sites}
-    operation = {"method": ABSORB_DECOMPOSE, "options": plan.options.plain(), "sites": sites}
-    return {
-        "format_version": FORMAT_VERSION,
-        "provenance": dict(provenance),
-        "operations": [operation],
-    }
+def surgery_block(operations: Sequence[Operation]) -> dict[str, Any]:
+    """Return the block a checkpoint carries after these operations."""
+    return {"format_version": FORMAT_VERSION, "operations": list(operations)}
+
+
+def read_operations(raw: Mapping[str, Any], *, where: str) -> list[Operation]:
+    """Return the operations of a checkpoint in order; none for a dense one.
+
+    Args:
+        raw: The parsed config.json.
+        where: The file, for messages.
+
+    Raises:
+        CheckpointError: The block is malformed, of another format, or holds unknown methods.
+    """
+    block = raw.get("surgery")
+    if block is None:
+        return []
+    with _readable(where):
+        if block["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(
+                "This checkpoint was written in another format",
+                where=where,
+                found=f"format_version {block['format_version']}",
+                expected=f"format_version {FORMAT_VERSION}",
+                hint="use the version of surgery that wrote it, or a newer one",
+            )
+        operations = [dict(operation) for operation in block["operations"]]
+        for operation in operations:
+            if operation["method"] not in (ABSORB_DECOMPOSE, *LINEAR_METHODS):
+                raise ValueError(f"unknown method {operation['method']!r}")
+            operation["sites"] = dict(operation["sites"])
+        return operations
 
 
 def read_ranks(
-    raw: Mapping[str, Any], sites: tuple[AttentionSite, ...], *, where: str
+    operations: Sequence[Operation], sites: Sequence[AttentionSite], *, where: str
 ) -> dict[str, SiteRanks]:
     """Return the ranks every restructured block of a checkpoint is stored at.
 
     Args:
-        raw: The parsed config.json; a dense checkpoint has no ``surgery`` block.
+        operations: What was done to it.
         sites: Every block the configuration describes.
         where: The file, for messages.
 
     Raises:
-        CheckpointError: The block is malformed, of a newer format, or names unknown blocks.
+        CheckpointError: A site is malformed or unknown.
     """
-    block = raw.get("surgery")
-    if block is None:
-        return {}
     known = {site.path: site for site in sites}
-    result: dict[str, SiteRanks] = {}
-    try:
-        version = block["format_version"]
-        operations = block["operations"]
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                "This checkpoint was written in another format",
-                where=where,
-                found=f"format_version {version}",
-                expected=f"format_version {FORMAT_VERSION}",
-                hint="use the version of surgery that wrote it, or a newer one",
-            )
+    with _readable(where):
+        return {
+            path: _checked(known[path], entry)
+            for operation in operations
+            if operation["method"] == ABSORB_DECOMPOSE
+            for path, entry in operation["sites"].items()
+        }
+
+
+def read_linears(
+    operations: Sequence[Operation], *, where: str
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return method and entry of every treated linear map, by its module's path.
+
+    Raises:
+        CheckpointError: A site is malformed, or treated twice.
+    """
+    linears: dict[str, tuple[str, dict[str, Any]]] = {}
+    with _readable(where):
         for operation in operations:
-            if operation["method"] != ABSORB_DECOMPOSE:
-                raise ValueError(f"unknown method {operation['method']!r}")
+            method = operation["method"]
+            if method not in LINEAR_METHODS:
+                continue
             for path, entry in operation["sites"].items():
-                result[path] = _checked(known[path], entry)
+                if path in linears:
+                    raise ValueError(f"{path} was treated by {linears[path][0]} already")
+                linears[path] = method, dict(read_entry(f"{where}: {path}", method, entry))
+    return linears
+
+
+def checkpoint_error(error: LoadError) -> CheckpointError:
+    """Return what the runtime refused, in this package's vocabulary."""
+    return CheckpointError(
+        error.message,
+        where=error.where,
+        found=error.found,
+        expected=error.expected,
+        hint=error.hint,
+    )
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except LoadError as error:
+        raise checkpoint_error(error) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             "The surgery block cannot be read",
@@ -79,7 +133,6 @@ def read_ranks(
             found=f"{type(error).__name__}: {error}",
             hint="the file was edited, or belongs to other weights",
         ) from error
-    return result
 
 
 def _checked(site: AttentionSite, entry: Mapping[str, Any]) -> SiteRanks:

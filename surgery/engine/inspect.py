@@ -10,6 +10,7 @@ from surgery.checkpoint.resolve import resolve
 from surgery.engine.absorb import forecast
 from surgery.engine.options import Options
 from surgery.engine.plan import make_plan
+from surgery.engine.ranks import check_ranks
 from surgery.engine.reporting import build_report
 from surgery.events import Progress, ignore
 from surgery.report.model import Report
@@ -43,6 +44,7 @@ def inspect(
     with resolve(str(model), revision=revision, headers_only=structure) as source:
         plan = make_plan(source, options or Options(), str(model))
         if not structure:
+            check_ranks(plan)
             report = forecast(plan, progress)
         else:
             full = {each.site.path: full_ranks(each.site) for each in plan.sites}

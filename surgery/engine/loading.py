@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from surgery.errors import CheckpointError
+from surgery.engine.block import checkpoint_error
 from surgery.runtime import LoadError
 from surgery.runtime import load as load_directory
 
@@ -48,10 +48,4 @@ def load(
             model_class=model_class,
         )
     except LoadError as error:
-        raise CheckpointError(
-            error.message,
-            where=error.where,
-            found=error.found,
-            expected=error.expected,
-            hint=error.hint,
-        ) from error
+        raise checkpoint_error(error) from error

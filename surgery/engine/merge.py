@@ -1,49 +1,53 @@
-"""Back to plain dense weights of the original shapes, which any transformers loads."""
+"""Back towards plain dense weights, as many operations as asked for, the last one first."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
-from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.checkpoint.writer import TensorSpec
-from surgery.engine.block import read_ranks
+from surgery.engine.block import ABSORB_DECOMPOSE, surgery_block
 from surgery.engine.pack import read_site, write_site
-from surgery.engine.plan import describe
-from surgery.engine.reporting import versions
+from surgery.engine.result import versions
+from surgery.engine.stored import Stored, read_stored
 from surgery.engine.stream import Computed, cast, stream
-from surgery.errors import CheckpointError, UsageError
+from surgery.errors import UsageError
 from surgery.events import Progress, ignore
 from surgery.report.accounting import restructured
 
 CARD = """# {name}, merged
 
-The dense form of a checkpoint that was restructured with model-surgery: original shapes,
-zeros where vectors were cut. It computes what the restructured checkpoint computes, loads
-without the package, and saves nothing at run time.
+{what}
 
 Made from: {source}
 """
+DENSE = """The dense form of a checkpoint that was operated on with model-surgery: original shapes,
+small parts merged into their weights, zeros where vectors were cut. It computes what that
+checkpoint computes, loads without the package, and saves nothing at run time."""
+PARTLY = """The last operations ({steps}) of a checkpoint made with model-surgery, merged back: it
+computes what that checkpoint computes. Still in place: {left}. Load it with `surgery.load`."""
 
 
 def merge(
     checkpoint: str | Path,
     out: str | Path | None = None,
     *,
+    steps: int | None = None,
     force: bool = False,
     resume: bool = False,
     progress: Progress = ignore,
 ) -> Path:
-    """Write a restructured checkpoint as a dense one that computes the same.
+    """Write a checkpoint that computes the same as one that was operated on, with plainer weights.
 
     Args:
-        checkpoint: A restructured directory.
+        checkpoint: A directory that surgery wrote.
         out: Result directory; ``<checkpoint>-merged`` by default.
+        steps: How many operations to merge back, from the last one; all of them by default,
+            which leaves a dense checkpoint that any transformers loads.
         force: Replace a result that is in the way.
         resume: Go on from an interrupted run.
         progress: Called with :class:`surgery.events.Event`.
@@ -52,49 +56,119 @@ def merge(
         The result directory.
 
     Raises:
-        UsageError: The checkpoint is dense already.
+        UsageError: The checkpoint is dense already, or has fewer operations than ``steps``.
         CheckpointError: Its tensors contradict its ``surgery`` block.
     """
     with resolve(str(checkpoint)) as source:
-        raw = source.config
-        where = f"{source.name}/config.json"
-        _, _, claims = describe(source)
-        if "surgery" not in raw:
-            raise UsageError(
-                "This checkpoint is dense already: there is nothing to merge", where=where
+        stored = read_stored(source)
+        merging = _Merging(stored, _checked_steps(stored, steps))
+        target = Path(out) if out is not None else default_target(source)
+        check_separate(source.directory, target)
+        fingerprint = {
+            "source": source.identity(),
+            "merge": merging.steps,
+            "versions": versions(),
+        }
+        with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
+            stream(
+                source, transaction, merging.specs(), merging.blocks(), merging.compute, progress
             )
-        stored = read_ranks(raw, claims.sites, where=where)
-        sites = {site.path: site for site in claims.sites if site.path in stored}
-        table = {name: (info.shape, info.dtype.itemsize) for name, info in source.infos.items()}
-        check_stored(source, sites, stored)
-        full = {path: full_ranks(site) for path, site in sites.items()}
-        shapes = restructured(table, sites.values(), full)
-        specs = {
-            shard: [TensorSpec(name, source.infos[name].dtype, shapes[name][0]) for name in names]
+            source.write_sidecars(transaction.staging)
+            raw = source.config
+            del raw["surgery"]
+            left = stored.operations[: len(stored.operations) - merging.steps]
+            if left:
+                raw["surgery"] = surgery_block(left)
+            transaction.write_text("config.json", json.dumps(raw, indent=2) + "\n")
+            transaction.write_text("README.md", _card(stored, target.name, merging.steps))
+            transaction.commit()
+        return target
+
+
+def _checked_steps(stored: Stored, steps: int | None) -> int:
+    done = len(stored.operations)
+    if not done:
+        raise UsageError(
+            "This checkpoint is dense already: there is nothing to merge",
+            where=f"{stored.source.name}/config.json",
+        )
+    if steps is not None and not 1 <= steps <= done:
+        raise UsageError(
+            "There are not as many operations to merge back",
+            where="--steps",
+            found=steps,
+            expected=f"1 to {done}: " + ", ".join(each["method"] for each in stored.operations),
+        )
+    return steps or done
+
+
+def _card(stored: Stored, name: str, steps: int) -> str:
+    left = stored.operations[: len(stored.operations) - steps]
+    what = DENSE
+    if left:
+        what = PARTLY.format(steps=steps, left=", ".join(each["method"] for each in left))
+    first = stored.operations[0].get("provenance", {})
+    return CARD.format(name=name, what=what, source=first.get("source", stored.source.name))
+
+
+class _Merging:
+    """What the last operations treated, block by block: attention blocks whole, maps alone.
+
+    Args:
+        stored: The checkpoint.
+        steps: How many operations go.
+    """
+
+    def __init__(self, stored: Stored, steps: int) -> None:
+        self.stored = stored
+        self.steps = steps
+        gone = stored.operations[len(stored.operations) - steps :]
+        paths = {path for operation in gone for path in operation["sites"]}
+        cut = {
+            path
+            for operation in gone
+            if operation["method"] == ABSORB_DECOMPOSE
+            for path in operation["sites"]
+        }
+        self._linears = {path: one for path, one in stored.linears.items() if path in paths}
+        self._sites = {site.path: site for site in stored.claims.sites if site.path in cut}
+        self._full: dict[str, SiteRanks] = {
+            path: full_ranks(site) for path, site in self._sites.items()
+        }
+
+    def blocks(self) -> dict[str, str]:
+        """Return which block each tensor that changes belongs to."""
+        found = {one.map.weight: path for path, one in self._linears.items()}
+        for path, site in self._sites.items():
+            found |= dict.fromkeys(site.tensors(), path)
+        return found
+
+    def specs(self) -> dict[str, list[TensorSpec]]:
+        """Return every tensor of the result, by shard; merged parts are gone."""
+        source = self.stored.source
+        gone = {name for one in self._linears.values() for name in one.parts.values()}
+        table = {name: (info.shape, 0) for name, info in source.infos.items()}
+        shapes = restructured(table, self._sites.values(), self._full)
+        return {
+            shard: [
+                TensorSpec(name, source.infos[name].dtype, shapes[name][0])
+                for name in names
+                if name not in gone
+            ]
             for shard, names in source.shards.items()
         }
 
-        def compute(path: str) -> Computed:
-            site = sites[path]
-            dense = read_site(source.tensor, site, stored[path])
-            tensors = write_site(dense, site, full[path])
-            return Computed(
-                {name: cast(name, t, source.infos[name].dtype) for name, t in tensors.items()}
-            )
-
-        target = Path(out) if out is not None else default_target(source)
-        check_separate(source.directory, target)
-        fingerprint = {"source": source.identity(), "merge": True, "versions": versions()}
-        with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
-            blocks = {name: path for path, site in sites.items() for name in site.tensors()}
-            stream(source, transaction, specs, blocks, compute, progress)
-            source.write_sidecars(transaction.staging)
-            provenance = raw.pop("surgery").get("provenance", {})
-            transaction.write_text("config.json", json.dumps(raw, indent=2) + "\n")
-            card = CARD.format(name=target.name, source=provenance.get("source", source.name))
-            transaction.write_text("README.md", card)
-            transaction.commit()
-        return target
+    def compute(self, path: str) -> Computed:
+        """Return a block's tensors as they will be written."""
+        if path in self._sites:
+            site = self._sites[path]
+            dense = read_site(self.stored.tensor, site, self.stored.ranks[path])
+            tensors = write_site(dense, site, self._full[path])
+        else:
+            name = self._linears[path].map.weight
+            tensors = {name: self.stored.tensor(name)}
+        infos = self.stored.source.infos
+        return Computed({name: cast(name, t, infos[name].dtype) for name, t in tensors.items()})
 
 
 def default_target(source: TensorSource) -> Path:
@@ -109,30 +183,3 @@ def default_target(source: TensorSource) -> Path:
     if directory.name in ("", ".."):  # "." and the like have a name only once resolved
         directory = directory.resolve()
     return directory.with_name(f"{directory.name}-merged")
-
-
-def check_stored(
-    source: TensorSource,
-    sites: Mapping[str, AttentionSite],
-    ranks: Mapping[str, SiteRanks],
-) -> None:
-    """Compare the tensors of restructured blocks with the ranks that are declared.
-
-    Raises:
-        CheckpointError: A shape differs.
-    """
-    table = {name: (info.shape, info.dtype.itemsize) for name, info in source.infos.items()}
-    for site in sites.values():
-        for name in site.tensors():
-            if name not in table:
-                raise CheckpointError(f"Tensor {name} is missing", where=source.name)
-    expected = restructured(table, sites.values(), ranks)
-    for name, (shape, _) in expected.items():
-        if table[name][0] != shape:
-            raise CheckpointError(
-                f"The shape of {name} contradicts the surgery block",
-                where=source.name,
-                found=f"shape {list(table[name][0])}",
-                expected=f"shape {list(shape)}",
-                hint="config.json and the weights seem to belong to different results",
-            )

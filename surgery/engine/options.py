@@ -43,12 +43,12 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""
-        _choice("--layout", self.layout, LAYOUTS)
-        _choice("--scope", self.scope, (None, *SCOPES))
-        _choice("--baseline", self.baseline, (None, "magnitude"))
-        _choice("--dtype", self.dtype, (None, *DTYPES))
+        choice("--layout", self.layout, LAYOUTS)
+        choice("--scope", self.scope, (None, *SCOPES))
+        choice("--baseline", self.baseline, (None, "magnitude"))
+        choice("--dtype", self.dtype, (None, *DTYPES))
         for pair in self.pairs or ():
-            _choice("--pairs", pair, PAIRS)
+            choice("--pairs", pair, PAIRS)
         if self.pairs is not None and not self.pairs:
             raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
 
@@ -118,7 +118,12 @@ def _rule_of(preset: Preset) -> Rule:
     return Thresholds(preset.threshold_qk, preset.threshold_vo)
 
 
-def _choice(name: str, value: object, allowed: Sequence[object]) -> None:
+def choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a value that is not among the choices.
+
+    Raises:
+        UsageError: It is not.
+    """
     if value not in allowed:
         raise UsageError(
             f"{name} is not one of its choices",

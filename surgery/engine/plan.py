@@ -7,26 +7,17 @@ from dataclasses import dataclass
 
 import torch
 
-from surgery.architectures import (
-    Architecture,
-    AttentionSite,
-    Claims,
-    Config,
-    architecture_of,
-    check_shapes,
-    claim,
-)
-from surgery.checkpoint.quantised import refuse_quantised
+from surgery.architectures import Architecture, AttentionSite, Claims, Config
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.options import Options
-from surgery.errors import CheckpointError, UnsupportedModelError, UsageError
+from surgery.engine.stored import output_dtype, read_stored
+from surgery.errors import CheckpointError, UsageError
 
 ROPE = (
     "RoPE turns q and k by their positions between the two maps, "
     "so their product cannot be absorbed"
 )
 NOT_ASKED = "not asked for (--pairs)"
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -60,45 +51,9 @@ class Plan:
     options: Options
     sites: tuple[SitePlan, ...]
 
-    def stored_dtype(self) -> str:
-        """Return the dtype most parameters are stored in, by torch's name."""
-        counts: dict[torch.dtype, int] = {}
-        for info in self.source.infos.values():
-            counts[info.dtype] = counts.get(info.dtype, 0) + info.numel
-        return str(max(counts, key=lambda dtype: counts[dtype])).removeprefix("torch.")
-
     def output_dtype(self, name: str) -> torch.dtype:
         """Return the dtype tensor ``name`` is written in."""
-        stored = self.source.infos[name].dtype
-        if self.options.dtype is None or not stored.is_floating_point:
-            return stored
-        dtype: torch.dtype = getattr(torch, self.options.dtype)
-        return dtype
-
-
-def describe(source: TensorSource) -> tuple[Architecture, Config, Claims]:
-    """Return family, configuration and the role of every tensor of a checkpoint.
-
-    Raises:
-        UnsupportedModelError: Unknown or inexact family, or quantised weights.
-        CheckpointError: Tensors and configuration contradict each other.
-    """
-    raw = source.config
-    where = f"{source.name}/config.json"
-    family = architecture_of(raw, where=where)
-    refuse_quantised(raw, source.infos)
-    config = Config(family, raw, where)
-    claims = claim(family, config, list(source.infos), where=source.name)
-    for name in (tensor for site in claims.sites for tensor in site.tensors()):
-        if name in source.infos and source.infos[name].dtype not in FLOATS:
-            raise UnsupportedModelError(
-                f"Tensor {name} is not a floating-point weight",
-                where=source.name,
-                found=source.infos[name].dtype,
-                expected="float32, float16 or bfloat16",
-                hint="use the unquantised checkpoint",
-            )
-    return family, config, claims
+        return output_dtype(self.source, name, self.options.dtype)
 
 
 def make_plan(source: TensorSource, options: Options, asked: str | None = None) -> Plan:
@@ -121,9 +76,8 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
             hint="operate on the original, or merge this one back first: "
             + shlex.join(["surgery", "merge", asked]),
         )
-    family, config, claims = describe(source)
-    shapes = {name: info.shape for name, info in source.infos.items()}
-    check_shapes(family, config, claims, shapes, where=source.name)
+    stored = read_stored(source)
+    family, claims = stored.family, stored.claims
     options = options.resolve(family, source.name)
     sites = tuple(
         SitePlan(site, _why_not("qk", site, options), _why_not("vo", site, options))
@@ -143,7 +97,7 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
             found=", ".join(options.pairs or ()),
             expected=f"vo, since qk is left exact here: {sites[0].qk_untouched}",
         )
-    return Plan(source, asked, family, config, claims, options, sites)
+    return Plan(source, asked, family, stored.config, claims, options, sites)
 
 
 def _why_not(pair: str, site: AttentionSite, options: Options) -> str | None:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from math import sqrt
 
 from surgery.architectures.ranks import SiteRanks
 from surgery.engine.plan import Plan, SitePlan
+from surgery.engine.result import versions
 from surgery.engine.rewrite import Errors, tensor_table
+from surgery.engine.stored import stored_dtype
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
 from surgery.methods.rules import Pair
 from surgery.methods.units import energy_share
 from surgery.report.accounting import quantities, restructured, savings, sequence_lengths
 from surgery.report.model import PairReport, Report, SiteReport, Source
-from surgery.version import VERSION
-
-LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this package and of the libraries that computed the result."""
-    return {"surgery": VERSION, **{name: version(name) for name in LIBRARIES}}
 
 
 def build_report(
@@ -51,7 +44,7 @@ def build_report(
             path=plan.source.name,
             model_type=plan.family.model_type,
             sha256=dict(sha256),
-            dtype=plan.stored_dtype(),
+            dtype=stored_dtype(plan.source),
         ),
         versions=versions(),
         sites=[

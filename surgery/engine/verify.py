@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,14 +10,10 @@ import torch
 from torch import Tensor
 
 from surgery.architectures import AttentionSite
-from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
-from surgery.checkpoint.source import TensorSource
-from surgery.engine.block import read_ranks
 from surgery.engine.measure import measure
-from surgery.engine.merge import check_stored
 from surgery.engine.pack import read_site
-from surgery.engine.plan import describe
+from surgery.engine.stored import Stored, read_stored
 from surgery.errors import CheckpointError
 from surgery.events import Event, Progress, ignore
 from surgery.linalg import product_error
@@ -43,6 +38,8 @@ class SiteVerification:
 class Verification:
     """Everything :func:`verify` found.
 
+    ``linears`` gives the relative Frobenius error of every other linear map, by path, where
+    either model carries a small part beside it (merged for the comparison, in float64).
     ``changed`` names tensors outside attention that differ in any bit; surgery never touches
     those (a cast to another dtype does).
     """
@@ -50,13 +47,15 @@ class Verification:
     original: str
     result: str
     sites: list[SiteVerification]
+    linears: dict[str, float]
     changed: list[str]
     measurements: list[Measurement] = field(default_factory=list)
 
     @property
     def worst(self) -> float:
-        """The largest error of any head's product."""
-        return max((e for site in self.sites for e in (*site.qk, *site.vo)), default=0.0)
+        """The largest error of any head's product or linear map."""
+        heads = (e for site in self.sites for e in (*site.qk, *site.vo))
+        return max((*heads, *self.linears.values()), default=0.0)
 
 
 def verify(
@@ -80,50 +79,46 @@ def verify(
         CheckpointError: The two are not the same model.
     """
     with resolve(str(original)) as before, resolve(str(result)) as after:
-        sites, old_ranks = _open(before)
-        new_sites, new_ranks = _open(after)
-        _check_same_model(before, sites, after, new_sites)
+        old, new = read_stored(before), read_stored(after)
+        _check_same_model(old, new)
         found = []
-        for index, (path, site) in enumerate(sites.items()):
-            progress(Event("Comparing heads", index, len(sites), path))
-            old = read_site(before.tensor, site, old_ranks.get(path))
-            new = read_site(after.tensor, site, new_ranks.get(path))
-            found.append(_compare(site, old, new))
-        progress(Event("Comparing heads", len(sites), len(sites)))
-        attention = {name for site in sites.values() for name in site.tensors()}
-        changed = [
-            name
-            for name in before.infos
-            if name not in attention
-            and (
-                before.infos[name].dtype != after.infos[name].dtype
-                or not _same_bytes(before.raw(name), after.raw(name))
+        sites = old.claims.sites
+        for index, site in enumerate(sites):
+            progress(Event("Comparing heads", index, len(sites), site.path))
+            weights = (
+                read_site(each.tensor, site, each.ranks.get(site.path)) for each in (old, new)
             )
-        ]
+            found.append(_compare(site, *weights))
+        progress(Event("Comparing heads", len(sites), len(sites)))
+        differing = _differing(old, new)
+        weights_of = {one.weight: path for path, one in old.maps.items()}
+        linears = {
+            weights_of[name]: _weight_error(old, new, name)
+            for name in differing
+            if name in weights_of
+        }
+        changed = [name for name in differing if name not in weights_of]
         measured: list[Measurement] = []
         if not weights_only and after.directory is not None:
             measured = measure(before, after.directory, data, progress, sample=True)
-        return Verification(before.name, after.name, found, changed, measured)
+        return Verification(before.name, after.name, found, linears, changed, measured)
 
 
-def _check_same_model(
-    before: TensorSource,
-    sites: Mapping[str, AttentionSite],
-    after: TensorSource,
-    new_sites: Mapping[str, AttentionSite],
-) -> None:
+def _check_same_model(old: Stored, new: Stored) -> None:
     """Refuse to compare what does not correspond tensor by tensor.
 
     Raises:
         CheckpointError: Says what differs.
     """
     found: object = None
-    attention = {name for site in sites.values() for name in site.tensors()}
+    before, after = old.source, new.source
+    sites, new_sites = ({site.path: site for site in each.claims.sites} for each in (old, new))
+    names, new_names = (set(each.source.infos) - set(each.part_tensors) for each in (old, new))
     if before.config["model_type"] != after.config["model_type"]:
         found, expected = after.config["model_type"], before.config["model_type"]
-    elif sites.keys() != new_sites.keys() or set(before.infos) != set(after.infos):
-        found = f"{len(after.infos)} tensors, {len(new_sites)} attention blocks"
-        expected = f"the {len(before.infos)} tensors, {len(sites)} blocks of {before.name}"
+    elif sites.keys() != new_sites.keys() or names != new_names:
+        found = f"{len(new_names)} tensors, {len(new_sites)} attention blocks"
+        expected = f"the {len(names)} tensors, {len(sites)} blocks of {before.name}"
     for path in sites if found is None else ():
         if sites[path] != new_sites[path]:
             found, expected = (
@@ -132,8 +127,7 @@ def _check_same_model(
                 for site in (new_sites[path], sites[path])
             )
             break
-    others = [name for name in before.infos if name not in attention]
-    for name in others if found is None else ():
+    for name in _outside_attention(old) if found is None else ():
         shapes = [list(each.infos[name].shape) for each in (after, before)]
         if shapes[0] != shapes[1]:
             found, expected = (f"{name} of shape {shape}" for shape in shapes)
@@ -147,6 +141,36 @@ def _check_same_model(
         )
 
 
+def _outside_attention(stored: Stored) -> list[str]:
+    """Return every tensor that plays no part in attention and is no small part."""
+    attention = {name for site in stored.claims.sites for name in site.tensors()}
+    return [
+        name
+        for name in stored.source.infos
+        if name not in attention and name not in stored.part_tensors
+    ]
+
+
+def _differing(old: Stored, new: Stored) -> list[str]:
+    """Return the tensors outside attention that differ in a bit, or carry a small part."""
+    treated = {one.map.weight for each in (old, new) for one in each.linears.values()}
+    return [
+        name
+        for name in _outside_attention(old)
+        if name in treated
+        or old.source.infos[name].dtype != new.source.infos[name].dtype
+        or not _same_bytes(old.source.raw(name), new.source.raw(name))
+    ]
+
+
+def _weight_error(old: Stored, new: Stored, name: str) -> float:
+    """Return the relative Frobenius difference of one weight, small parts merged in."""
+    before, after = (each.tensor(name).double() for each in (old, new))
+    norm = torch.linalg.vector_norm(before)
+    difference = torch.linalg.vector_norm(after - before)
+    return float(difference / norm) if norm > 0 else float(difference)
+
+
 def _same_bytes(one: memoryview, other: memoryview) -> bool:
     """Compare at memory speed; ``memoryview``'s own comparison looks at one byte at a time."""
     if one.nbytes != other.nbytes:
@@ -154,14 +178,6 @@ def _same_bytes(one: memoryview, other: memoryview) -> bool:
     if not one.nbytes:
         return True
     return np.array_equal(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8))
-
-
-def _open(source: TensorSource) -> tuple[dict[str, AttentionSite], Mapping[str, SiteRanks]]:
-    _, _, claims = describe(source)
-    ranks = read_ranks(source.config, claims.sites, where=f"{source.name}/config.json")
-    sites = {site.path: site for site in claims.sites}
-    check_stored(source, {path: sites[path] for path in ranks}, ranks)
-    return sites, ranks
 
 
 def _compare(site: AttentionSite, old: AttentionWeights, new: AttentionWeights) -> SiteVerification:

@@ -1,8 +1,13 @@
-"""Methods: the weights of one attention block in, spectra and small transforms out."""
+"""Methods: the weights of one block or linear map in, what becomes of them out."""
 
 from surgery.methods.absorb_decompose import absorb_decompose
+from surgery.methods.adopted import Adopted
 from surgery.methods.attention import AttentionWeights
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
+from surgery.methods.givens import Goft, Qgoft
+from surgery.methods.householder import Hra
+from surgery.methods.linear import LinearStart, Treatment
+from surgery.methods.low_rank import SOLVERS, Pissa, Solver, Sorsa
 from surgery.methods.magnitude import magnitude
 from surgery.methods.ranks import choose_ranks
 from surgery.methods.rules import (
@@ -21,19 +26,29 @@ from surgery.methods.units import PairSpectrum, Ranks, SiteSpectra
 __all__ = [
     "LAYOUTS",
     "PAIRS",
+    "SOLVERS",
+    "Adopted",
     "AttentionWeights",
     "Energy",
+    "Goft",
+    "Hra",
     "Layout",
+    "LinearStart",
     "Lossless",
     "Pair",
     "PairDecomposition",
     "PairSpectrum",
+    "Pissa",
+    "Qgoft",
     "Ranks",
     "Remove",
     "Rule",
     "SiteDecomposition",
     "SiteSpectra",
+    "Solver",
+    "Sorsa",
     "Thresholds",
+    "Treatment",
     "absorb_decompose",
     "choose_ranks",
     "magnitude",

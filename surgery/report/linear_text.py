@@ -71,8 +71,15 @@ def size_text(report: Report) -> str:
     return DASH if asked is None else str(asked)
 
 
+def adopted(report: Report) -> bool:
+    """Whether the small parts come from elsewhere, trained."""
+    return "adapter" in report.options
+
+
 def treated(report: Report) -> str:
     """Say what was done to how many maps: ``Split 24 linear maps at rank 128``."""
+    if adopted(report):
+        return f"Took over an adapter of {plural(len(report.linears), 'linear map')}"
     told = words(report.method)
     template = told.would if report.output is None else told.did
     return template.format(maps=plural(len(report.linears), "linear map"), size=size_text(report))
@@ -80,6 +87,8 @@ def treated(report: Report) -> str:
 
 def start_text(report: Report) -> str:
     """Say how far the function is from the original's before anything is trained."""
+    if adopted(report):
+        return "the function is that of the model with its adapter"
     if report.output is None:
         return "the function would start unchanged"
     found = worst(report.linears, "start_error")

@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from .errors import LoadError
-from .manifest import read_layouts
+from .manifest import read_manifest
 from .model import family_swap, restructured_class
 
 WEIGHTS = "model.safetensors"
@@ -64,8 +64,7 @@ def load(
     _check_weight_files(directory)
 
     restructured = "surgery" in raw
-    if restructured:
-        read_layouts(raw["surgery"])
+    if restructured and read_manifest(raw["surgery"]).layouts:
         family_swap(raw["model_type"])
     config = _config(directory, raw, config_class)
     target = torch.device("cpu" if device is None else device)

@@ -1,34 +1,49 @@
-"""The ``surgery`` block of config.json: which modules were restructured, and to which ranks."""
+"""The ``surgery`` block of config.json: what was done to which modules, in order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from .errors import LoadError
 from .heads import HeadLayout
+from .parts import LINEAR_METHODS, read_entry
 
 FORMAT_VERSION = 1
 """Newest format this runtime reads."""
 
-METHODS = ("absorb-decompose",)
+ABSORB_DECOMPOSE = "absorb-decompose"
+METHODS = (ABSORB_DECOMPOSE, *LINEAR_METHODS)
 """Methods whose results this runtime runs."""
 
 SITE_NUMBERS = ("heads", "kv_heads", "head_dim")
 SITE_RANKS = ("qk_ranks", "v_ranks")
 
 
-def read_layouts(block: object) -> dict[str, HeadLayout]:
-    """Return the layout of every restructured attention module, by its path in the checkpoint.
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint's modules are, beside dense.
 
-    Where several operations treated one module, the last one's ranks are those of its tensors.
+    Attributes:
+        layouts: Layout of every restructured attention module, by its path in the checkpoint.
+            Where several operations treated one module, the last one's ranks are its tensors'.
+        linears: Method and entry of every linear map with a small part, by its path.
+    """
+
+    layouts: dict[str, HeadLayout] = field(default_factory=dict)
+    linears: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+
+
+def read_manifest(block: object) -> Manifest:
+    """Read the block of a checkpoint.
 
     Args:
         block: The ``surgery`` block as parsed from JSON.
 
     Raises:
-        LoadError: If the format is newer than this runtime, a method is unknown, or the block
-            does not have the documented form.
+        LoadError: If the format is newer than this runtime, a method is unknown, a linear map
+            was treated twice, or the block does not have the documented form.
     """
     where = "config.json: surgery"
     if not isinstance(block, Mapping):
@@ -47,13 +62,13 @@ def read_layouts(block: object) -> dict[str, HeadLayout]:
     operations = block.get("operations")
     if not isinstance(operations, list):
         raise _malformed(f"{where}.operations", operations, "a list")
-    layouts: dict[str, HeadLayout] = {}
+    manifest = Manifest()
     for number, operation in enumerate(operations):
-        layouts.update(_read_operation(f"{where}.operations[{number}]", operation))
-    return layouts
+        _read_operation(f"{where}.operations[{number}]", operation, manifest)
+    return manifest
 
 
-def _read_operation(where: str, operation: object) -> dict[str, HeadLayout]:
+def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
     if not isinstance(operation, Mapping):
         raise _malformed(where, operation, "an object")
     method = operation.get("method")
@@ -68,7 +83,14 @@ def _read_operation(where: str, operation: object) -> dict[str, HeadLayout]:
     sites = operation.get("sites")
     if not isinstance(sites, Mapping):
         raise _malformed(f"{where}.sites", sites, "an object of module paths")
-    return {str(path): _read_site(f"{where}.sites[{path!r}]", site) for path, site in sites.items()}
+    for path, site in sites.items():
+        place = f"{where}.sites[{path!r}]"
+        if method == ABSORB_DECOMPOSE:
+            manifest.layouts[str(path)] = _read_site(place, site)
+        elif path in manifest.linears:
+            raise _malformed(place, method, "a linear map that no operation before has treated")
+        else:
+            manifest.linears[str(path)] = method, read_entry(place, method, site)
 
 
 def _read_site(where: str, site: object) -> HeadLayout:

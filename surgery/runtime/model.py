@@ -1,14 +1,14 @@
-"""A transformers model class whose listed attention modules hold restructured weights.
+"""A transformers model class whose listed modules hold restructured weights or small parts.
 
 The class is a subclass made on the fly: its constructor builds the stock model and then swaps
-the attention modules that ``config.surgery`` lists. So ``from_pretrained`` and
-``save_pretrained`` do everything they do for the stock class, on narrower tensors. Nothing is
-registered with transformers, and none of its classes is changed.
+the modules that ``config.surgery`` lists. So ``from_pretrained`` and ``save_pretrained`` do
+everything they do for the stock class, on the tensors that are there. Nothing is registered with
+transformers, and none of its classes is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, cast
 
@@ -18,7 +18,9 @@ from transformers import PreTrainedModel
 
 from .errors import LoadError
 from .heads import HeadLayout
-from .manifest import read_layouts, respelled
+from .linears import swap_linear
+from .manifest import read_manifest, respelled
+from .parts import FLOAT32_PARTS
 
 Swap = Callable[[nn.Module, str, HeadLayout], None]
 
@@ -65,23 +67,23 @@ class RestructuredModel:
         restructure(cast(PreTrainedModel, self))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """Convert every tensor, but leave rotary inverse frequencies in float32.
+        """Convert every tensor, but leave what needs its 24 bits in float32.
 
-        ``.to(torch.bfloat16)`` would round them to 8 bits, which turns the angles at far
-        positions into noise. They follow the device only.
+        ``.to(torch.bfloat16)`` would round rotary inverse frequencies to 8 bits, which turns the
+        angles at far positions into noise, and the small parts that are to be trained. Both
+        follow the device only.
         """
         model = cast(nn.Module, self)
-        frequencies = [
-            (module, name, buffer)
+        kept = [
+            (module, name, tensor.data)
             for module in model.modules()
-            for name, buffer in module.named_buffers(recurse=False)
-            if name.endswith("inv_freq") and buffer.dtype == torch.float32
+            for name, tensor in _float32_tensors(module)
         ]
         result = super()._apply(fn, recurse)  # type: ignore[misc]  # nn.Module's
-        for module, name, buffer in frequencies:
-            converted = module.get_buffer(name)
-            if converted.dtype != buffer.dtype:
-                setattr(module, name, buffer.to(converted.device))
+        for module, name, tensor in kept:
+            converted = getattr(module, name)
+            if converted.dtype != tensor.dtype:
+                converted.data = tensor.to(converted.device)
         return result
 
     def _get_static_cache_init_shape(self) -> None:
@@ -102,9 +104,27 @@ def restructured_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return cast(type[PreTrainedModel], _subclass(cast(Any, stock)))
 
 
+def _float32_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield a module's own float32 tensors that no conversion may round."""
+    for name, buffer in module.named_buffers(recurse=False):
+        if name.endswith("inv_freq") and buffer.dtype == torch.float32:
+            yield name, buffer
+    for name, parameter in module.named_parameters(recurse=False):
+        if name in FLOAT32_PARTS and parameter.dtype == torch.float32:
+            yield name, parameter
+
+
 @cache
 def _subclass(stock: Any) -> type:
-    body = {"__doc__": f"{stock.__name__} with restructured attention.", "__module__": __name__}
+    body = {
+        "__doc__": f"{stock.__name__} after surgery.",
+        "__module__": __name__,
+        # What transformers itself goes by when a checkpoint is loaded in half precision.
+        "_keep_in_fp32_modules_strict": {
+            *(stock._keep_in_fp32_modules_strict or ()),
+            *FLOAT32_PARTS,
+        },
+    }
     return type(stock.__name__, (RestructuredModel, stock), body)
 
 
@@ -114,7 +134,7 @@ def _blank(stock: type[PreTrainedModel]) -> PreTrainedModel:
 
 
 def restructure(model: PreTrainedModel) -> None:
-    """Swap the attention modules that ``model.config.surgery`` lists for restructured ones.
+    """Swap the modules that ``model.config.surgery`` lists for those that run what was made.
 
     The new modules are not loaded yet. The block's module paths may carry the base model's
     prefix or lack it; afterwards ``model.config.surgery`` names them as this model does.
@@ -123,11 +143,16 @@ def restructure(model: PreTrainedModel) -> None:
         LoadError: If the block is malformed, or names a module that the model does not have.
     """
     config: Any = model.config
-    layouts = read_layouts(config.surgery)
-    swap = family_swap(config.model_type)
-    paths = {path: _resolve(model, path) for path in layouts}
-    for path, layout in layouts.items():
-        swap(model, paths[path], layout)
+    manifest = read_manifest(config.surgery)
+    paths: dict[str, str] = {}
+    if manifest.layouts:
+        swap = family_swap(config.model_type)
+        for path, layout in manifest.layouts.items():
+            paths[path] = _resolve(model, path)
+            swap(model, paths[path], layout)
+    for path, (method, entry) in manifest.linears.items():  # after the widths are known
+        paths[path] = _resolve(model, path)
+        swap_linear(model, paths[path], method, entry)
     config.surgery = respelled(config.surgery, paths)
 
 
@@ -144,5 +169,5 @@ def _resolve(model: PreTrainedModel, path: str) -> str:
         "The surgery block names a module that the model does not have.",
         where=f"config.json: surgery, site {path!r}",
         found=f"no such module in {type(model).__name__}",
-        expected="the path of an attention module",
+        expected="the path of an attention module or linear map",
     )

@@ -245,7 +245,7 @@ def surgery_block(model: PreTrainedModel, ranks: Ranks) -> dict[str, Any]:
         for site in sites(model)
     }
     operation = {"method": "absorb-decompose", "options": {}, "sites": described}
-    return {"format_version": 1, "provenance": {}, "operations": [operation]}
+    return {"format_version": 1, "operations": [operation]}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""Plan a split or re-parameterisation: which linear maps, checked before a weight is read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from surgery.architectures import LINEAR_ROLES, LinearMap
+from surgery.checkpoint.source import TensorSource
+from surgery.engine.linear_options import LinearOptions
+from surgery.engine.result import AskedFor
+from surgery.engine.stored import Stored, output_dtype, read_stored
+from surgery.errors import CheckpointError, UsageError
+from surgery.methods import Treatment
+
+TITLES = {"split": "split into principal and residual", "reparam": "re-parameterised"}
+
+
+@dataclass(frozen=True)
+class LinearPlan:
+    """A checked checkpoint, and how each map to be treated begins.
+
+    Attributes:
+        stored: The checkpoint.
+        asked: What the user called it.
+        method: The method, by its name in ``config.json``.
+        title: What is done, for the report's title.
+        options: What was asked for.
+        maps: The maps to treat.
+        treatments: How each of them begins, by path.
+        seed: Where randomness begins.
+    """
+
+    stored: Stored
+    asked: str
+    method: str
+    title: str
+    options: AskedFor
+    maps: tuple[LinearMap, ...]
+    treatments: Mapping[str, Treatment]
+    seed: int = 0
+
+    @property
+    def source(self) -> TensorSource:
+        """The checkpoint."""
+        return self.stored.source
+
+    def output_dtype(self, name: str) -> torch.dtype:
+        """Return the dtype tensor ``name`` is written in; small parts stay as they are."""
+        asked = None if name in self.stored.part_tensors else self.options.dtype
+        return output_dtype(self.source, name, asked)
+
+
+def make_linear_plan(
+    source: TensorSource, options: LinearOptions, asked: str | None = None
+) -> LinearPlan:
+    """Check a checkpoint, dense or pruned, and choose the maps to treat.
+
+    Args:
+        source: The checkpoint.
+        options: The method and which maps.
+        asked: What the user called the source, for commands to copy; default its name.
+
+    Raises:
+        CheckpointError: Shapes contradict the configuration, or a map was treated already.
+        UsageError: No map is in scope, or one cannot be treated with these settings.
+    """
+    stored, asked = read_stored(source), asked or source.name
+    maps = _chosen(stored, options)
+    treatments = dict.fromkeys((one.path for one in maps), options.treatment)
+    check_treatments(stored, treatments, asked)
+    return LinearPlan(
+        stored=stored,
+        asked=asked,
+        method=options.treatment.name,
+        title=TITLES[options.command_name],
+        options=options,
+        maps=maps,
+        treatments=treatments,
+        seed=options.seed,
+    )
+
+
+def check_treatments(stored: Stored, treatments: Mapping[str, Treatment], asked: str) -> None:
+    """Refuse maps that carry a small part already, or are too small for theirs.
+
+    Raises:
+        CheckpointError: A map was treated before.
+        UsageError: A map cannot be treated with these settings.
+    """
+    for path, treatment in treatments.items():
+        one = stored.maps[path]
+        if one.path in stored.linears:
+            raise CheckpointError(
+                "A linear map can carry one small part, and this one has it already",
+                where=f"{stored.source.name}: {one.path}",
+                found=stored.linears[one.path].method,
+                hint="choose others with --targets or --scope, or merge that part back first: "
+                + shlex.join(["surgery", "merge", asked, "--steps", "1"]),
+            )
+        reason = treatment.check(one.out_features, one.in_features)
+        if reason is not None:
+            raise UsageError(
+                f"{treatment.name} cannot treat this map: {reason}",
+                where=one.path,
+                found=f"a weight of {one.out_features} × {one.in_features}",
+            )
+
+
+def _chosen(stored: Stored, options: LinearOptions) -> tuple[LinearMap, ...]:
+    """Return the maps in scope whose roles are asked for.
+
+    Raises:
+        UsageError: There is none, or a fused map is asked for in part.
+    """
+    everything = list(stored.maps.values())
+    in_scope = [one for one in everything if options.scope in ("all", one.scope)]
+    if not in_scope:
+        raise UsageError(
+            f"A {stored.family.title} model has no {options.scope} blocks",
+            where="--scope",
+            expected=", ".join(dict.fromkeys(one.scope for one in everything)) + ", all",
+        )
+    known = [role for role in LINEAR_ROLES if any(role in one.roles for one in in_scope)]
+    targets = options.targets or options.treatment.usual_targets or tuple(known)
+    missing = [target for target in targets if target not in known]
+    if missing:
+        raise UsageError(
+            f"A {stored.family.title} model has no such linear map",
+            where="--targets",
+            found=", ".join(missing),
+            expected=", ".join(known),
+        )
+    chosen = tuple(one for one in in_scope if set(one.roles) & set(targets))
+    for one in chosen:
+        if options.targets and not set(one.roles) <= set(targets):
+            raise UsageError(
+                f"A {stored.family.title} model stores {one.role} as one fused map",
+                where="--targets",
+                found=",".join(options.targets),
+                expected=f"all of {one.role}, or none of them",
+            )
+    return chosen

@@ -1,0 +1,224 @@
+"""From a surgery to a finished directory: write, verify, measure, report, commit."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+from surgery.checkpoint.directory import DirectorySource
+from surgery.checkpoint.source import TensorSource
+from surgery.checkpoint.transaction import Transaction, check_separate
+from surgery.checkpoint.writer import TensorSpec
+from surgery.engine.block import Operation, surgery_block
+from surgery.engine.measure import check_data, measure
+from surgery.errors import CheckpointError
+from surgery.events import Progress
+from surgery.report.model import Report
+from surgery.report.serialise import from_json, to_json
+from surgery.version import VERSION
+
+CHECKPOINTS = Path("checkpoints")
+LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
+
+
+class AskedFor(Protocol):
+    """The options of a run, in a form that can be compared and repeated."""
+
+    @property
+    def dtype(self) -> str | None:
+        """Dtype of the written weights; ``None`` keeps every tensor's own."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return them as JSON values."""
+
+    def command(self, model: str, output: str | None) -> str:
+        """Return the shell command that asks for the same."""
+
+
+class Clock:
+    """Wall-clock seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Note the seconds since the last lap under ``name``."""
+        now = perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+class Surgery(Protocol):
+    """One method about to be applied to one checked checkpoint."""
+
+    @property
+    def source(self) -> TensorSource:
+        """The checkpoint it operates on."""
+
+    @property
+    def options(self) -> AskedFor:
+        """What was asked for."""
+
+    @property
+    def before(self) -> tuple[Operation, ...]:
+        """What was done to the checkpoint before."""
+
+    def write(self, transaction: Transaction, progress: Progress, clock: Clock) -> None:
+        """Write every shard of the result into the transaction."""
+
+    def specs(self) -> Mapping[str, list[TensorSpec]]:
+        """Return name, dtype and shape of every tensor of the result, by shard, once written."""
+
+    def sites(self) -> dict[str, Any]:
+        """Return what the runtime needs to know, by module path, once written."""
+
+    def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
+        """Return the report of what was written."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package and of the libraries that computed the result."""
+    return {"surgery": VERSION, **{name: version(name) for name in LIBRARIES}}
+
+
+def default_output(source: TensorSource, method: str) -> Path:
+    """Return where a result goes when nobody says: ``checkpoints/<name>-<method>``."""
+    return CHECKPOINTS / f"{source.slug}-{method}"
+
+
+def produce(
+    surgery: Surgery,
+    target: Path,
+    *,
+    method: str,
+    asked: str,
+    data: str | Path | None,
+    force: bool,
+    resume: bool,
+    progress: Progress,
+) -> Report:
+    """Write a surgery's result, or say that the same is there already.
+
+    Args:
+        surgery: What to do, planned and checked.
+        target: The result directory.
+        method: Its name in ``config.json``.
+        asked: What the user called the source, for commands to copy.
+        data: Audio folder or text file to measure the price on.
+        force: Replace a result that is in the way.
+        resume: Go on from an interrupted run.
+        progress: Called with :class:`surgery.events.Event`.
+
+    Raises:
+        SurgeryError: What is wrong, where, and what to do; the target is untouched.
+    """
+    check_separate(surgery.source.directory, target)
+    finished = None if force else _already_done(surgery, method, target)
+    if finished is None:
+        return _run(surgery, target, method, data, force=force, resume=resume, progress=progress)
+    if data is not None:
+        compare = shlex.join(["surgery", "verify", asked, str(target)])
+        note = f"Nothing was measured on {data} this time; {compare} --data does that."
+        finished = replace(finished, notes=[note, *finished.notes])
+    return finished
+
+
+def _already_done(surgery: Surgery, method: str, target: Path) -> Report | None:
+    """Return the finished result's report if source and options are the same."""
+    try:
+        config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+        operations = config["surgery"]["operations"]
+        last, provenance = operations[-1], operations[-1]["provenance"]
+        same = (last["method"], last["options"]) == (method, surgery.options.plain())
+        report = from_json((target / "report.json").read_text(encoding="utf-8"))
+        DirectorySource(target).close()  # whole: every shard there, none cut short
+    except (OSError, ValueError, LookupError, TypeError, CheckpointError):
+        return None
+    if not same or len(operations) != len(surgery.before) + 1:
+        return None
+    if provenance["sha256"] != surgery.source.sha256():
+        return None
+    note = "Already done: the same source and options are there; nothing was written."
+    return replace(report, output=str(target), notes=[note, *report.notes])
+
+
+def _run(
+    surgery: Surgery,
+    target: Path,
+    method: str,
+    data: str | Path | None,
+    *,
+    force: bool,
+    resume: bool,
+    progress: Progress,
+) -> Report:
+    source, options = surgery.source, surgery.options
+    check_data(source, data)
+    fingerprint = {
+        "source": source.identity(),
+        "method": method,
+        "options": options.plain(),
+        "versions": versions(),
+    }
+    clock = Clock()
+    with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
+        surgery.write(transaction, progress, clock)
+        source.write_sidecars(transaction.staging)
+        clock.lap("write")
+        sha256 = source.sha256()
+        clock.lap("hash")
+        operation = {
+            "method": method,
+            "options": options.plain(),
+            "provenance": {"source": source.name, "sha256": sha256, "versions": versions()},
+            "sites": surgery.sites(),
+        }
+        config = source.config
+        if options.dtype is not None:
+            config["torch_dtype" if "torch_dtype" in config else "dtype"] = options.dtype
+        config["surgery"] = surgery_block([*surgery.before, operation])
+        transaction.write_text("config.json", json.dumps(config, indent=2) + "\n")
+        _verify_staged(surgery.specs(), transaction.staging)
+        report = surgery.report(sha256, str(target))
+        measured = measure(source, transaction.staging, data, progress)
+        report = replace(report, measurements=measured)
+        clock.lap("measure")
+        # What travels with the checkpoint names it, not the place it was made in; and leaves
+        # out the seconds, so that a resumed run writes the same bytes.
+        named = replace(
+            report, output=target.name, command=options.command(source.name, target.name)
+        )
+        _write_views(named, transaction)
+        clock.lap("report")
+        transaction.commit()
+        clock.lap("commit")
+    return replace(report, seconds=clock.laps)
+
+
+def _verify_staged(planned: Mapping[str, list[TensorSpec]], staging: Path) -> None:
+    """Open the result as a reader would, and compare every header with the plan."""
+    with DirectorySource(staging) as staged:
+        found = {name: (info.dtype, info.shape) for name, info in staged.infos.items()}
+    for spec in (spec for specs in planned.values() for spec in specs):
+        if found.pop(spec.name, None) != (spec.dtype, spec.shape):
+            raise CheckpointError(
+                f"Tensor {spec.name} was not written as planned",
+                where=staging,
+                hint="run again; if it happens again, this is a bug worth reporting",
+            )
+
+
+def _write_views(report: Report, transaction: Transaction) -> None:
+    from surgery.report.card import to_card
+    from surgery.report.html import to_html
+
+    transaction.write_text("report.json", to_json(report))
+    transaction.write_text("report.html", to_html(report))
+    transaction.write_text("README.md", to_card(report))

@@ -1,0 +1,1 @@
+"""Results in other people's formats, and their small parts in ours."""

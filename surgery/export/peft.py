@@ -1,0 +1,244 @@
+"""PEFT's adapter directories: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+Read and written as data, without PEFT itself. Only what this package can compute exactly is
+read: LoRA (PiSSA and other starts included) and HRA, without extra modules, biases or variants.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from surgery.checkpoint.directory import read_json
+from surgery.checkpoint.header import read_header
+from surgery.checkpoint.mapped import MappedFile
+from surgery.errors import CheckpointError
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+PARTS = {
+    "LORA": {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B"},
+    "HRA": {"hra_u": "hra_u"},
+}
+"""Adapter type to the ends of its tensors' names, and what they are called here."""
+
+HARMLESS = frozenset(
+    {
+        "alpha_pattern",
+        "apply_GS",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "init_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    }
+)
+"""Settings that are understood, or do not change what a trained adapter computes."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A PEFT adapter.
+
+    Attributes:
+        kind: ``LORA`` or ``HRA``.
+        config: ``adapter_config.json``.
+        modules: Its tensors by module path (PEFT's own prefix removed) and name.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+    modules: Mapping[str, Mapping[str, Tensor]]
+
+    def scale(self, path: str) -> float:
+        """Return LoRA's factor of one module: alpha over its rank, or the rank's root.
+
+        Raises:
+            CheckpointError: Its pattern of alphas is one that only PEFT can read.
+        """
+        rank = self.modules[path]["lora_A"].shape[0]
+        alpha = float(_by_pattern(self.config, path, self.config.get("lora_alpha", 8)))
+        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+
+def read_adapter(directory: Path) -> Adapter:
+    """Read an adapter directory.
+
+    Raises:
+        CheckpointError: It is unreadable or incomplete, or holds what cannot be computed here.
+    """
+    config = read_json(directory / CONFIG)
+    kind = config.get("peft_type")
+    if kind not in PARTS:
+        raise CheckpointError(
+            "This kind of adapter cannot be imported",
+            where=directory / CONFIG,
+            found=f"peft_type {kind!r}",
+            expected=" or ".join(PARTS) + " (PiSSA is a LORA)",
+        )
+    _refuse_variants(config, directory / CONFIG)
+    path = directory / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(
+            "The adapter has no safetensors",
+            where=path,
+            hint="save it anew with PEFT's save_pretrained; pickled .bin files are never read",
+        )
+    header, _ = read_header(path)
+    mapped = MappedFile(path)
+    modules: dict[str, dict[str, Tensor]] = {}
+    for info in header.tensors.values():
+        module, part = _split_name(info.name, kind, path)
+        modules.setdefault(module, {})[part] = mapped.tensor(info).float().clone()
+    for module, parts in modules.items():
+        _check_parts(kind, module, parts, path)
+    return Adapter(kind, config, modules)
+
+
+def _refuse_variants(config: Mapping[str, Any], where: Path) -> None:
+    """Refuse settings that change what the adapter computes in ways this package does not know.
+
+    Raises:
+        CheckpointError: Names them.
+    """
+    wrong = [
+        f"{key} = {value!r}"
+        for key, value in config.items()
+        if key not in HARMLESS and value and not (key == "bias" and value == "none")
+    ]
+    if wrong:
+        raise CheckpointError(
+            "The adapter uses settings that cannot be imported",
+            where=where,
+            found=", ".join(wrong)[:300],
+            expected="a plain adapter of linear maps",
+            hint="merge the adapter into the model with PEFT, and operate on that",
+        )
+
+
+def _split_name(name: str, kind: str, where: Path) -> tuple[str, str]:
+    for end, part in PARTS[kind].items():
+        if name.startswith(PREFIX) and name.endswith(f".{end}"):
+            return name.removeprefix(PREFIX).removesuffix(f".{end}"), part
+    raise CheckpointError(
+        "The adapter holds a tensor that belongs to no linear map",
+        where=where,
+        found=name,
+        expected=f"{PREFIX}<module>." + " or ".join(PARTS[kind]),
+        hint="train without modules_to_save, or merge the adapter with PEFT",
+    )
+
+
+def _check_parts(kind: str, module: str, parts: Mapping[str, Tensor], where: Path) -> None:
+    missing = [part for part in PARTS[kind].values() if part not in parts]
+    shapes = {name: list(tensor.shape) for name, tensor in parts.items()}
+    fits = not missing and all(tensor.dim() == 2 for tensor in parts.values())
+    if fits and kind == "LORA":
+        fits = parts["lora_A"].shape[0] == parts["lora_B"].shape[1]
+    if not fits:
+        raise CheckpointError(
+            f"The adapter's tensors of {module} do not fit together",
+            where=where,
+            found=f"{shapes}",
+            expected=", ".join(PARTS[kind].values()) + ", two-dimensional and of one rank",
+        )
+
+
+def _by_pattern(config: Mapping[str, Any], path: str, default: object) -> Any:
+    """Return the alpha of a module: PEFT matches the end of its path against each pattern."""
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        words = str(pattern).removeprefix("^").removesuffix("$")
+        if not re.fullmatch(r"[\w.\\]+", words):
+            # A foreign regular expression is a program: it can be made to run for ever.
+            raise CheckpointError(
+                "An alpha_pattern of the adapter is a regular expression",
+                where=CONFIG,
+                found=pattern,
+                expected="the end of a module's path",
+            )
+        words = words.replace("\\.", ".")
+        if path == words or path.endswith(f".{words}"):
+            return value
+    return default
+
+
+def adapter_config(
+    kind: str,
+    ranks: Mapping[str, int],
+    *,
+    base: str,
+    task_type: str | None,
+    fan_in_fan_out: bool = False,
+) -> dict[str, Any]:
+    """Return ``adapter_config.json`` of an adapter to be written.
+
+    Args:
+        kind: ``LORA`` (its scale is one) or ``HRA``.
+        ranks: Rank of every module, by path.
+        base: Name of the model it belongs to.
+        task_type: PEFT's task, where the model has one.
+        fan_in_fan_out: The maps are stored ``(in, out)``.
+    """
+    most = max(ranks.values())
+    config: dict[str, Any] = {
+        "peft_type": kind,
+        "task_type": task_type,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": most,
+        "target_modules": sorted(ranks),
+        "bias": "none",
+        "modules_to_save": None,
+    }
+    if kind == "HRA":
+        return {**config, "apply_GS": False, "init_weights": True}
+    others = {path: rank for path, rank in ranks.items() if rank != most}
+    return {
+        **config,
+        "lora_alpha": most,
+        "lora_dropout": 0.0,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "use_rslora": False,
+        "fan_in_fan_out": fan_in_fan_out,
+        "init_lora_weights": True,
+    }
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """Return the configuration as a file's text."""
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def tensor_names(kind: str, module: str) -> dict[str, str]:
+    """Return the names a module's tensors have in the file, by what they are called here."""
+    return {part: f"{PREFIX}{module}.{end}" for end, part in PARTS[kind].items()}

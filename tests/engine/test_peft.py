@@ -1,0 +1,223 @@
+"""Adapters cross over to PEFT and back with the same logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import surgery
+from surgery.errors import CheckpointError, UnsupportedModelError, UsageError
+from tests.engine.support import run, save_tiny
+from tests.engine.test_small_parts import ROUNDING, all_roles, perturb
+from tests.models import tiny_model
+from tests.runtime.naive import relative_error
+
+peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+FAMILIES = ("whisper", "llama", "qwen2", "mistral", "bert", "bert-unprefixed", "gpt2")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surgery.report.html.to_html", lambda report: "<html></html>")
+
+
+def stock(name: str, directory: Path, dtype: torch.dtype = torch.float32) -> Any:
+    return type(tiny_model(name)).from_pretrained(directory, dtype=dtype).eval()
+
+
+def with_peft(model: Any, adapter: Path) -> Any:
+    return peft.PeftModel.from_pretrained(model, adapter).eval()
+
+
+def tuned(source: Path, tmp_path: Path, dtype: str, **options: Any) -> Path:
+    """Split or re-parameterise, move every small part, and save."""
+    operate = surgery.split if options["method"] in ("sorsa", "pissa") else surgery.reparam
+    operate(source, tmp_path / "out", **options)
+    perturb(surgery.load(tmp_path / "out", dtype="auto")).save_pretrained(tmp_path / "tuned")
+    return tmp_path / "tuned"
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["sorsa", "pissa"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_trained_split_is_a_lora_of_twice_the_rank_on_the_original(
+    name: str, method: str, dtype: str, tmp_path: Path
+) -> None:
+    source = save_tiny(name, tmp_path / "source", dtype=dtype)
+    checkpoint = tuned(source, tmp_path, dtype, method=method, rank=4, targets=all_roles(name))
+    made = surgery.export_peft(checkpoint, tmp_path / "adapter", base=source)
+
+    adapted = with_peft(stock(name, source), tmp_path / "adapter")
+    config = adapted.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.use_rslora) == (8, 8, False)
+    expected = run(surgery.load(checkpoint, dtype=torch.float32))
+    # Exact but for float32 where W_r is; otherwise what rounding W_r costs.
+    allowed = 2e-5 if dtype == "fp32" else 8 * ROUNDING[dtype]
+    assert relative_error(run(adapted), expected) <= allowed
+    assert relative_error(run(stock(name, source)), expected) > 1e-2
+    assert made.worst <= (1e-6 if dtype == "fp32" else 2 * ROUNDING[dtype])
+    assert made.parameters == sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n)
+
+
+@pytest.mark.parametrize("init", ["pissa", True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_lora_that_peft_trained_comes_back_with_its_logits(
+    name: str, init: str | bool, tmp_path: Path
+) -> None:
+    source = save_tiny(name, tmp_path / "source")
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=modules_of(name), init_lora_weights=init
+    )
+    model = peft.get_peft_model(stock(name, source), config)
+    move(model, "lora_")
+    model.save_pretrained(tmp_path / "adapter")
+
+    surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
+    assert relative_error(run(surgery.load(tmp_path / "out")), run(model.eval())) <= 1e-5
+    merged = surgery.merge(tmp_path / "out", tmp_path / "merged")
+    assert relative_error(run(stock(name, merged)), run(model)) <= 1e-5
+
+
+def test_a_pissa_of_a_random_svd_needs_the_adapter_it_began_with(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    config = peft.LoraConfig(
+        r=4,
+        target_modules=["q_proj", "down_proj"],
+        init_lora_weights="pissa_niter_2",
+        use_rslora=True,
+        alpha_pattern={"down_proj": 3},
+    )
+    model = peft.get_peft_model(stock("llama", source), config)
+    model.save_pretrained(tmp_path / "first")
+    move(model, "lora_")
+    model.save_pretrained(tmp_path / "adapter")
+
+    with pytest.raises(UsageError, match="cannot be repeated"):
+        surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
+    surgery.import_adapter(
+        source, tmp_path / "adapter", tmp_path / "out", initial_adapter=tmp_path / "first"
+    )
+    assert relative_error(run(surgery.load(tmp_path / "out")), run(model.eval())) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gpt2"])
+def test_hra_crosses_over_in_both_directions(name: str, tmp_path: Path) -> None:
+    source = save_tiny(name, tmp_path / "source")
+    checkpoint = tuned(source, tmp_path, "fp32", method="hra", reflections=4)
+    surgery.export_peft(checkpoint, tmp_path / "adapter", base=source)
+    adapted = with_peft(stock(name, source), tmp_path / "adapter")
+    expected = run(surgery.load(checkpoint))
+    assert relative_error(run(adapted), expected) <= 1e-5
+
+    surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "back")
+    assert relative_error(run(surgery.load(tmp_path / "back")), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("gram_schmidt", [False, True])
+def test_hra_that_peft_trained_comes_back_with_its_logits(
+    gram_schmidt: bool, tmp_path: Path
+) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    config = peft.HRAConfig(
+        r=5, apply_GS=gram_schmidt, init_weights=False, target_modules=["q_proj", "o_proj"]
+    )
+    model = peft.get_peft_model(stock("llama", source), config)
+    move(model, "hra_")
+    model.save_pretrained(tmp_path / "adapter")
+    surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
+    assert relative_error(run(surgery.load(tmp_path / "out")), run(model.eval())) <= 1e-5
+
+
+def test_peft_starts_hra_where_we_do(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    surgery.reparam(source, tmp_path / "out", method="hra", reflections=4)
+    surgery.export_peft(tmp_path / "out", tmp_path / "adapter", base=source)
+    adapted = with_peft(stock("llama", source), tmp_path / "adapter")
+    assert relative_error(run(adapted), run(stock("llama", source))) <= 1e-5
+
+
+def test_what_peft_has_no_form_for_is_refused(tmp_path: Path) -> None:
+    source = save_tiny("gpt2", tmp_path / "source")
+    surgery.reparam(source, tmp_path / "goft", method="goft")
+    with pytest.raises(UsageError, match="no form for goft"):
+        surgery.export_peft(tmp_path / "goft", tmp_path / "adapter", base=source)
+    surgery.reparam(source, tmp_path / "hra", method="hra")
+    with pytest.raises(UnsupportedModelError, match="cannot hold"):
+        surgery.export_peft(tmp_path / "hra", tmp_path / "adapter", base=source)
+    with pytest.raises(UsageError, match="no small parts"):
+        surgery.export_peft(source, tmp_path / "adapter", base=source)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    other = save_tiny("llama", tmp_path / "other", seed=1)
+    surgery.split(source, tmp_path / "out", rank=2)
+    with pytest.raises(CheckpointError, match="not the model that was operated on"):
+        surgery.export_peft(tmp_path / "out", tmp_path / "adapter", base=other)
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "VERA"}, "cannot be imported"),
+        ({"use_dora": True}, "settings that cannot be imported"),
+        ({"modules_to_save": ["lm_head"]}, "settings that cannot be imported"),
+        ({"bias": "all"}, "settings that cannot be imported"),
+        ({"alpha_pattern": {"(a+)+": 3}}, "regular expression"),
+    ],
+)
+def test_adapters_that_cannot_be_computed_are_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    model = peft.get_peft_model(
+        stock("llama", source), peft.LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message):
+        surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    model = peft.get_peft_model(
+        tiny_model("llama-wide-heads"), peft.LoraConfig(r=2, target_modules=["o_proj"])
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UsageError, match="the adapter is made for 32 × 48"):
+        surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="does not have"):
+        other = save_tiny("bert", tmp_path / "bert")
+        surgery.import_adapter(other, tmp_path / "adapter", tmp_path / "out")
+
+
+def modules_of(name: str) -> list[str]:
+    """Paths of linear maps inside the layers of a tiny model."""
+    from transformers.pytorch_utils import Conv1D
+
+    return [
+        path
+        for path, module in tiny_model(name).named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
+        and any(word.isdigit() for word in path.split("."))
+    ]
+
+
+@torch.no_grad()
+def move(model: Any, prefix: str) -> None:
+    """Train, as far as a test is concerned."""
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if prefix in name:
+            parameter.add_(0.1 * torch.randn_like(parameter))
