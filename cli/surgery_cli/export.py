@@ -17,7 +17,9 @@ EXAMPLES = """
 
 surgery export checkpoints/my-llama-sorsa --to peft --base ./my-llama
 
-surgery export ./hra-checkpoint --to peft -o adapter
+surgery export ./hra-checkpoint --to peft -o adapter        the base found by its name
+
+surgery export ./pruned-and-split --to peft --base ./pruned
 """
 
 

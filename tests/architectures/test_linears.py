@@ -40,7 +40,8 @@ def test_no_map_inside_a_layer_is_forgotten(name: str) -> None:
     inside = {
         path
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and any(part.isdigit() for part in path.split("."))
+        if isinstance(module, nn.Linear | Conv1D)
+        and any(part.isdigit() for part in path.split("."))
     }
     assert {one.path for one in maps} == inside
 

@@ -17,7 +17,16 @@ from typer.testing import CliRunner, Result
 from surgery_cli.main import app
 from tests.engine.support import contents, save_tiny
 
-COMMANDS = ("absorb-decompose", "inspect", "verify", "merge")
+COMMANDS = (
+    "absorb-decompose",
+    "inspect",
+    "merge",
+    "split",
+    "reparam",
+    "export",
+    "import",
+    "verify",
+)
 MAIN = [sys.executable, "-c", "from surgery_cli.main import main; main()"]
 
 

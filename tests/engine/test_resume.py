@@ -303,3 +303,25 @@ def test_two_runs_do_not_write_one_result(tiny: Path) -> None:
     surgery.absorb_decompose("tiny", "out", options=OPTIONS, progress=progress)
     assert met
     assert Path("out/report.json").exists()
+
+
+def test_an_interrupted_split_goes_on_to_the_same_bytes(place: Path) -> None:
+    options: dict[str, Any] = {"rank": 8, "targets": ["q", "o", "down"]}
+    surgery.split("source", "whole", **options)
+
+    def stop(event: Event) -> None:
+        if event.stage == "Writing" and event.done == event.total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        surgery.split("source", "out", progress=stop, **options)
+    assert not (place / "out").exists()
+    with pytest.raises(TargetError, match="interrupted"):
+        surgery.split("source", "out", **options)
+    with pytest.raises(TargetError, match="something else"):
+        surgery.split("source", "out", resume=True, **{**options, "rank": 4})
+    surgery.split("source", "out", resume=True, **options)
+    whole, resumed = contents(place / "whole"), contents(place / "out")
+    weights = [name for name in whole if name.endswith(".safetensors")]
+    assert weights
+    assert all(whole[name] == resumed[name] for name in weights)

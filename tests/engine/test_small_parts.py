@@ -114,8 +114,8 @@ def test_start_tuning_and_merging_compute_what_the_oracle_computes(
     frozen = tensors_of(tmp_path / "out")
     for key, weight in start.items():
         # One rounding of the residual; float32 arithmetic where the weight itself stays.
-        allowed = ROUNDING[dtype] * frozen[key].double().abs() if method in ("sorsa", "pissa") else 0.0
-        excess = (weight - before[key].double()).abs() - allowed
+        share = ROUNDING[dtype] if method in ("sorsa", "pissa") else 0.0
+        excess = (weight - before[key].double()).abs() - share * frozen[key].double().abs()
         assert excess.max() <= 4e-6 * before[key].double().abs().max(), key
     worst = max(one.start_error or 0.0 for one in report.linears)
     assert worst <= ROUNDING[dtype] + 1e-6
