@@ -20,7 +20,11 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which matrix products keep their operands' precision."""
+    """Return a context in which matrix products keep their operands' precision.
+
+    TF32 stays as the user has set it: where it is allowed (off by default), float32 products on
+    a GPU have 11 bits, and identity starts are exact to that only.
+    """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # meta, for one, has no autocast to switch off
