@@ -18,7 +18,7 @@ surgery verify whisper-micro checkpoints/whisper-micro-absorb-decompose
 
 surgery verify ./my-llama ./pruned --data test.txt
 
-surgery verify ./my-whisper ./exact --max-error 1e-6        exit 1 where a head differs by more
+surgery verify ./my-whisper ./exact --max-error 1e-6        exit 1 where any differs by more
 """
 
 
@@ -30,17 +30,17 @@ def command(
         typer.Option(help="Audio folder or text file; default: what the package ships."),
     ] = None,
     weights_only: Annotated[
-        bool, typer.Option("--weights-only", help="Compare heads only; run nothing.")
+        bool, typer.Option("--weights-only", help="Compare weights only; run nothing.")
     ] = False,
     max_error: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Fail where a head's product differs by more than this."),
+        typer.Option(min=0.0, help="Fail where a head or linear map differs by more than this."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Every figure as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Compare every head's product in float64, and both models' outputs on real input."""
+    """Compare heads and linear maps in float64, and both models' outputs on real input."""
     with session(as_json) as (screen, progress):
         import surgery
         from surgery.errors import SurgeryError
@@ -54,7 +54,7 @@ def command(
     if max_error is not None and found.worst > max_error:
         with session(False):
             raise SurgeryError(
-                "A head's product differs by more than allowed",
+                "A head or linear map differs by more than allowed",
                 where=found.result,
                 found=f"{found.worst:.3g}",
                 expected=f"at most {max_error:.3g}",

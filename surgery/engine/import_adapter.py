@@ -23,7 +23,7 @@ from surgery.export.peft import WEIGHTS, Adapter, read_adapter
 from surgery.methods import Adopted
 from surgery.report.model import Report
 
-UNCHANGED = (True, False, None, "gaussian", "eva", "orthogonal")
+UNCHANGED = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 """Ways to start a LoRA that leave the base model's weights as they are."""
 
 
@@ -165,18 +165,27 @@ def _adopted(read: Adapter, path: str, initial: Adapter | None, where: Path) -> 
         return Adopted("hra", settings, {"hra_u": u.contiguous()}, (None, u.shape[0]))
     a, b = parts["lora_A"], parts["lora_B"]
     principal, rank = None, None
+    init = read.config.get("init_lora_weights", True)
+    init = init.lower() if isinstance(init, str) else init
+    if init == "loftq":
+        raise UsageError(
+            "The adapter belongs on quantised weights, which cannot be operated on",
+            where=where,
+            found="init_lora_weights = 'loftq'",
+            hint="merge the adapter into the model with PEFT, and operate on that",
+        )
     if initial is not None:
         if path not in initial.modules:
             raise CheckpointError("The initial adapter lacks a module", where=where, found=path)
         start = initial.modules[path]
         principal = initial.scale(path) * start["lora_B"], start["lora_A"]
-    elif read.config.get("init_lora_weights", True) == "pissa":
+    elif init == "pissa":
         rank = a.shape[0]
-    elif read.config.get("init_lora_weights", True) not in UNCHANGED:
+    elif init not in UNCHANGED:
         raise UsageError(
             "The adapter began with a change of the base model that cannot be repeated",
             where=where,
-            found=f"init_lora_weights = {read.config['init_lora_weights']!r}",
+            found=f"init_lora_weights = {init!r}",
             expected="the adapter as it was before training, with --initial-adapter",
             hint="or save the changed base model with PEFT, set init_lora_weights to true in "
             "the adapter's configuration, and import onto that",

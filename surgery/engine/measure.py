@@ -97,7 +97,8 @@ def _tokenizer(directory: Path, kind: Any) -> Any:
             "The checkpoint's tokenizer or processor cannot be loaded, so nothing can be measured",
             where=directory,
             found=f"{type(error).__name__}: {error}",
-            hint="put the original's tokenizer files beside its weights, or leave out --data",
+            hint="put the original's tokenizer files beside its weights, or measure nothing: "
+            "leave out --data, or verify with --weights-only",
         ) from error
 
 

@@ -154,18 +154,14 @@ def _start_error(
     """
     if not treatment.starts_exact:
         return None
-    merge = LINEAR_METHODS[treatment.name].merge
+    form = LINEAR_METHODS[treatment.name]
     wide = {name: part.double() for name, part in parts.items()}
     difference = norm = 0.0
     for begin in range(0, len(weight), ROWS):
         rows = slice(begin, begin + ROWS)
         original = weight[rows].double()
-        # Parts with one row an output follow the rows; all others meet the inputs only.
-        cut = {
-            name: part[rows] if name in ("sorsa_u", "pissa_b") else part
-            for name, part in wide.items()
-        }
-        merged = merge(treatment.entry(), written[rows].double(), cut)
+        cut = {name: part[rows] if name in form.by_output else part for name, part in wide.items()}
+        merged = form.merge(treatment.entry(), written[rows].double(), cut)
         difference += float((merged - original).square().sum())
         norm += float(original.square().sum())
     return math.sqrt(difference / norm if norm else difference)

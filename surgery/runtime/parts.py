@@ -38,6 +38,7 @@ class LinearMethod:
 
     Attributes:
         parts: Names of the parts.
+        by_output: Those of them that have one row an output of the map.
         counts: Keys of a site's entry that hold positive integers.
         numbers: Keys of a site's entry that hold finite numbers.
         shapes: Shapes of the parts, from the entry, ``out`` and ``in``.
@@ -50,6 +51,7 @@ class LinearMethod:
     numbers: tuple[str, ...]
     shapes: Callable[[Entry, int, int], Shapes]
     merge: Callable[[Entry, Tensor, Parts], Tensor]
+    by_output: tuple[str, ...] = ()
 
 
 LINEAR_METHODS: dict[str, LinearMethod] = {
@@ -65,6 +67,7 @@ LINEAR_METHODS: dict[str, LinearMethod] = {
         merge=lambda entry, weight, parts: torch.addmm(
             weight, parts["sorsa_u"] * parts["sorsa_s"], parts["sorsa_vt"], alpha=entry["scale"]
         ),
+        by_output=("sorsa_u",),
     ),
     "pissa": LinearMethod(
         parts=("pissa_a", "pissa_b"),
@@ -77,6 +80,7 @@ LINEAR_METHODS: dict[str, LinearMethod] = {
         merge=lambda entry, weight, parts: torch.addmm(
             weight, parts["pissa_b"], parts["pissa_a"], alpha=entry["scale"]
         ),
+        by_output=("pissa_b",),
     ),
     "hra": LinearMethod(
         parts=("hra_u",),
@@ -164,13 +168,14 @@ def part_shapes(method: str, entry: Entry, out_features: int, in_features: int) 
         in_features: Columns.
 
     Raises:
-        LoadError: If the weight is too small for the rank.
+        LoadError: If the weight is too small for so many orthonormal vectors.
     """
-    rank, widest = entry.get("rank", 1), min(out_features, in_features)
-    if rank > widest:
+    widest = min(out_features, in_features)
+    # PiSSA's factors need not be independent: a LoRA that was imported may have any rank.
+    if method == "sorsa" and entry["rank"] > widest:
         raise LoadError(
-            "The rank of a low-rank part is beyond that of its weight.",
-            found=rank,
+            "There are no so many orthonormal vectors on both sides of a weight.",
+            found=f"rank {entry['rank']}",
             expected=f"at most {widest} for a weight of {out_features} × {in_features}",
         )
     return linear_method(method).shapes(entry, out_features, in_features)

@@ -139,6 +139,15 @@ def test_hra_that_peft_trained_comes_back_with_its_logits(
     assert relative_error(run(surgery.load(tmp_path / "out")), run(model.eval())) <= 1e-5
 
 
+def test_a_lora_wider_than_its_maps_comes_back(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    checkpoint = tuned(source, tmp_path, "fp32", method="sorsa", rank=12, targets=["k", "v"])
+    surgery.export_peft(checkpoint, tmp_path / "adapter", base=source)  # rank 24 on 16 × 32
+    surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "back")
+    expected = run(surgery.load(checkpoint))
+    assert relative_error(run(surgery.load(tmp_path / "back")), expected) <= 1e-5
+
+
 def test_peft_starts_hra_where_we_do(tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "source")
     surgery.reparam(source, tmp_path / "out", method="hra", reflections=4)
@@ -177,6 +186,8 @@ def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> Non
         ({"modules_to_save": ["lm_head"]}, "settings that cannot be imported"),
         ({"bias": "all"}, "settings that cannot be imported"),
         ({"alpha_pattern": {"(a+)+": 3}}, "regular expression"),
+        ({"init_lora_weights": "loftq"}, "quantised"),
+        ({"init_lora_weights": "olora"}, "cannot be repeated"),
     ],
 )
 def test_adapters_that_cannot_be_computed_are_refused(
@@ -189,7 +200,7 @@ def test_adapters_that_cannot_be_computed_are_refused(
     model.save_pretrained(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises((CheckpointError, UsageError), match=message):
         surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -76,9 +76,16 @@ def test_shapes_follow_the_weight_as_out_by_in() -> None:
     assert part_shapes("qgoft", {}, 5, 3) == {"qgoft_blocks": (2, 2, 2)}
 
 
-def test_a_low_rank_part_is_no_wider_than_its_weight() -> None:
+def test_orthonormal_factors_are_no_wider_than_their_weight() -> None:
     with pytest.raises(LoadError, match="at most 3"):
-        part_shapes("pissa", {"rank": 4, "scale": 1}, 5, 3)
+        part_shapes("sorsa", {"rank": 4, "scale": 1}, 5, 3)
+
+
+def test_a_lora_may_have_any_rank() -> None:
+    assert part_shapes("pissa", {"rank": 8, "scale": 1}, 5, 3) == {
+        "pissa_a": (8, 3),
+        "pissa_b": (5, 8),
+    }
 
 
 def test_the_table_names_what_the_shapes_name() -> None:
