@@ -2,12 +2,15 @@
 
 from surgery.linalg.metrics import probed_product_errors, product_error, product_norm
 from surgery.linalg.product_svd import ProductSVD, product_svd, qr_root
+from surgery.linalg.truncated_svd import TruncatedSVD, truncated_svd
 
 __all__ = [
     "ProductSVD",
+    "TruncatedSVD",
     "probed_product_errors",
     "product_error",
     "product_norm",
     "product_svd",
     "qr_root",
+    "truncated_svd",
 ]
