@@ -139,8 +139,11 @@ def test_a_changed_head_and_a_changed_neighbour_are_found(pair: tuple[Path, Path
     source, out = pair
     change(out, "model.decoder.layers.1.encoder_attn.k_proj.weight")
     change(out, "model.encoder.layers.0.fc1.weight", by=1e-3)
+    change(out, "model.encoder.layers.0.fc1.bias", by=1e-3)
     found = surgery.verify(source, out, weights_only=True)
-    assert found.changed == ["model.encoder.layers.0.fc1.weight"]
+    assert found.changed == ["model.encoder.layers.0.fc1.bias"]
+    assert found.linears.keys() == {"model.encoder.layers.0.fc1"}
+    assert found.linears["model.encoder.layers.0.fc1"] > 1e-5
     wrong = [site.path for site in found.sites if max([*site.qk, *site.vo]) > 1e-5]
     assert wrong == ["model.decoder.layers.1.encoder_attn"]
 

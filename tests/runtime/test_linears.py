@@ -354,7 +354,7 @@ def test_a_rank_beyond_the_weights_is_refused_by_name() -> None:
     with pytest.raises(LoadError) as raised:
         swap_linear(make(nn.Linear), "0", "sorsa", {"rank": 7, "scale": 1})
 
-    assert (raised.value.where, raised.value.found) == ("0", "7")
+    assert (raised.value.where, raised.value.found) == ("0", "rank 7")
 
 
 @METHODS
