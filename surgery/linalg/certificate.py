@@ -112,7 +112,7 @@ def missed_bound(run: BlockLanczos, overlap: float) -> float:
     low, high = ritz, 2 * ritz
     while not excluded(high):  # ends: q's norm falls at least as 1/λ
         low, high = high, 2 * high
-    while high > 1.002 * low:
+    while high > 1.0002 * low:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if excluded(middle) else (middle, high)
     return high

@@ -1,47 +1,31 @@
 """The leading singular triplets of one matrix, with a bound of what they miss of the optimum.
 
 ``A ≈ U diag(s) Vᵀ`` of rank r captures the energy ``Σ s²`` of ``‖A‖_F²``; the most that any rank-r
-matrix can capture is ``E* = Σ_{i≤r} σ_i²`` (Eckart and Young). The fast way never sees the σ_i,
-so it proves a bound of E* instead (``certificate.py``) and works until that bound is close.
-
-Rounding: every product with A errs like a change of A by ``δ = sqrt(max(n, d)) eps ‖A‖₂`` in norm
-(Higham and Mary 2019: rounding errors add up like a random walk), which moves each σ_i by at most
-δ and E* by at most ``2 δ Σ s_i`` to first order. That is added to each shortfall.
+matrix can capture is ``E* = Σ_{i≤r} σ_i²`` (Eckart and Young). The fast way, ``krylov_svd.py``,
+never sees the σ_i, so it proves a bound of E* instead and works until that bound is close. To every
+shortfall an allowance for rounding is added (``triplets.py``); it is all of the full SVD's.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.linalg.certificate import least_overlap, missed_bound, optimum_bound
-from surgery.linalg.krylov import BlockLanczos, orthonormal_rows
-
-FAILURE_PROBABILITY = 1e-6
-"""Probability, over the generator's draws, that a certified shortfall is too small."""
+from surgery.linalg.krylov_svd import krylov_svd
+from surgery.linalg.triplets import Triplets, provable, rounding_allowance, without_noise
 
 QUICK_FULL_SVD = 256
 """Shorter side up to which the full SVD takes milliseconds, and nothing else is tried."""
 
 AFFORDABLE_FULL_SVD = 1024
-"""Shorter side up to which the full SVD takes at most about a second: the way out there."""
+"""Shorter side up to which the full SVD takes about a second: the way out where no proof is had."""
 
-PROBE_BLOCK = 48
-"""Columns of the run that bounds what the basis misses."""
-
-PROBE_STEPS = 5
-"""Its most steps."""
-
-LAST_BLOCK_SEES = 1.15
-"""What the basis misses, over what its latest block sees of it: 1.0 to 1.3 in practice."""
-
-PROVABLE = 0.74
-"""Share of the r-th Ritz value below which what is missed must lie for a proof at 1e-3."""
+RANKS_A_SIDE = 8
+"""The rank must fit this often into the shorter side for "fast" to be fast."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +52,10 @@ class TruncatedSVD:
 
 
 def truncated_svd(
-    matrix: Float[Tensor, "n d"],
+    matrix: Tensor,
     rank: int,
     *,
-    method: Literal["fast", "full"] = "fast",
+    method: str = "fast",
     tolerance: float = 1e-3,
     generator: torch.Generator | None = None,
 ) -> TruncatedSVD:
@@ -85,11 +69,11 @@ def truncated_svd(
     then above ``tolerance``: ask for "full" if that will not do.
 
     The shortfall holds but for a probability of 1e-6 over the generator's draws (always, for
-    "full"), and up to rounding as the module describes. It supposes that products are computed in
-    the matrix's dtype: TF32 and bfloat16 shortcuts void it.
+    "full"), and up to rounding as ``triplets.py`` describes it. It supposes that products are
+    computed in the matrix's dtype: TF32 and bfloat16 shortcuts void it.
 
     Args:
-        matrix: A, float32 or float64, of any shape and device; it is only read. Extra memory is
+        matrix: A, 2-D, float32 or float64, on any device; it is only read. Extra memory is
             about (n + d) times the basis, which is 3 to 4 times the rank for decaying spectra.
         rank: r, 1 to min(n, d).
         method: "fast" or "full" (``torch.linalg.svd``).
@@ -111,7 +95,7 @@ def truncated_svd(
         if method == "fast" and energy and _fast_pays(tall.shape[1], rank):
             found = krylov_svd(tall, rank, tolerance, generator, energy)
             allowance = rounding_allowance(tall, found.s)
-            if found.shortfall > _provable(tall, found.s, tolerance) + allowance:
+            if found.shortfall > provable(tall, found.s, tolerance) + allowance:
                 found = found if tall.shape[1] > AFFORDABLE_FULL_SVD else None
         if found is None:
             found = _full(tall, rank) if energy else _zero(tall, rank)
@@ -132,116 +116,9 @@ def truncated_svd(
         )
 
 
-class Triplets(NamedTuple):
-    """U (n, r), s (r,), V (d, r) as columns, the proved shortfall and the way they were found."""
-
-    u: Tensor
-    s: Tensor
-    v: Tensor
-    shortfall: float
-    method: str
-
-
-def krylov_svd(
-    matrix: Float[Tensor, "n d"],
-    rank: int,
-    tolerance: float,
-    generator: torch.Generator,
-    energy: float,
-    *,
-    block: int | None = None,
-) -> Triplets:
-    """Find the triplets in a Krylov space, of up to half of d, that grows until it is enough.
-
-    Args:
-        matrix: A, d ≤ n, not zero, of moderate norm.
-        rank: At most ``d // 8``.
-        tolerance: The shortfall to reach.
-        generator: Source of Gaussian blocks.
-        energy: ``‖A‖_F²``.
-        block: Rows a step adds; by default three eighths of the rank.
-    """
-    d = matrix.shape[1]
-    block = block or _block(rank)
-    run = BlockLanczos(matrix, block, d // 2 // block * block, generator, keep_images=True)
-    bound, missed, check_at, probes = energy, math.inf, rank * 5 // 2, 0
-    while True:
-        run.expand()
-        last = run.size == run.capacity
-        if run.size < min(check_at, run.capacity):
-            continue
-        # In the matrix's dtype: a quick look whether a proof is worth its cost.
-        least = float(torch.linalg.eigvalsh(run.projected.to(matrix.dtype))[-rank])
-        guess = LAST_BLOCK_SEES * float(torch.linalg.eigvalsh(run.diagonal[-1])[-1])
-        check_at = run.size + max(block, run.size // (8 if guess > least else 16))
-        if guess > PROVABLE * least and missed > least and not last:
-            continue
-        ritz, vectors = torch.linalg.eigh(run.projected)
-        top = ritz[-rank:].clamp_min(0)
-        goal = float(top.sum()) / (1 - _provable(matrix, top.sqrt(), tolerance))
-        promising = True
-        if missed < math.inf:  # what an earlier, smaller basis misses bounds what this one does
-            bound = min(bound, optimum_bound(run.projected, run.coupling[-1], missed, rank))
-            promising = optimum_bound(run.projected, run.coupling[-1], guess, rank) <= goal
-        if bound > goal and (promising or last):
-            probes += 1
-            failure = FAILURE_PROBABILITY * 0.5**probes
-            proof = _probe(run, rank, float(top[0]), float(top[-1]), goal, failure, generator)
-            missed, bound = min(missed, proof[0]), min(bound, proof[1])
-        if bound <= goal or last:
-            return _from_basis(run, vectors[:, -rank:].flip(1), bound)
-
-
-def _probe(
-    run: BlockLanczos,
-    rank: int,
-    least: float,
-    largest: float,
-    goal: float,
-    failure: float,
-    generator: torch.Generator,
-) -> tuple[float, float]:
-    """Return bounds of what the basis misses and of the optimum: the latter ≤ goal if it can."""
-    room = run.matrix.shape[1] - run.size
-    block = max(1, min(PROBE_BLOCK, room // (PROBE_STEPS + 1)))
-    overlap = least_overlap(block, room, failure)
-    other = BlockLanczos(run.matrix, block, block * PROBE_STEPS, generator, deflated=run.basis)
-    error = rounding(run.matrix) * math.sqrt(largest)
-    missed = bound = math.inf
-    for step in range(1, PROBE_STEPS + 1):
-        other.expand()
-        if step < 2:
-            continue
-        missed = min(missed, (math.sqrt(missed_bound(other, overlap)) + error) ** 2)
-        if missed > least and step < PROBE_STEPS:
-            continue
-        bound = min(bound, optimum_bound(run.projected, run.coupling[-1], missed, rank))
-        if bound <= goal:
-            break
-    return missed, bound
-
-
-def _from_basis(run: BlockLanczos, vectors: Float[Tensor, "m r"], bound: float) -> Triplets:
-    """Return the best rank-r triplets in the basis, given T's leading eigenvectors."""
-    dtype = run.matrix.dtype
-    vectors = vectors.to(dtype)
-    v = run.basis.mT @ vectors
-    image = torch.zeros_like(run.matrix[:, :1]).expand(-1, v.shape[1]).clone()
-    for part, rows in zip(run.images, torch.split(vectors, run.block), strict=True):
-        image.addmm_(part, rows)
-    # A V = U s once more, by QR and a small SVD: T knows s² only to the rounding of s_1².
-    left = orthonormal_rows(image.mT)
-    core_u, s, core_vh = torch.linalg.svd(left @ image.double())
-    u = (left.mT @ core_u).to(dtype)
-    v = orthonormal_rows(core_vh @ v.double().mT).mT.to(dtype)
-    s = _without_noise(run.matrix, s)
-    shortfall = max(0.0, 1 - float(s.square().sum()) / bound)
-    return Triplets(u, s.to(dtype), v, shortfall + rounding_allowance(run.matrix, s), "krylov")
-
-
 def _full(matrix: Tensor, rank: int) -> Triplets:
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    s = _without_noise(matrix, s[:rank])
+    s = without_noise(matrix, s[:rank])
     return Triplets(u[:, :rank], s, vh[:rank].mT, rounding_allowance(matrix, s), "full")
 
 
@@ -253,37 +130,8 @@ def _zero(matrix: Tensor, rank: int) -> Triplets:
     return Triplets(eye(n), matrix.new_zeros(rank), eye(d), 0.0, "full")
 
 
-def _block(rank: int) -> int:
-    """Return a Lanczos block's rows: narrow ones converge in fewer, wide ones run faster."""
-    return max(8, min(64, rank * 3 // 8))
-
-
 def _fast_pays(d: int, rank: int) -> bool:
-    return d > QUICK_FULL_SVD and 8 * rank <= d
-
-
-def rounding(matrix: Tensor) -> float:
-    """Return δ / ‖A‖₂ of the module's docstring."""
-    return math.sqrt(max(matrix.shape)) * torch.finfo(matrix.dtype).eps
-
-
-def rounding_allowance(matrix: Tensor, s: Float[Tensor, " r"]) -> float:
-    """Return what rounding may hide of the optimum, relative to it: ``2 δ Σ s / Σ s²``."""
-    s = s.double()
-    return float(2 * rounding(matrix) * s.amax() * s.sum() / s.square().sum())
-
-
-def _provable(matrix: Tensor, s: Tensor, tolerance: float) -> float:
-    """Return the shortfall to prove in exact arithmetic: what rounding leaves of the tolerance.
-
-    Where it leaves less than itself, no more than itself: the rest would be in vain.
-    """
-    allowance = rounding_allowance(matrix, s)
-    return max(tolerance - allowance, allowance)
-
-
-def _without_noise(matrix: Tensor, s: Tensor) -> Tensor:
-    return torch.where(s > rounding(matrix) * s.amax(), s, torch.zeros_like(s))
+    return d > QUICK_FULL_SVD and RANKS_A_SIDE * rank <= d
 
 
 def _defect(columns: Tensor) -> float:
