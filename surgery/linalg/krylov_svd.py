@@ -28,8 +28,8 @@ from surgery.linalg.triplets import (
 FAILURE_PROBABILITY = 1e-6
 """Probability, over the Gaussian blocks, that a proved shortfall is too small."""
 
-PROBE_BLOCK = 64
-"""Rows of a block of the run that bounds what the basis misses."""
+PROBE_BLOCK = 32
+"""Least rows of a block of the run that bounds what the basis misses, where there is room."""
 
 PROBE_STEPS = 5
 """Its most steps. Two give 1.35 times the truth, three 1.15, in practice."""
@@ -59,12 +59,12 @@ def krylov_svd(
         generator: Source of Gaussian blocks.
         energy: ``‖A‖_F²``.
         block: Rows a step adds. Narrow blocks need fewer rows in all, wide ones compute faster;
-            by default three eighths of the rank, 8 to 64.
+            by default three eighths of the rank, 24 to 64.
 
     Returns:
         Triplets whose shortfall may exceed the tolerance where half of d was not enough.
     """
-    block = block or max(8, min(64, rank * 3 // 8))
+    block = block or max(24, min(64, rank * 3 // 8))
     half = matrix.shape[1] // 2
     run = BlockLanczos(matrix, block, half // block * block, generator, keep_images=True)
     bound, missed, look_at, probes = energy, math.inf, rank * 5 // 2, 0
@@ -103,7 +103,7 @@ def _probe(
 ) -> tuple[float, float]:
     """Return bounds of what the basis misses and of the optimum: the latter ≤ goal if it can."""
     room = run.matrix.shape[1] - run.size
-    block = max(1, min(PROBE_BLOCK, room // (PROBE_STEPS + 1)))
+    block = min(max(PROBE_BLOCK, run.block * 4 // 3), max(room // (PROBE_STEPS + 1), 1))
     overlap = least_overlap(block, room, failure)
     other = BlockLanczos(run.matrix, block, block * PROBE_STEPS, generator, deflated=run.basis)
     error = rounding(run.matrix) * math.sqrt(float(top[-1]))
