@@ -16,7 +16,7 @@ from surgery.evaluation.transcribe import log_mel, transcribe
 from tests.engine.support import tensors_of
 from tests.engine.test_small_parts import METHODS, oracle_weights
 
-CLIPS = 8
+CLIPS = 4
 TEXT = "Once upon a time there was a"
 
 
