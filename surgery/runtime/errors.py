@@ -36,3 +36,14 @@ class LoadError(ValueError):
         )
         lines = [f"  {label}: {text}" for label, text in details if text]
         super().__init__("\n".join([message, *lines]))
+
+
+def malformed(where: str, found: object, expected: str) -> LoadError:
+    """Return the error for a ``surgery`` block that does not have the documented form."""
+    return LoadError(
+        "The surgery block of config.json is malformed.",
+        where=where,
+        found="nothing" if found is None else f"{found!r}"[:80],
+        expected=expected,
+        hint="write the checkpoint again with `surgery`",
+    )

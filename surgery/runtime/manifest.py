@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from .errors import LoadError
+from .errors import LoadError, malformed
 from .heads import HeadLayout
 from .parts import LINEAR_METHODS, read_entry
 
@@ -47,10 +47,10 @@ def read_manifest(block: object) -> Manifest:
     """
     where = "config.json: surgery"
     if not isinstance(block, Mapping):
-        raise _malformed(where, block, "an object")
+        raise malformed(where, block, "an object")
     version = block.get("format_version")
     if not _is_count(version):
-        raise _malformed(f"{where}.format_version", version, "a positive integer")
+        raise malformed(f"{where}.format_version", version, "a positive integer")
     if version > FORMAT_VERSION:
         raise LoadError(
             "The checkpoint was written in a newer format than this version can read.",
@@ -61,7 +61,7 @@ def read_manifest(block: object) -> Manifest:
         )
     operations = block.get("operations")
     if not isinstance(operations, list):
-        raise _malformed(f"{where}.operations", operations, "a list")
+        raise malformed(f"{where}.operations", operations, "a list")
     manifest = Manifest()
     for number, operation in enumerate(operations):
         _read_operation(f"{where}.operations[{number}]", operation, manifest)
@@ -70,7 +70,7 @@ def read_manifest(block: object) -> Manifest:
 
 def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
     if not isinstance(operation, Mapping):
-        raise _malformed(where, operation, "an object")
+        raise malformed(where, operation, "an object")
     method = operation.get("method")
     if method not in METHODS:
         raise LoadError(
@@ -82,29 +82,29 @@ def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
         )
     sites = operation.get("sites")
     if not isinstance(sites, Mapping):
-        raise _malformed(f"{where}.sites", sites, "an object of module paths")
+        raise malformed(f"{where}.sites", sites, "an object of module paths")
     for path, site in sites.items():
         place = f"{where}.sites[{path!r}]"
         if method == ABSORB_DECOMPOSE:
             manifest.layouts[str(path)] = _read_site(place, site)
         elif path in manifest.linears:
-            raise _malformed(place, method, "a linear map that no operation before has treated")
+            raise malformed(place, method, "a linear map that no operation before has treated")
         else:
             manifest.linears[str(path)] = method, read_entry(place, method, site)
 
 
 def _read_site(where: str, site: object) -> HeadLayout:
     if not isinstance(site, Mapping):
-        raise _malformed(where, site, "an object")
+        raise malformed(where, site, "an object")
     for name in SITE_NUMBERS:
         if not _is_count(site.get(name)):
-            raise _malformed(f"{where}.{name}", site.get(name), "a positive integer")
+            raise malformed(f"{where}.{name}", site.get(name), "a positive integer")
     for name in SITE_RANKS:
         ranks = site.get(name)
         if not isinstance(ranks, list) or not all(
             isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks
         ):
-            raise _malformed(f"{where}.{name}", ranks, "a list of integers")
+            raise malformed(f"{where}.{name}", ranks, "a list of integers")
     try:
         return HeadLayout(
             heads=site["heads"],
@@ -141,13 +141,3 @@ def respelled(block: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, A
 
 def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _malformed(where: str, found: object, expected: str) -> LoadError:
-    return LoadError(
-        "The surgery block of config.json is malformed.",
-        where=where,
-        found="nothing" if found is None else f"{found!r}"[:80],
-        expected=expected,
-        hint="write the checkpoint again with `surgery`",
-    )

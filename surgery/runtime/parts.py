@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import LoadError
+from .errors import LoadError, malformed
 from .givens import mix_weight, rotate_weight
 from .householder import reflect_weight
 
@@ -141,20 +141,20 @@ def read_entry(where: str, method: str, entry: object) -> dict[str, Any]:
     form = linear_method(method, where)
     keys = (*form.counts, *form.numbers)
     if not isinstance(entry, Mapping):
-        raise _malformed(where, entry, "an object")
+        raise malformed(where, entry, "an object")
     for key in entry:
         if key not in keys:
             expected = "only " + ", ".join(keys) if keys else "no keys"
-            raise _malformed(where, key, f"{expected} ({method})")
+            raise malformed(where, key, f"{expected} ({method})")
     for key in form.counts:
         value = entry.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise _malformed(f"{where}.{key}", value, "a positive integer")
+            raise malformed(f"{where}.{key}", value, "a positive integer")
     for key in form.numbers:
         value = entry.get(key)
         # JSON as Python reads it may hold NaN, Infinity, and integers beyond any float.
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not _finite(value):
-            raise _malformed(f"{where}.{key}", value, "a finite number")
+            raise malformed(f"{where}.{key}", value, "a finite number")
     return {key: entry[key] for key in keys}
 
 
@@ -216,13 +216,3 @@ def _finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
-
-
-def _malformed(where: str, found: object, expected: str) -> LoadError:
-    return LoadError(
-        "The surgery block of config.json is malformed.",
-        where=where,
-        found="nothing" if found is None else f"{found!r}"[:80],
-        expected=expected,
-        hint="write the checkpoint again with `surgery`",
-    )
