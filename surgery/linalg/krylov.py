@@ -22,8 +22,8 @@ from torch import Tensor
 CHOLESKY_PIVOT = 1e-4
 """Smallest pivot (of unit rows) that Cholesky is trusted with: a defect of at most 1e-8."""
 
-CACHED_BYTES = 2**21
-"""Bytes of A, per thread, that stay in a cache from the first product to the second."""
+CACHED_BYTES = 2**20
+"""Bytes of A that stay in a core's own cache from the first product to the second."""
 
 
 def gaussian(rows: int, like: Float[Tensor, "n d"], generator: torch.Generator) -> Tensor:
@@ -61,19 +61,27 @@ def orthonormal_rows(block: Float[Tensor, "p d"]) -> Float[Tensor, "p d"]:
 def _products(
     matrix: Float[Tensor, "n d"], rows: Float[Tensor, "p d"]
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, "p d"]]:
-    """Return ``A rowsᵀ`` and ``rows AᵀA``, reading a CPU's A from memory once."""
+    """Return ``A rowsᵀ`` and ``rows AᵀA``; on CPUs with A read from memory once."""
+    n, d = matrix.shape
     columns = rows.mT.contiguous()
-    if matrix.device.type != "cpu" or matrix.stride(1) != 1:
+    threads = torch.get_num_threads()
+    strip = max(16, CACHED_BYTES // (d * matrix.element_size()))
+    turns = n // (threads * strip)
+    if matrix.device.type != "cpu" or matrix.stride(1) != 1 or not turns:
         image = matrix @ columns
         return image, (matrix.mT @ image).mT
-    image = matrix.new_empty(matrix.shape[0], len(rows))
-    product = torch.zeros_like(rows)
-    cached = CACHED_BYTES * torch.get_num_threads()
-    strip = max(len(rows), cached // (matrix.shape[1] * matrix.element_size()))
-    for part, into in zip(torch.split(matrix, strip), torch.split(image, strip), strict=True):
-        torch.mm(part, columns, out=into)
-        product.addmm_(into.mT, part)
-    return image, product
+    # In each turn each thread takes one strip, alone, through both products.
+    whole = turns * threads * strip
+    strips = matrix[:whole].view(threads, turns, strip, d)
+    image = matrix.new_empty(n, len(rows))
+    images = image[:whole].view(threads, turns, strip, len(rows))
+    shared = columns.expand(threads, -1, -1)
+    product = matrix.new_zeros(threads, len(rows), d)
+    for turn in range(turns):
+        images[:, turn] = part = torch.bmm(strips[:, turn], shared)
+        product.baddbmm_(part.mT, strips[:, turn])
+    image[whole:] = rest = matrix[whole:] @ columns
+    return image, product.sum(dim=0).addmm_(rest.mT, matrix[whole:])
 
 
 class BlockLanczos:
@@ -85,7 +93,8 @@ class BlockLanczos:
         size: m, rows of the basis so far.
         images: ``A Q_jᵀ`` (n, p) a block, if they were asked to be kept.
         diagonal: A_j of (1), float64 (p, p) a block.
-        coupling: R_j of (1), float64 (p, p) a block: ``Q_j AᵀA = … + R_j Q_{j+1}``.
+        coupling: R_j of (1), float64 (p, p) a block: ``Q_j AᵀA = … + R_j Q_{j+1}``. The last one
+            is known up to a rotation from the right: Q_{j+1} is made when it is needed.
     """
 
     def __init__(
@@ -108,12 +117,12 @@ class BlockLanczos:
         self._keep_images = keep_images
         held = 0 if deflated is None else len(deflated)
         # The deflated rows come first, so that one product projects on them and on the basis.
-        self._rows = matrix.new_empty(held + capacity + block, matrix.shape[1])
+        self._rows = matrix.new_empty(held + capacity, matrix.shape[1])
         self._held = held
         if deflated is not None:
             self._rows[:held] = deflated
         self._projected = torch.zeros(capacity, capacity, dtype=torch.float64, device=matrix.device)
-        self._append(gaussian(block, matrix, generator))
+        self._rest = gaussian(block, matrix, generator)
 
     @property
     def capacity(self) -> int:
@@ -146,7 +155,9 @@ class BlockLanczos:
     def expand(self) -> None:
         """Take the next block into the basis: two products with A."""
         start, stop = self.size, self.size + self.block
-        rows = self._rows[self._held + start : self._held + stop]
+        rows = self._append(self._rest)
+        if self.coupling:
+            self.coupling[-1] = self._rest.double() @ rows.double().mT
         image, product = _products(self.matrix, rows)
         if self._keep_images:
             self.images.append(image)
@@ -160,13 +171,13 @@ class BlockLanczos:
         self._projected[first:start, start:stop] = projected[:, : start - first].mT
         self._projected[start:stop, start:stop] = own
         self.size = stop
-        rest = product - overlap @ near
-        self._append(rest)
-        following = self._rows[self._held + stop : self._held + stop + self.block]
+        self._rest = product - overlap @ near
+        rest = self._rest.double()
+        values, vectors = torch.linalg.eigh(rest @ rest.mT)
         self.diagonal.append(own)
-        self.coupling.append(rest.double() @ following.double().mT)
+        self.coupling.append(vectors * values.clamp_min(0).sqrt())
 
-    def _append(self, rest: Tensor) -> None:
+    def _append(self, rest: Tensor) -> Tensor:
         """Write orthonormal rows spanning ``rest`` behind the basis, orthogonal to it."""
         stop = self._held + self.size
         known = self._rows[:stop]
@@ -183,3 +194,4 @@ class BlockLanczos:
             if size < 0.1:  # twice is enough, unless the first pass left mostly rounding
                 break
         self._rows[stop : stop + self.block] = rows
+        return rows

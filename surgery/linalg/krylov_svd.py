@@ -37,7 +37,7 @@ PROBE_STEPS = 5
 LAST_BLOCK_SEES = 1.15
 """What the basis misses, over what its latest block sees of it: 1.0 to 1.3 in practice."""
 
-PROMISING = 0.74
+PROMISING = 0.73
 """What is missed, over the r-th Ritz value, where proofs of 1e-3 begin to succeed."""
 
 
@@ -103,7 +103,7 @@ def _probe(
 ) -> tuple[float, float]:
     """Return bounds of what the basis misses and of the optimum: the latter ≤ goal if it can."""
     room = run.matrix.shape[1] - run.size
-    block = min(max(PROBE_BLOCK, run.block * 4 // 3), max(room // (PROBE_STEPS + 1), 1))
+    block = min(max(PROBE_BLOCK, run.block), max(room // (PROBE_STEPS + 1), 1))
     overlap = least_overlap(block, room, failure)
     other = BlockLanczos(run.matrix, block, block * PROBE_STEPS, generator, deflated=run.basis)
     error = rounding(run.matrix) * math.sqrt(float(top[-1]))
