@@ -10,8 +10,8 @@ at least τ, but for a probability that is chosen. For any polynomial q,
 ``q(c)² ‖P_1 v‖² = ‖P_1 q(C) v‖² ≤ ‖P_1 q(C)‖²``, and for q of the run's degree the right side is
 known from its block tridiagonal matrix. If q(λ) = 1, all roots of q lie below λ and
 ``‖P_1 q(C)‖² < τ``, then no eigenvalue is λ or beyond: ``c < λ``. The q of least average norm is
-a kernel polynomial; its roots are real and among the Ritz values. After three steps with 32 rows
-the bound is typically 1.2 times the truth, where bounds that know the number of steps only
+a kernel polynomial; its roots are real and between the extreme Ritz values. After three steps with
+32 rows the bound is typically 1.2 times the truth, where bounds that know the number of steps only
 (Kuczyński and Woźniakowski 1992) give 1.7. Compare van Dorsselaer, Hochstenbach and van der Vorst
 2000, "Computing probabilistic bounds for extreme eigenvalues of symmetric matrices with the
 Lanczos method", which has one vector instead of a block.

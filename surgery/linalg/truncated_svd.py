@@ -18,8 +18,8 @@ from torch import Tensor
 from surgery.linalg.krylov_svd import krylov_svd
 from surgery.linalg.triplets import Triplets, provable, rounding_allowance, without_noise
 
-QUICK_FULL_SVD = 256
-"""Shorter side up to which the full SVD takes milliseconds, and nothing else is tried."""
+QUICK_FULL_SVD = 384
+"""Shorter side up to which nothing is quicker than the full SVD on real weights."""
 
 AFFORDABLE_FULL_SVD = 1024
 """Shorter side up to which the full SVD takes about a second: the way out where no proof is had."""
@@ -63,7 +63,7 @@ def truncated_svd(
 
     "fast" is a block Krylov method that grows its basis until the shortfall is proved to be at
     most ``tolerance``. It takes the full SVD instead where that is cheap (a shorter side of at most
-    256) or needed (a rank above an eighth of the shorter side; no proof, and a shorter side of at
+    384) or needed (a rank above an eighth of the shorter side; no proof, and a shorter side of at
     most 1024). On larger matrices with a flat spectrum, iid noise for one, it stops at a basis of
     half the shorter side and returns what it has with the shortfall that it can prove, which is
     then above ``tolerance``: ask for "full" if that will not do.
