@@ -12,7 +12,7 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.engine.adapter_writer import AdapterWriter
 from surgery.engine.block import Operation
-from surgery.engine.result import versions
+from surgery.engine.result import beside, versions
 from surgery.engine.stored import Stored, TreatedLinear, read_stored
 from surgery.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, UsageError
 from surgery.events import Progress, ignore
@@ -78,7 +78,7 @@ def export_peft(
         kind = KINDS[operation["method"]]
         linears = {path: stored.linears[path] for path in operation["sites"]}
         _check_form(kind, linears)
-        target = Path(out) if out is not None else _default(source)
+        target = Path(out) if out is not None else beside(source, "peft")
         check_separate(source.directory, target)
         with _base(operation, base) as original:
             adapter = AdapterWriter(stored, read_stored(original), linears, kind)
@@ -167,10 +167,3 @@ def _base(operation: Operation, base: str | Path | None) -> TensorSource:
             hint="give the original with --base " + shlex.quote("DIRECTORY"),
         )
     return source
-
-
-def _default(source: TensorSource) -> Path:
-    if source.directory is None:
-        raise UsageError("Say where to write the adapter with -o", where=source.name)
-    directory = source.directory.resolve()
-    return directory.with_name(f"{directory.name}-peft")

@@ -93,11 +93,13 @@ def import_adapter(
     if initial is not None and initial.kind != "LORA":
         raise UsageError("Only a LoRA has an initial adapter", where="--initial-adapter")
     options = ImportOptions(
-        adapter=str(adapter),
-        initial_adapter=None if initial_adapter is None else str(initial_adapter),
-        sha256=_digests(
-            [directory] if initial is None else [directory, Path(str(initial_adapter))]
-        ),
+        adapter=str(directory),
+        initial_adapter=None if first is None else str(first),
+        sha256={
+            role: hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()
+            for role, path in (("adapter", directory), ("initial_adapter", first))
+            if path is not None
+        },
     )
     with resolve(str(model), revision=revision) as source:
         source.start_hashing()
@@ -127,13 +129,6 @@ def import_adapter(
             resume=resume,
             progress=progress,
         )
-
-
-def _digests(directories: list[Path]) -> dict[str, str]:
-    """Return the SHA-256 of each adapter's weights, by the name of its directory."""
-    return {
-        path.name: hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest() for path in directories
-    }
 
 
 def _map_path(stored: Stored, path: str, where: Path) -> str:

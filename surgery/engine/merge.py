@@ -7,12 +7,11 @@ from pathlib import Path
 
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.resolve import resolve
-from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.block import ABSORB_DECOMPOSE, surgery_block
 from surgery.engine.pack import read_site, write_site
-from surgery.engine.result import versions
+from surgery.engine.result import beside, versions
 from surgery.engine.stored import Stored, read_stored
 from surgery.engine.stream import Computed, cast, stream
 from surgery.errors import UsageError
@@ -62,7 +61,7 @@ def merge(
     with resolve(str(checkpoint)) as source:
         stored = read_stored(source)
         merging = _Merging(stored, _checked_steps(stored, steps))
-        target = Path(out) if out is not None else default_target(source)
+        target = Path(out) if out is not None else beside(source, "merged")
         check_separate(source.directory, target)
         fingerprint = {
             "source": source.identity(),
@@ -169,17 +168,3 @@ class _Merging:
             tensors = {name: self.stored.tensor(name)}
         infos = self.stored.source.infos
         return Computed({name: cast(name, t, infos[name].dtype) for name, t in tensors.items()})
-
-
-def default_target(source: TensorSource) -> Path:
-    """Return ``<checkpoint>-merged``, beside the checkpoint.
-
-    Raises:
-        UsageError: There is no directory to be beside of.
-    """
-    if source.directory is None:
-        raise UsageError("Say where to write the dense checkpoint with -o", where=source.name)
-    directory = source.directory
-    if directory.name in ("", ".."):  # "." and the like have a name only once resolved
-        directory = directory.resolve()
-    return directory.with_name(f"{directory.name}-merged")

@@ -17,7 +17,7 @@ from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.block import Operation, surgery_block
 from surgery.engine.measure import check_data, measure
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, UsageError
 from surgery.events import Progress
 from surgery.report.model import Report
 from surgery.report.serialise import from_json, to_json
@@ -91,6 +91,20 @@ def versions() -> dict[str, str]:
 def default_output(source: TensorSource, method: str) -> Path:
     """Return where a result goes when nobody says: ``checkpoints/<name>-<method>``."""
     return CHECKPOINTS / f"{source.slug}-{method}"
+
+
+def beside(source: TensorSource, suffix: str) -> Path:
+    """Return ``<checkpoint>-<suffix>``, beside the checkpoint.
+
+    Raises:
+        UsageError: There is no directory to be beside of.
+    """
+    if source.directory is None:
+        raise UsageError("Say where to write the result with -o", where=source.name)
+    directory = source.directory
+    if directory.name in ("", ".."):  # "." and the like have a name only once resolved
+        directory = directory.resolve()
+    return directory.with_name(f"{directory.name}-{suffix}")
 
 
 def produce(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,12 +75,10 @@ class Stored:
     maps: Mapping[str, LinearMap]
     linears: Mapping[str, TreatedLinear]
 
-    @property
-    def part_tensors(self) -> dict[str, str]:
-        """Name of every tensor of a small part, to the path of its map."""
-        return {
-            name: path for path, linear in self.linears.items() for name in linear.parts.values()
-        }
+    @cached_property
+    def part_tensors(self) -> frozenset[str]:
+        """Name of every tensor of a small part."""
+        return frozenset(name for linear in self.linears.values() for name in linear.parts.values())
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor of the model without its small parts: they are merged in, in float64.

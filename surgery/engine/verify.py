@@ -113,7 +113,7 @@ def _check_same_model(old: Stored, new: Stored) -> None:
     found: object = None
     before, after = old.source, new.source
     sites, new_sites = ({site.path: site for site in each.claims.sites} for each in (old, new))
-    names, new_names = (set(each.source.infos) - set(each.part_tensors) for each in (old, new))
+    names, new_names = (set(each.source.infos) - each.part_tensors for each in (old, new))
     if before.config["model_type"] != after.config["model_type"]:
         found, expected = after.config["model_type"], before.config["model_type"]
     elif sites.keys() != new_sites.keys() or names != new_names:

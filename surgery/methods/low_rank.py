@@ -7,6 +7,7 @@ is the same.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -24,7 +25,7 @@ ROWS = 1024  # rows of a weight that are subtracted at once, in float64
 
 
 @dataclass(frozen=True)
-class _Split:
+class _Split(ABC):
     """Settings of a split.
 
     Attributes:
@@ -52,13 +53,13 @@ class _Split:
             return f"rank {self.rank} exceeds {most}, the smaller side"
         return None
 
+    @abstractmethod
     def parts(self, svd: TruncatedSVD) -> dict[str, Tensor]:
         """Return the trainable tensors that hold the principal part."""
-        raise NotImplementedError
 
+    @abstractmethod
     def factors(self, parts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return ``(out, r)`` and ``(r, in)`` whose product is the principal part, float64."""
-        raise NotImplementedError
 
     def start(self, weight: Tensor, generator: Generator) -> LinearStart:
         """Split one weight; the residual belongs to the principal part as it is written."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import surgery
-from surgery.errors import CheckpointError, UnsupportedModelError, UsageError
+from surgery.errors import CheckpointError, TargetError, UnsupportedModelError, UsageError
 from tests.engine.support import run, save_tiny
 from tests.engine.test_small_parts import ROUNDING, all_roles, perturb
 from tests.models import tiny_model
@@ -109,6 +109,25 @@ def test_a_pissa_of_a_random_svd_needs_the_adapter_it_began_with(tmp_path: Path)
         source, tmp_path / "adapter", tmp_path / "out", initial_adapter=tmp_path / "first"
     )
     assert relative_error(run(surgery.load(tmp_path / "out")), run(model.eval())) <= 1e-5
+
+
+def test_two_adapters_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    model = peft.get_peft_model(
+        stock("llama", source), peft.LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    model.save_pretrained(tmp_path / "first" / "adapter")
+    for folder in ("one", "two"):
+        move(model, "lora_")
+        model.save_pretrained(tmp_path / folder / "adapter")
+    first = tmp_path / "first" / "adapter"
+    surgery.import_adapter(
+        source, tmp_path / "one" / "adapter", tmp_path / "out", initial_adapter=first
+    )
+    with pytest.raises(TargetError, match="not empty"):  # another adapter is not "already done"
+        surgery.import_adapter(
+            source, tmp_path / "two" / "adapter", tmp_path / "out", initial_adapter=first
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gpt2"])
