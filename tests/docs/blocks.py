@@ -9,21 +9,31 @@
 In a `console` block a line that starts with "$ " is a command (continued by a final
 backslash); the lines below it must occur in its output, in that order, with "..." matching
 anything. A page's blocks share one directory and one python namespace.
+
+Plain `surgery` commands run in this process, which has the large libraries imported already;
+what needs a shell gets one.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
+import string
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from surgery_cli.main import app
 
 EXECUTED = ("python", "console")
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<lang>[\w+-]*)(?P<info>[^`]*)$")
 OPTION = re.compile(r'(\w+)="([^"]*)"')
+SHELL = re.compile(r"[|&;<>()`*?\[\]{}~#!\"']|\$[^A-Za-z_]")
 SECONDS_A_COMMAND = 300
 
 
@@ -110,24 +120,52 @@ def environment(shared: Path | None) -> dict[str, str]:
 
 
 def run_console(block: Block, folder: Path, shared: Path | None) -> None:
-    """Run every command of a block; raise where one fails or prints something else."""
+    """Run every command of a block; raise where one fails or prints something else.
+
+    The current folder must be `folder`.
+    """
+    variables = environment(shared)
     for command in commands(block.text):
-        done = subprocess.run(
-            ["bash", "-c", command.line],
-            cwd=folder,
-            env=environment(shared),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=SECONDS_A_COMMAND,
-            check=False,
-        )
+        words = plain_words(command.line, variables)
+        if words is None:
+            code, output = run_in_shell(command.line, folder, variables)
+        else:
+            code, output = run_here(words, variables)
         where = f"{block.place}: $ {command.line}"
-        if done.returncode != 0:
-            raise BlockError(f"{where}\nexit {done.returncode}\n{done.stdout[-2000:]}")
-        missing = first_missing(command.shown, done.stdout)
+        if code != 0:
+            raise BlockError(f"{where}\nexit {code}\n{output[-2000:]}")
+        missing = first_missing(command.shown, output)
         if missing is not None:
-            raise BlockError(f"{where}\ndoes not show: {missing}\nbut:\n{done.stdout[-2000:]}")
+            raise BlockError(f"{where}\ndoes not show: {missing}\nbut:\n{output[-2000:]}")
+
+
+def plain_words(line: str, variables: Mapping[str, str]) -> list[str] | None:
+    """Return the arguments of a `surgery` command that needs no shell, else `None`."""
+    if not line.startswith("surgery ") or SHELL.search(line):
+        return None
+    words = shlex.split(line.replace("\\\n", ""))[1:]
+    return [string.Template(word).substitute(variables) for word in words]
+
+
+def run_here(words: list[str], variables: Mapping[str, str]) -> tuple[int, str]:
+    """Run `surgery` in this process; return its exit code and what it printed, errors included."""
+    done = CliRunner(env=variables).invoke(app, words, catch_exceptions=False)
+    return done.exit_code, done.output
+
+
+def run_in_shell(line: str, folder: Path, variables: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command in bash; return its exit code and what it printed, errors included."""
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS_A_COMMAND,
+        check=False,
+    )
+    return done.returncode, done.stdout
 
 
 def first_missing(shown: tuple[str, ...], output: str) -> str | None:

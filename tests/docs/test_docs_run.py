@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from tests.docs.blocks import (
     BlockError,
     blocks,
     commands,
+    environment,
     first_missing,
+    plain_words,
     run_console,
+    run_here,
+    run_in_shell,
     run_python,
 )
 
@@ -72,6 +77,22 @@ def test_a_console_block_is_split_into_commands_and_what_they_show() -> None:
     first, second = commands("$ one \\\n    --two\nshown\n\n$ three\n")
     assert (first.line, first.shown) == ("one \\\n    --two", ("shown",))
     assert (second.line, second.shown) == ("three", ())
+
+
+def test_only_plain_commands_run_in_this_process() -> None:
+    variables = {"SURGERY_SHARED": "/a b"}
+    line = "surgery inspect \\\n    $SURGERY_SHARED/model --remove 25%"
+    assert plain_words(line, variables) == ["inspect", "/a b/model", "--remove", "25%"]
+    for other in ("surgery inspect x | head", "! surgery inspect x", "surgery x > y", "ls"):
+        assert plain_words(other, variables) is None
+
+
+def test_the_installed_command_is_the_one_run_in_this_process(tmp_path: Path) -> None:
+    variables = environment(None)
+    for words, code in ((["--version"], 0), (["--help"], 0), (["merge"], 2)):
+        spawned = run_in_shell(shlex.join(["surgery", *words]), tmp_path, variables)
+        assert spawned == run_here(words, variables)
+        assert spawned[0] == code
 
 
 def test_shown_lines_must_occur_in_order() -> None:
