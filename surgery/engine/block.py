@@ -10,6 +10,7 @@ from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks
 from surgery.errors import CheckpointError
 from surgery.runtime.errors import LoadError
+from surgery.runtime.frequencies import KEY, check_pairs, check_rotary, read_pairs
 from surgery.runtime.parts import LINEAR_METHODS, read_entry
 
 FORMAT_VERSION = 1
@@ -21,13 +22,16 @@ Operation = dict[str, Any]
 
 def site_entry(site: AttentionSite, ranks: SiteRanks) -> dict[str, Any]:
     """Return what the runtime needs to know about one block."""
-    return {
+    entry: dict[str, Any] = {
         "heads": site.heads,
         "kv_heads": site.kv_heads,
         "head_dim": site.head_dim,
         "qk_ranks": list(ranks.qk),
         "v_ranks": list(ranks.vo),
     }
+    if ranks.pairs is not None:
+        entry[KEY] = [list(kept) for kept in ranks.pairs]
+    return entry
 
 
 def surgery_block(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -139,9 +143,13 @@ def _checked(site: AttentionSite, entry: Mapping[str, Any]) -> SiteRanks:
     shape = (entry["heads"], entry["kv_heads"], entry["head_dim"])
     if shape != (site.heads, site.kv_heads, site.head_dim):
         raise ValueError(f"{site.path} has heads, kv heads, head dimension {shape}")
-    ranks = SiteRanks(qk=tuple(entry["qk_ranks"]), vo=tuple(entry["v_ranks"]))
-    for name, kept in (("qk_ranks", ranks.qk), ("v_ranks", ranks.vo)):
+    qk, vo = tuple(entry["qk_ranks"]), tuple(entry["v_ranks"])
+    for name, kept in (("qk_ranks", qk), ("v_ranks", vo)):
         valid = all(type(rank) is int and 1 <= rank <= site.head_dim for rank in kept)
         if len(kept) != site.kv_heads or not valid:
             raise ValueError(f"{site.path} {name} = {list(kept)}")
-    return ranks
+    pairs = read_pairs(site.path, entry)
+    if pairs is not None:
+        check_pairs(pairs, qk, site.head_dim)
+    check_rotary(site.path, pairs, qk, site.head_dim, rotary="rope" in site.between)
+    return SiteRanks(qk, vo, pairs)

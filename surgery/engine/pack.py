@@ -1,8 +1,9 @@
 """Between stored tensors and heads: how a checkpoint's q, k, v and o become per-head factors.
 
 Stored tensors hold the kept vectors of all heads one after the other, ragged where ranks
-differ. In memory every head has its full d rows, zero beyond its rank: dense weights are the
-special case of full ranks, and merging a pruned block is reading it and writing it dense.
+differ. In memory every head has its full d rows, zero where they were cut: beyond its rank, or,
+across RoPE, at both rows of a frequency pair. So dense weights are the special case of full
+ranks, and merging a pruned block is reading it and writing it dense.
 """
 
 from __future__ import annotations
@@ -19,9 +20,27 @@ from surgery.methods import AttentionWeights
 
 def vectors(site: AttentionSite, ranks: SiteRanks, role: Role) -> list[int]:
     """Return how many vectors each head of ``role`` stores, in storage order."""
-    kept = ranks.qk if role in ("q", "k") else ranks.vo
+    return [len(rows) for rows in kept_rows(site, ranks, role)]
+
+
+def kept_rows(site: AttentionSite, ranks: SiteRanks, role: Role) -> list[list[int]]:
+    """Return which of its d rows each head of ``role`` stores, in storage order.
+
+    The first ones; of queries and keys across RoPE those of the kept frequency pairs, the first
+    row of every pair before the second of any.
+
+    Raises:
+        ValueError: Queries and keys across RoPE are pruned, and the ranks do not name the pairs.
+    """
+    kept = [list(range(rank)) for rank in (ranks.qk if role in ("q", "k") else ranks.vo)]
+    if role in ("q", "k") and "rope" in site.between:
+        half = site.head_dim // 2
+        if ranks.pairs is not None:
+            kept = [[*pairs, *(half + pair for pair in pairs)] for pairs in ranks.pairs]
+        elif min(ranks.qk) < site.head_dim:
+            raise ValueError(f"{site.path}: q and k lose whole RoPE pairs, and none is named")
     repeat = site.groups if role in ("q", "o") else 1
-    return [rank for rank in kept for _ in range(repeat)]
+    return [rows for rows in kept for _ in range(repeat)]
 
 
 def read_site(
@@ -42,13 +61,13 @@ def read_site(
     kv, g = site.kv_heads, site.groups
 
     def rows(role: Role) -> Tensor:
-        """(heads, d, width), zero beyond each head's rank."""
+        """(heads, d, width), zero where rows were cut."""
         stored = _part(tensor(site.projection(role).weight), site, role, ranks)
         if site.projection(role).transposed:
             stored = stored.T
         if role == "o":
             stored = stored.T
-        return _unpack(stored.to(dtype), vectors(site, ranks, role), site.head_dim)
+        return _unpack(stored.to(dtype), kept_rows(site, ranks, role), site.head_dim)
 
     def bias(role: Role) -> Tensor | None:
         name = site.projection(role).bias
@@ -59,7 +78,7 @@ def read_site(
             return stored.to(dtype)
         stored = _part(stored, site, role, ranks)
         return _unpack(
-            stored.to(dtype)[:, None], vectors(site, ranks, role), site.head_dim
+            stored.to(dtype)[:, None], kept_rows(site, ranks, role), site.head_dim
         ).squeeze(-1)
 
     q_bias = bias("q")
@@ -93,16 +112,16 @@ def write_site(
     parts: dict[str, list[Tensor]] = {}
     for role in ROLES:
         projection = site.projection(role)
-        packed = _pack(values[role], vectors(site, ranks, role))
+        kept = kept_rows(site, ranks, role)
+        packed = _pack(values[role], kept)
         if (role == "o") != projection.transposed:
             packed = packed.T
         parts.setdefault(projection.weight, []).append(packed)
         if projection.bias is None:
             continue
-        kept = vectors(site, ranks, role)
         bias = weights.o_bias if role == "o" else biases[role]
         if bias is None:  # dropped or moved: stored as zeros, so that names never change
-            bias = weights.k.new_zeros(site.width if role == "o" else sum(kept))
+            bias = weights.k.new_zeros(site.width if role == "o" else sum(map(len, kept)))
         elif role != "o":
             bias = _pack(bias[..., None], kept).squeeze(-1)
         parts.setdefault(projection.bias, []).append(bias)
@@ -138,21 +157,21 @@ def _part(stored: Tensor, site: AttentionSite, role: Role, ranks: SiteRanks) -> 
     return torch.split(stored, sizes, dim=_fused_axis(stored))[projection.part]
 
 
-def _row_index(ranks: Sequence[int], d: int) -> Tensor:
-    return torch.cat([torch.arange(rank) + head * d for head, rank in enumerate(ranks)])
+def _row_index(kept: Sequence[Sequence[int]], d: int) -> Tensor:
+    return torch.tensor([head * d + row for head, rows in enumerate(kept) for row in rows])
 
 
-def _unpack(packed: Tensor, ranks: Sequence[int], d: int) -> Tensor:
-    """(sum of ranks, n) -> (heads, d, n), zero beyond each head's rank."""
-    if all(rank == d for rank in ranks):
-        return torch.unflatten(packed, 0, (len(ranks), d))
-    dense = packed.new_zeros(len(ranks) * d, packed.shape[1])
-    dense[_row_index(ranks, d)] = packed
-    return torch.unflatten(dense, 0, (len(ranks), d))
+def _unpack(packed: Tensor, kept: Sequence[Sequence[int]], d: int) -> Tensor:
+    """(rows kept in all, n) -> (heads, d, n), zero where rows were cut."""
+    if all(len(rows) == d for rows in kept):  # then they are all in order
+        return torch.unflatten(packed, 0, (len(kept), d))
+    dense = packed.new_zeros(len(kept) * d, packed.shape[1])
+    dense[_row_index(kept, d)] = packed
+    return torch.unflatten(dense, 0, (len(kept), d))
 
 
-def _pack(dense: Tensor, ranks: Sequence[int]) -> Tensor:
-    """(heads, d, n) -> (sum of ranks, n)."""
+def _pack(dense: Tensor, kept: Sequence[Sequence[int]]) -> Tensor:
+    """(heads, d, n) -> (rows kept in all, n)."""
     d = dense.shape[1]
     flat = dense.flatten(0, 1)
-    return flat if all(rank == d for rank in ranks) else flat[_row_index(ranks, d)]
+    return flat if all(len(rows) == d for rows in kept) else flat[_row_index(kept, d)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .errors import LoadError
+from .frequencies import check_rotary
 from .heads import ExecutedWidths, HeadLayout
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
@@ -116,11 +117,19 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def check_heads(path: str, layout: HeadLayout, heads: int, kv_heads: int, head_dim: int) -> None:
+def check_heads(
+    path: str,
+    layout: HeadLayout,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    *,
+    rotary: bool = False,
+) -> None:
     """Require that a site's layout and the model's configuration speak of the same heads.
 
     Raises:
-        LoadError: If they differ.
+        LoadError: If they differ, or if the layout says too little or too much of RoPE.
     """
     found = (layout.heads, layout.kv_heads, layout.head_dim)
     if found != (heads, kv_heads, head_dim):
@@ -130,3 +139,4 @@ def check_heads(path: str, layout: HeadLayout, heads: int, kv_heads: int, head_d
             found=f"heads, kv_heads, head_dim = {found}",
             expected=(heads, kv_heads, head_dim),
         )
+    check_rotary(path, layout.rope_pairs, layout.qk_ranks, head_dim, rotary=rotary)

@@ -2,7 +2,8 @@
 
 Stored, the heads of a projection lie packed along one axis, each as wide as its rank. Attention
 kernels want one width for all heads of a block, so ragged heads are laid out at the widest
-head's width with zeros in the rest; uniform heads are only viewed, never padded.
+head's width with zeros in the rest; uniform heads are only viewed, never padded. Rotary heads
+are two halves that belong together column by column: there each half is padded by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import LoadError
+from .frequencies import Frequencies, Pairs, check_pairs
 
 
 class ExecutedWidths(NamedTuple):
@@ -43,6 +45,7 @@ class Packing:
 
     Args:
         ranks: Width of each head, in storage order.
+        parts: How many equal parts a head's columns have, each padded by itself.
 
     Attributes:
         count: Number of heads.
@@ -51,8 +54,9 @@ class Packing:
         uniform: Whether all heads have the same width, so that unpacking is a view.
     """
 
-    def __init__(self, ranks: Sequence[int]) -> None:
+    def __init__(self, ranks: Sequence[int], *, parts: int = 1) -> None:
         self.ranks = tuple(ranks)
+        self.parts = parts
         self.count = len(self.ranks)
         self.total = sum(self.ranks)
         self.width = max(self.ranks)
@@ -62,13 +66,14 @@ class Packing:
     def positions(self) -> list[int]:
         """Return where each packed column lies once all heads are ``width`` wide."""
         return [
-            head * self.width + column
+            head * self.width + part * (self.width // self.parts) + column
             for head, rank in enumerate(self.ranks)
-            for column in range(rank)
+            for part in range(self.parts)
+            for column in range(rank // self.parts)
         ]
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """Split a packed axis into heads of one width, zeros beyond each head's rank.
+        """Split a packed axis into heads of one width, zeros where a head has fewer columns.
 
         Args:
             packed: ``(batch, time, total)``.
@@ -114,10 +119,11 @@ class HeadLayout:
         head_dim: Head dimension before any surgery. It still sets the softmax scale.
         qk_ranks: Width of the queries and keys of each key/value head.
         v_ranks: Width of the values of each key/value head.
+        rope_pairs: RoPE frequencies that each key/value head keeps; ``None``: all, or no RoPE.
 
     Raises:
-        LoadError: If the heads do not divide, a rank is missing, or a rank is not between 1 and
-            ``head_dim``.
+        LoadError: If the heads do not divide, a rank is missing, a rank is not between 1 and
+            ``head_dim``, or the frequencies do not fit the ranks.
     """
 
     heads: int
@@ -125,6 +131,7 @@ class HeadLayout:
     head_dim: int
     qk_ranks: tuple[int, ...]
     v_ranks: tuple[int, ...]
+    rope_pairs: Pairs | None = None
 
     def __post_init__(self) -> None:
         if min(self.heads, self.kv_heads, self.head_dim) < 1 or self.heads % self.kv_heads:
@@ -147,6 +154,8 @@ class HeadLayout:
                     expected=f"ranks between 1 and the head dimension {self.head_dim}",
                     hint="a head cannot be removed altogether; its smallest rank is 1",
                 )
+        if self.rope_pairs is not None:
+            check_pairs(self.rope_pairs, self.qk_ranks, self.head_dim)
 
     @property
     def groups(self) -> int:
@@ -166,12 +175,13 @@ class HeadLayout:
     @cached_property
     def queries(self) -> Packing:
         """Packing of q's output: one head a query head."""
-        return Packing([rank for rank in self.qk_ranks for _ in range(self.groups)])
+        ranks = [rank for rank in self.qk_ranks for _ in range(self.groups)]
+        return Packing(ranks, parts=1 if self.rope_pairs is None else 2)
 
     @cached_property
     def keys(self) -> Packing:
         """Packing of k's output: one head a key/value head."""
-        return Packing(self.qk_ranks)
+        return Packing(self.qk_ranks, parts=1 if self.rope_pairs is None else 2)
 
     @cached_property
     def values(self) -> Packing:
@@ -182,3 +192,8 @@ class HeadLayout:
     def contexts(self) -> Packing:
         """Packing of o's input: one head a query head."""
         return Packing([rank for rank in self.v_ranks for _ in range(self.groups)])
+
+    @cached_property
+    def frequencies(self) -> Frequencies:
+        """Rotation of queries and keys, where the family rotates them."""
+        return Frequencies(self.rope_pairs, self.head_dim)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from .errors import LoadError, malformed
+from .frequencies import read_pairs
 from .heads import HeadLayout
 from .parts import LINEAR_METHODS, read_entry
 
@@ -105,6 +106,7 @@ def _read_site(where: str, site: object) -> HeadLayout:
             isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks
         ):
             raise malformed(f"{where}.{name}", ranks, "a list of integers")
+    pairs = read_pairs(where, site)
     try:
         return HeadLayout(
             heads=site["heads"],
@@ -112,6 +114,7 @@ def _read_site(where: str, site: object) -> HeadLayout:
             head_dim=site["head_dim"],
             qk_ranks=tuple(site["qk_ranks"]),
             v_ranks=tuple(site["v_ranks"]),
+            rope_pairs=pairs,
         )
     except LoadError as error:
         raise LoadError(

@@ -1,6 +1,7 @@
 """The rotary family: LLaMA, Mistral (sliding window), Qwen2 (full and sliding layers).
 
-Queries and keys are rotated by position at full head dimension, so only values are narrower.
+Queries and keys are rotated by position: they get narrower by whole frequency pairs only, and
+every head rotates by the frequencies it keeps.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from .attention import (
     replace_module,
     resized,
 )
-from .errors import LoadError
 from .heads import HeadLayout
 
 
@@ -38,8 +38,8 @@ class RotaryHeads(RestructuredAttention):
     def __init__(self, dense: Any, layout: HeadLayout) -> None:
         super().__init__(dense.config, dense.layer_idx)  # type: ignore[call-arg]  # the family's
         self.layout = layout
-        self.q_proj = resized(dense.q_proj)
-        self.k_proj = resized(dense.k_proj)
+        self.q_proj = resized(dense.q_proj, outputs=layout.queries.total)
+        self.k_proj = resized(dense.k_proj, outputs=layout.keys.total)
         self.v_proj = resized(dense.v_proj, outputs=layout.values.total)
         self.o_proj = resized(dense.o_proj, inputs=layout.contexts.total)
 
@@ -59,7 +59,7 @@ class RotaryHeads(RestructuredAttention):
         layout: HeadLayout = self.layout
         query = layout.queries.unpack(self.q_proj(hidden_states))
         key = layout.keys.unpack(self.k_proj(hidden_states))
-        query, key = self._rotate(query, key, *position_embeddings)
+        query, key = layout.frequencies.rotate(self._rotate, query, key, *position_embeddings)
 
         value = self.v_proj(hidden_states)
         if layout.uniform:
@@ -121,18 +121,11 @@ def swap_rotary(model: nn.Module, path: str, layout: HeadLayout) -> None:
     """Put a restructured module in the place of the rotary attention at ``path``.
 
     Raises:
-        LoadError: If queries and keys are narrower than the head dimension.
+        LoadError: If queries and keys are narrower, and it is not said by which frequencies.
     """
     dense: Any = dense_module(model, path, tuple(RESTRUCTURED))
     config = dense.config
     kv_heads = config.num_key_value_heads
-    check_heads(path, layout, config.num_attention_heads, kv_heads, dense.head_dim)
-    if set(layout.qk_ranks) != {layout.head_dim}:
-        raise LoadError(
-            "Queries and keys of a model with rotary positions cannot be pruned.",
-            where=path,
-            found=f"qk_ranks {list(layout.qk_ranks)}",
-            expected=f"{layout.head_dim} for every head",
-        )
+    check_heads(path, layout, config.num_attention_heads, kv_heads, dense.head_dim, rotary=True)
     restructured = RESTRUCTURED[type(dense)](dense, layout)
     replace_module(model, path, cast(nn.Module, restructured))

@@ -1,8 +1,9 @@
 """A deliberately plain pruner, and the dense model that it must equal.
 
-Every head keeps its first rows. In the dense model the other rows of q, k and v and the other
-columns of o are set to zero, which leaves stock transformers as the oracle; in the checkpoint
-they are cut out. Nothing here shares code with the runtime.
+Every head keeps its first rows; rotary queries and keys keep random frequency pairs. In the dense
+model the other rows of q, k and v and the other columns of o are set to zero, which leaves stock
+transformers as the oracle; in the checkpoint they are cut out. Nothing here shares code with the
+runtime.
 """
 
 from __future__ import annotations
@@ -164,10 +165,14 @@ def sites(model: PreTrainedModel) -> list[Site]:
 
 
 Ranks = dict[str, tuple[list[int], list[int]]]
+"""QK and V rank of every key/value head, by site."""
 
 
 def choose_ranks(model: PreTrainedModel, layout: str, *, seed: int = 0) -> Ranks:
-    """Choose ranks for every site: ``full``, ``tied``, ``block`` or ``ragged``."""
+    """Choose ranks for every site: ``full``, ``tied``, ``block`` or ``ragged``.
+
+    Rotary queries and keys have an even rank, and stay whole where ``tied``.
+    """
     draw = random.Random(f"{layout}{seed}")
     chosen: Ranks = {}
     for site in sites(model):
@@ -179,8 +184,25 @@ def choose_ranks(model: PreTrainedModel, layout: str, *, seed: int = 0) -> Ranks
             low, high = {"full": (full, full), "tied": (3, 3), "block": (3, 5)}[layout]
             shift = 0 if layout == "full" else len(chosen) % 2
             qk, v = [low + shift] * count, [high + shift] * count
-        chosen[site.path] = ([full] * count if site.rotary else qk, v)
+        if site.rotary:
+            qk = [full] * count if layout in ("full", "tied") else [rank + rank % 2 for rank in qk]
+        chosen[site.path] = (qk, v)
     return chosen
+
+
+def kept_pairs(site: Site, qk: list[int]) -> list[list[int]]:
+    """Choose the frequencies that each key/value head of a rotary site keeps at these ranks."""
+    draw = random.Random(f"{site.path}{qk}")
+    return [sorted(draw.sample(range(site.head_dim // 2), rank // 2)) for rank in qk]
+
+
+def pair_rows(site: Site, qk: list[int], repeats: int = 1) -> Tensor:
+    """Rows of the kept pairs, head by head: first halves, then second halves."""
+    half, kept, rows = site.head_dim // 2, kept_pairs(site, qk), []
+    for head in range(len(qk) * repeats):
+        for second in (0, half):
+            rows += [head * site.head_dim + second + i for i in kept[head // repeats]]
+    return torch.tensor(rows)
 
 
 def kept_rows(ranks: list[int], head_dim: int, repeats: int = 1) -> Tensor:
@@ -201,8 +223,8 @@ def cuts(model: PreTrainedModel, ranks: Ranks) -> dict[str, tuple[Tensor, int]]:
         qk, v = ranks[site.path]
         groups = site.heads // site.kv_heads
         rows = [
-            kept_rows(qk, site.head_dim, groups),
-            kept_rows(qk, site.head_dim),
+            pair_rows(site, qk, groups) if site.rotary else kept_rows(qk, site.head_dim, groups),
+            pair_rows(site, qk) if site.rotary else kept_rows(qk, site.head_dim),
             kept_rows(v, site.head_dim),
         ]
         columns = kept_rows(v, site.head_dim, groups)
@@ -244,6 +266,10 @@ def surgery_block(model: PreTrainedModel, ranks: Ranks) -> dict[str, Any]:
         }
         for site in sites(model)
     }
+    for site in sites(model):
+        qk = ranks[site.path][0]
+        if site.rotary and min(qk) < site.head_dim:
+            described[site.path]["rope_pairs"] = kept_pairs(site, qk)
     operation = {"method": "absorb-decompose", "options": {}, "sites": described}
     return {"format_version": 1, "operations": [operation]}
 

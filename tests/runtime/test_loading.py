@@ -273,7 +273,17 @@ def broken(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("v_ranks", [1.5, 2], "malformed"),
         ("v_ranks", [1], "one rank per"),
         ("v_ranks", [0, 3], "smallest rank is 1"),
-        ("qk_ranks", [8, 4], "rotary positions cannot be pruned"),
+        ("rope_pairs", None, "malformed"),
+        ("rope_pairs", [[0, 1], 2], "malformed"),
+        ("rope_pairs", [[0, 1.0], [2]], "malformed"),
+        ("rope_pairs", [[0, True], [2]], "malformed"),
+        ("rope_pairs", [[0, 1]], "one list per key/value head"),
+        ("rope_pairs", [[1, 0], [2]], "(?s)cannot be the frequencies.*ascending"),
+        ("rope_pairs", [[0, 0], [2]], "cannot be the frequencies"),
+        ("rope_pairs", [[0, 4], [2]], "(?s)cannot be the frequencies.*from 0 to 3"),
+        ("rope_pairs", [[-1, 0], [2]], "cannot be the frequencies"),
+        ("rope_pairs", [[], [2]], "cannot be the frequencies"),
+        ("rope_pairs", [[0, 1, 2, 3], [0, 1, 2, 3]], "contradict each other"),
     ],
 )
 def test_a_surgery_block_that_cannot_be_run_is_an_error(
