@@ -124,11 +124,15 @@ def exact(name: str) -> torch.dtype:
 def dense_model(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
     """Build a stock model with every tensor random, so that no term is trivially zero."""
     torch.manual_seed(seed)
-    model = MODELS[name]().eval()
+    return randomised(MODELS[name]()).to(dtype)
+
+
+def randomised(model: Any) -> Any:
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.5))
-    return model.to(dtype)
+    return model
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,11 @@ class Case:
 def make_case(
     name: str, layout: str, path: Path, *, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> Case:
-    model = dense_model(name, dtype=dtype, seed=seed)
+    return write_case(name, dense_model(name, dtype=dtype, seed=seed), layout, path, seed=seed)
+
+
+def write_case(name: str, model: Any, layout: str, path: Path, *, seed: int = 0) -> Case:
+    """Cut a dense model, and write the checkpoint of what is left."""
     ranks = choose_ranks(model, layout, seed=seed)
     block = surgery_block(model, ranks)
     packed = cut(model, ranks)

@@ -35,6 +35,21 @@ def test_packing_undoes_unpacking_and_drops_what_is_beyond_the_ranks(ranks: list
     assert torch.equal(packing.pack(heads.transpose(1, 2)), packed)
 
 
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=5))
+def test_halves_are_padded_by_themselves(pairs: list[int]) -> None:
+    ranks, widest = [2 * kept for kept in pairs], max(pairs)
+    packing, packed = Packing(ranks, parts=2), torch.randn(2, 3, 2 * sum(pairs))
+
+    heads = packing.unpack(packed)
+
+    assert heads.shape == (2, len(pairs), 3, 2 * widest)
+    for head, (kept, part) in enumerate(zip(pairs, packed.split(ranks, dim=-1), strict=True)):
+        for half, found in zip(part.chunk(2, -1), heads[:, head].chunk(2, -1), strict=True):
+            assert torch.equal(found[..., :kept], half)
+            assert not found[..., kept:].any()
+    assert torch.equal(packing.pack(heads.transpose(1, 2)), packed)
+
+
 def test_uniform_heads_are_only_viewed() -> None:
     packed = torch.randn(2, 3, 12)
 

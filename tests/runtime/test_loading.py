@@ -318,6 +318,28 @@ def test_a_site_that_is_no_attention_module_is_an_error(
         surgery.load(made.path)
 
 
+def test_narrow_rotary_heads_must_say_which_frequencies_are_left(own_case: Make) -> None:
+    made = own_case("llama")
+    block = made.config()["surgery"]
+    del block["operations"][0]["sites"]["model.layers.1.self_attn"]["rope_pairs"]
+    edit(made, surgery=block)
+
+    with pytest.raises(CheckpointError, match=r"(?s)whole frequency pairs.*layers\.1.*qk_ranks"):
+        surgery.load(made.path)
+
+
+@pytest.mark.parametrize("name", ["whisper", "bert-masked", "gpt2"])
+def test_frequencies_mean_nothing_where_nothing_is_rotated(own_case: Make, name: str) -> None:
+    made = own_case(name, "full")
+    block = made.config()["surgery"]
+    path, site = next(iter(block["operations"][0]["sites"].items()))
+    site["rope_pairs"] = [list(range(rank // 2)) for rank in site["qk_ranks"]]
+    edit(made, surgery=block)
+
+    with pytest.raises(CheckpointError, match=rf"(?s)without rotary positions.*{path}"):
+        surgery.load(made.path)
+
+
 def test_the_last_operation_on_a_module_counts(own_case: Make) -> None:
     made = own_case("llama")
     block = made.config()["surgery"]
