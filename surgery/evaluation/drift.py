@@ -16,7 +16,7 @@ from torch import Tensor
 
 from surgery.evaluation.audio import Audio, split, window
 from surgery.evaluation.perplexity import Windows
-from surgery.evaluation.transcribe import log_mel
+from surgery.evaluation.transcribe import extract_features
 
 ROWS = 128  # positions at once in float64: a vocabulary of 128,000 takes 130 MB a copy
 
@@ -104,22 +104,48 @@ def encoder_drift(
         batch: Windows at once.
     """
     pieces = [piece for recording in audio for piece in split(recording, window(processor))]
-    speech, everything = RelativeError(), RelativeError()
+    errors = EncoderErrors(window(processor))
     for start in range(0, len(pieces), batch):
         clips = pieces[start : start + batch]
-        ours = _encode(original, processor, clips)
-        theirs = _encode(restructured, processor, clips)
-        for clip, y, other in zip(clips, ours, theirs, strict=True):
-            # One output frame stands for window / frames samples: 320 in every Whisper.
-            filled = -(-clip.size * y.shape[0] // window(processor))
-            speech.add(y[:filled], other[:filled])
-            everything.add(y, other)
-    return EncoderDrift(speech.value, everything.value, speech.rows)
+        features = extract_features(processor, clips)
+        errors.add(clips, encode(original, features), encode(restructured, features))
+    return errors.drift
 
 
-def _encode(model: Any, processor: Any, clips: Sequence[Audio]) -> Tensor:
+class EncoderErrors:
+    """What :class:`EncoderDrift` tells, over windows that come in pieces.
+
+    Args:
+        longest: Samples of a window.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._speech, self._window = RelativeError(), RelativeError()
+
+    def add(self, clips: Sequence[Audio], reference: Tensor, other: Tensor) -> None:
+        """Add windows: what they hold, and two encoders' outputs (clips, frames, width)."""
+        for clip, y, z in zip(clips, reference, other, strict=True):
+            filled = filled_frames(clip, y.shape[0], self._longest)
+            self._speech.add(y[:filled], z[:filled])
+            self._window.add(y, z)
+
+    @property
+    def drift(self) -> EncoderDrift:
+        """The drift of everything added."""
+        return EncoderDrift(self._speech.value, self._window.value, self._speech.rows)
+
+
+def filled_frames(clip: Audio, frames: int, longest: int) -> int:
+    """Return how many of a window's output frames a clip fills (320 samples each in Whisper)."""
+    return -(-clip.size * frames // longest)
+
+
+def encode(model: Any, features: Tensor) -> Tensor:
+    """Return a Whisper encoder's output of log-mel features, shape (clips, frames, width)."""
     with torch.inference_mode():
-        output: Tensor = model.get_encoder()(log_mel(model, processor, clips)).last_hidden_state
+        inputs = features.to(device=model.device, dtype=model.dtype)
+        output: Tensor = model.get_encoder()(inputs).last_hidden_state
     return output
 
 
@@ -134,29 +160,53 @@ def output_drift(original: Any, restructured: Any, windows: Iterable[Windows]) -
         restructured: Another, with the same vocabulary.
         windows: Token ids, from :func:`surgery.evaluation.perplexity.token_windows`.
     """
-    relative = RelativeError()
-    divergence, agreeing, with_logits = 0.0, 0, False
+    errors = OutputErrors()
     for part in windows:
         ours, has_vocabulary = _outputs(original, part.tokens)
         theirs, _ = _outputs(restructured, part.tokens)
         # A position that two windows share counts in the first, as it does in the perplexity.
-        for start in range(part.first, ours.shape[0], ROWS):
-            y, other = (rows[start : start + ROWS].double() for rows in (ours, theirs))
-            if has_vocabulary:
-                with_logits = True
+        errors.add(ours[part.first :], theirs[part.first :], vocabulary=has_vocabulary)
+    return errors.drift
+
+
+class OutputErrors:
+    """What :class:`OutputDrift` tells, over positions that come in pieces."""
+
+    def __init__(self) -> None:
+        self._relative = RelativeError()
+        self._divergence = 0.0
+        self._agreeing = 0
+        self._vocabulary = False
+
+    def add(self, reference: Tensor, other: Tensor, *, vocabulary: bool) -> None:
+        """Add positions.
+
+        Args:
+            reference: The original's outputs, shape (positions, columns).
+            other: The other model's, of the same shape.
+            vocabulary: Whether they are logits.
+        """
+        self._vocabulary |= vocabulary
+        for start in range(0, reference.shape[0], ROWS):
+            y, z = (rows[start : start + ROWS].cpu().double() for rows in (reference, other))
+            if vocabulary:
                 y = y - y.mean(dim=-1, keepdim=True)
-                other = other - other.mean(dim=-1, keepdim=True)
-                p, q = y.log_softmax(dim=-1), other.log_softmax(dim=-1)
-                divergence += float((p.exp() * (p - q)).sum())
-                agreeing += int((y.argmax(dim=-1) == other.argmax(dim=-1)).sum())
-            relative.add(y, other)
-    rows = max(1, relative.rows)
-    return OutputDrift(
-        relative.value,
-        max(0.0, divergence / rows) if with_logits else None,
-        agreeing / rows if with_logits else None,
-        relative.rows,
-    )
+                z = z - z.mean(dim=-1, keepdim=True)
+                p, q = y.log_softmax(dim=-1), z.log_softmax(dim=-1)
+                self._divergence += float((p.exp() * (p - q)).sum())
+                self._agreeing += int((y.argmax(dim=-1) == z.argmax(dim=-1)).sum())
+            self._relative.add(y, z)
+
+    @property
+    def drift(self) -> OutputDrift:
+        """The drift of everything added."""
+        rows = max(1, self._relative.rows)
+        return OutputDrift(
+            self._relative.value,
+            max(0.0, self._divergence / rows) if self._vocabulary else None,
+            self._agreeing / rows if self._vocabulary else None,
+            self._relative.rows,
+        )
 
 
 def _outputs(model: Any, tokens: Tensor) -> tuple[Tensor, bool]:

@@ -143,15 +143,24 @@ def perplexity(
     for part in token_windows(model, tokenizer, documents, context=context):
         with torch.inference_mode():
             logits = model(input_ids=part.tokens.to(model.device)[None]).logits[0]
-        start = max(part.first, 1)  # position 0 of a document has nothing to be predicted from
-        targets = part.tokens[start:].to(logits.device)
-        if targets.numel() == 0:
-            continue
-        losses = torch.nn.functional.cross_entropy(
-            logits[start - 1 : -1].float(), targets, reduction="none"
-        )
-        nats += float(losses.double().sum())
-        scored += targets.numel()
+        losses = token_losses(logits, part)
+        nats += float(losses.sum())
+        scored += losses.numel()
     if scored == 0:
         raise UsageError("A perplexity needs at least two tokens of text.")
     return Perplexity(nats, scored, sum(len(document.encode()) for document in documents))
+
+
+def token_losses(logits: Tensor, part: Windows) -> Tensor:
+    """Return the negative log-likelihoods of a window's new tokens, nats, float64, on the CPU.
+
+    Args:
+        logits: Of this window, shape (length, vocabulary), any dtype.
+        part: The window. A document's first token has nothing to be predicted from.
+    """
+    start = max(part.first, 1)
+    targets = part.tokens[start:].to(logits.device)
+    losses = torch.nn.functional.cross_entropy(
+        logits[start - 1 : -1].float(), targets, reduction="none"
+    )
+    return losses.cpu().double()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,25 @@ def transcribe(
     Raises:
         UsageError: If an English-only model is asked for another language.
     """
+    options = generation_options(model, language, max_new_tokens)
+    pieces = [split(recording, window(processor)) for recording in audio]
+    flat = [piece for recording in pieces for piece in recording]
+    texts: list[str] = []
+    for start in range(0, len(flat), batch):
+        features = extract_features(processor, flat[start : start + batch])
+        texts += transcribe_windows(model, processor, features, options)
+    rest = iter(texts)
+    return [joined(next(rest) for _ in recording) for recording in pieces]
+
+
+def generation_options(
+    model: Any, language: str = "en", max_new_tokens: int | None = None
+) -> dict[str, Any]:
+    """Return what ``generate`` is told for greedy texts; see :func:`transcribe`.
+
+    Raises:
+        UsageError: If an English-only model is asked for another language.
+    """
     options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
     if is_multilingual(model):
         options |= {"language": language, "task": "transcribe"}
@@ -48,24 +67,32 @@ def transcribe(
         raise UsageError("This model knows English only.", found=language, expected="en")
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
+    return options
 
-    pieces = [split(recording, window(processor)) for recording in audio]
-    flat = [piece for recording in pieces for piece in recording]
-    texts: list[str] = []
-    for start in range(0, len(flat), batch):
-        features = log_mel(model, processor, flat[start : start + batch])
-        # The encoder hears the padding as silence, as in Whisper's own code; the mask of ones
-        # only tells `generate` that nothing is to be guessed from the padding token.
-        mask = torch.ones(features.shape[0], features.shape[-1], device=features.device)
-        with torch.inference_mode():
-            tokens = model.generate(input_features=features, attention_mask=mask, **options)
-        texts += processor.batch_decode(tokens, skip_special_tokens=True)
 
-    joined, rest = [], iter(texts)
-    for recording in pieces:
-        words = [next(rest).strip() for _ in recording]
-        joined.append(" ".join(word for word in words if word))
-    return joined
+def transcribe_windows(
+    model: Any, processor: Any, features: Tensor, options: dict[str, Any]
+) -> list[str]:
+    """Return the text of every window, stripped.
+
+    Args:
+        model: A ``WhisperForConditionalGeneration``.
+        processor: Its processor.
+        features: From :func:`extract_features`.
+        options: From :func:`generation_options`.
+    """
+    inputs = features.to(device=model.device, dtype=model.dtype)
+    # The encoder hears the padding as silence, as in Whisper's own code; the mask of ones
+    # only tells `generate` that nothing is to be guessed from the padding token.
+    mask = torch.ones(inputs.shape[0], inputs.shape[-1], device=inputs.device)
+    with torch.inference_mode():
+        tokens = model.generate(input_features=inputs, attention_mask=mask, **options)
+    return [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return the text of a recording from those of its windows."""
+    return " ".join(text for text in texts if text)
 
 
 def is_multilingual(model: Any) -> bool:
@@ -80,8 +107,13 @@ def log_mel(model: Any, processor: Any, audio: Sequence[Audio]) -> Tensor:
 
     Every clip is padded with silence to the model's window; ``audio`` must fit into it.
     """
+    return extract_features(processor, audio).to(device=model.device, dtype=model.dtype)
+
+
+def extract_features(processor: Any, audio: Sequence[Audio]) -> Tensor:
+    """Return log-mel features as :func:`log_mel`, in float32 on the CPU, for any model."""
     extracted = processor.feature_extractor(
         list(audio), sampling_rate=SAMPLE_RATE, return_tensors="pt"
     )
     features: Tensor = extracted.input_features
-    return features.to(device=model.device, dtype=model.dtype)
+    return features

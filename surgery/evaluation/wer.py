@@ -54,17 +54,39 @@ def word_errors(
     Raises:
         UsageError: If the numbers of texts differ, or no reference holds a word.
     """
+    every = word_errors_each(references, hypotheses, language=language)
+    return WordErrors(
+        *(
+            sum(getattr(one, kind) for one in every)
+            for kind in ("substitutions", "insertions", "deletions", "words")
+        )
+    )
+
+
+def word_errors_each(
+    references: Sequence[str], hypotheses: Sequence[str], *, language: str = "en"
+) -> list[WordErrors]:
+    """Count the word errors of each pair; as :func:`word_errors`, whose counts are their sums."""
     if len(references) != len(hypotheses):
         raise UsageError(
             "Each reference needs one hypothesis.",
             found=f"{len(references)} references, {len(hypotheses)} hypotheses",
         )
     said = [normalise(text, language) for text in references]
-    words = sum(len(text.split()) for text in said)
-    if words == 0:
+    if not any(said):
         raise UsageError("A word error rate needs words: every reference is empty.")
     output = jiwer.process_words(said, [normalise(text, language) for text in hypotheses])
-    return WordErrors(output.substitutions, output.insertions, output.deletions, words)
+    found = []
+    for text, alignment in zip(said, output.alignments, strict=True):
+        counts = {"substitute": 0, "insert": 0, "delete": 0, "equal": 0}
+        for chunk in alignment:
+            counts[chunk.type] += max(
+                chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
+            )
+        found.append(
+            WordErrors(counts["substitute"], counts["insert"], counts["delete"], len(text.split()))
+        )
+    return found
 
 
 def normalise(text: str, language: str = "en") -> str:
