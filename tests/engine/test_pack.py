@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,6 +139,51 @@ def test_reading_what_was_packed_gives_zeros_where_vectors_were_cut(
         assert torch.equal(back.o_bias, whole.o_bias)
 
 
+@st.composite
+def rotary_sites(draw: st.DrawFn) -> tuple[AttentionSite, SiteRanks]:
+    """A block whose heads keep some frequency pairs, or all of them."""
+    groups, kv, half = (draw(st.integers(1, 3)) for _ in range(3))
+    biased = draw(st.booleans())
+    site = make_site(
+        kv * groups, groups, 2 * half, 5, fused=False, biased=biased, o_bias=draw(st.booleans())
+    )
+    pair = st.sets(st.integers(0, half - 1), min_size=1).map(lambda kept: tuple(sorted(kept)))
+    pairs = tuple(draw(st.lists(pair, min_size=kv, max_size=kv)))
+    qk = tuple(2 * len(kept) for kept in pairs)
+    return replace(site, between=("rope",)), SiteRanks(qk, (2 * half,) * kv, pairs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rotary_sites())
+def test_rotary_heads_store_both_rows_of_the_kept_pairs(
+    case: tuple[AttentionSite, SiteRanks],
+) -> None:
+    site, ranks = case
+    pairs, d = ranks.pairs, site.head_dim
+    assert pairs is not None
+    dense = random_dense(site)
+    whole = read_site(dense.__getitem__, site, dtype=torch.float32)
+    packed = write_site(whole, site, ranks)
+    back = read_site(packed.__getitem__, site, ranks, dtype=torch.float32)
+    assert sum(tensor.numel() for tensor in packed.values()) == site_parameters(site, ranks)
+    merged = write_site(back, site, full_ranks(site))
+    for role in ROLES:
+        for name in filter(None, (site.projection(role).weight, site.projection(role).bias)):
+            if role in "vo":
+                assert torch.equal(packed[name], dense[name])
+                assert torch.equal(merged[name], dense[name])
+                continue
+            stored, zeroed = [], torch.zeros_like(dense[name])
+            for head in range(site.heads if role == "q" else site.kv_heads):
+                kept = pairs[head // site.groups if role == "q" else head]
+                for half in (0, d // 2):
+                    for pair in kept:
+                        stored.append(dense[name][head * d + half + pair])
+                        zeroed[head * d + half + pair] = dense[name][head * d + half + pair]
+            assert torch.equal(packed[name], torch.stack(stored))
+            assert torch.equal(merged[name], zeroed)
+
+
 @settings(max_examples=60, deadline=None)
 @given(sites_with_ranks())
 def test_full_ranks_round_trip_to_the_bit(case: tuple[AttentionSite, SiteRanks]) -> None:
@@ -174,8 +220,6 @@ def test_query_heads_take_the_rank_of_their_key_head() -> None:
 
 @pytest.mark.parametrize("role", ["q_bias", "k_bias", "v_bias"])
 def test_a_bias_that_became_redundant_is_stored_as_zeros(role: str) -> None:
-    from dataclasses import replace
-
     site = make_site(2, 1, 3, 4, fused=False, biased=True, o_bias=True)
     weights = read_site(random_dense(site).__getitem__, site)
     tensors = write_site(replace(weights, **{role: None}), site, SiteRanks((2, 1), (3, 2)))
