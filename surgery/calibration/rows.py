@@ -1,0 +1,125 @@
+"""Text to calibrate on: plain documents, prompts with completions, conversations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgery.errors import SurgeryError
+from surgery.evaluation.perplexity import read_documents
+
+SUFFIXES = (".txt", ".jsonl")
+FORMS = '{"text"}, {"prompt", "completion"} or {"messages": [{"role", "content"}, …]}'
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text that shares no context with any other.
+
+    Attributes:
+        text: What is said, without markup.
+        messages: ``(role, content)`` of a conversation, which a tokenizer with a chat template
+            marks up its own way; empty for plain text.
+    """
+
+    text: str
+    messages: tuple[tuple[str, str], ...] = ()
+
+    def tokens(self, tokenizer: Any) -> list[int]:
+        """Return token ids, with the special tokens that the tokenizer adds by itself."""
+        if self.messages and getattr(tokenizer, "chat_template", None):
+            turns = [{"role": role, "content": content} for role, content in self.messages]
+            marked = tokenizer.apply_chat_template(turns, tokenize=False)
+            # The template spells out the special tokens: none may be added a second time.
+            return list(tokenizer(marked, add_special_tokens=False, verbose=False)["input_ids"])
+        text = "\n".join(f"{role}: {content}" for role, content in self.messages) or self.text
+        # `verbose=False`: a document longer than the model's context is expected here.
+        return list(tokenizer(text, verbose=False)["input_ids"])
+
+
+def read_text(path: Path) -> list[Document]:
+    """Read a text file, a JSONL file, or every such file below a folder, sorted by path.
+
+    Args:
+        path: ``.jsonl``: a row a line; any other file: UTF-8 text, its long lines or the whole
+            a document (see :func:`surgery.evaluation.perplexity.read_documents`).
+
+    Raises:
+        SurgeryError: Something cannot be read; names the file, and the line of a bad row.
+    """
+    if not path.is_dir():
+        return _read_file(path)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise SurgeryError(
+            "There is no text here.", where=path, expected=f"files ending in {', '.join(SUFFIXES)}"
+        )
+    return [document for file in files for document in _read_file(file)]
+
+
+def _read_file(path: Path) -> list[Document]:
+    if path.suffix.lower() != ".jsonl":
+        return [Document(text) for text in read_documents(path)]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SurgeryError("This file of rows cannot be read.", where=path, found=error) from error
+    documents = list(_rows(path, lines))
+    if not documents:
+        raise SurgeryError("This file has no rows.", where=path, expected=f"a line each: {FORMS}")
+    return documents
+
+
+def _rows(path: Path, lines: list[str]) -> Iterator[Document]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _malformed(path, number, f"no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise _malformed(path, number, f"a {type(row).__name__}")
+        document = _document(row)
+        if document is None:
+            raise _malformed(path, number, _shortened(line))
+        if not document.text.strip():
+            raise _malformed(path, number, "nothing but white space")
+        yield document
+
+
+def _document(row: dict[str, Any]) -> Document | None:
+    """Return what a row says, or nothing where it has none of the forms; other keys are ignored."""
+    if isinstance(row.get("text"), str):
+        return Document(row["text"])
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return Document(prompt + completion)
+    turns = row.get("messages")
+    if not isinstance(turns, list) or not turns:
+        return None
+    messages = []
+    for turn in turns:
+        role, content = (
+            (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (0, 0)
+        )
+        if not isinstance(role, str) or not isinstance(content, str):
+            return None
+        messages.append((role, content))
+    return Document("\n".join(content for _, content in messages), tuple(messages))
+
+
+def _shortened(line: str, most: int = 80) -> str:
+    return line if len(line) <= most else line[:most] + " …"
+
+
+def _malformed(path: Path, line: int, found: str) -> SurgeryError:
+    return SurgeryError(
+        "A row of the calibration data cannot be used.",
+        where=f"{path}, line {line}",
+        found=found,
+        expected=FORMS,
+    )

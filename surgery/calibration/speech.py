@@ -1,0 +1,188 @@
+"""Recordings to batches of Whisper windows: what the encoder hears, what the decoder writes.
+
+The decoder is taught the words where they are known; where they are not (no transcripts, or a
+recording cut to several windows), it follows the text that the model itself writes, greedily.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import soundfile
+import torch
+from torch import Tensor
+
+from surgery.calibration.hooks import Recorder, Weights
+from surgery.errors import UsageError
+from surgery.evaluation.audio import Audio, Utterance, split, window
+from surgery.evaluation.transcribe import ENGLISH, is_multilingual, log_mel
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechBatch:
+    """Some windows.
+
+    Attributes:
+        features: Log-mel, ``(windows, mel bins, frames)``, on the model's device.
+        frames: Weight of each of the encoder's positions, float64, ``(windows, positions)``.
+        words: What is said in each window, or nothing where that is not known.
+    """
+
+    features: Tensor
+    frames: Tensor
+    words: tuple[str | None, ...]
+
+
+def count_windows(recordings: Sequence[Utterance], processor: Any) -> int:
+    """Return about how many windows recordings fill, from their headers alone."""
+    seconds = window(processor) / processor.feature_extractor.sampling_rate
+    total = 0
+    for recording in recordings:
+        try:
+            duration = float(soundfile.info(recording.path).duration)
+        except (OSError, soundfile.LibsndfileError):
+            duration = 0.0  # reading it will say what is wrong
+        total += max(1, math.ceil(duration / seconds))
+    return total
+
+
+def speech_batches(
+    model: Any,
+    processor: Any,
+    recordings: Sequence[Utterance],
+    *,
+    padding_weight: float,
+    batch: int,
+) -> Iterator[SpeechBatch]:
+    """Read recordings one by one and yield their windows, ``batch`` at once.
+
+    Args:
+        model: A Whisper.
+        processor: Its processor.
+        recordings: The recordings; long ones are cut at quiet moments.
+        padding_weight: Weight of a frame of the silence that fills up a window.
+        batch: Windows at once.
+    """
+    pending: list[tuple[Audio, str | None]] = []
+    for recording in recordings:
+        pieces = split(recording.audio(), window(processor))
+        words = recording.words if len(pieces) == 1 else None
+        pending += [(piece, words) for piece in pieces]
+        while len(pending) >= batch:
+            yield _batch(model, processor, pending[:batch], padding_weight)
+            del pending[:batch]
+    if pending:
+        yield _batch(model, processor, pending, padding_weight)
+
+
+def _batch(
+    model: Any, processor: Any, pieces: Sequence[tuple[Audio, str | None]], padding_weight: float
+) -> SpeechBatch:
+    clips = [audio for audio, _ in pieces]
+    positions = int(model.config.max_source_positions)
+    frames = torch.full((len(clips), positions), padding_weight, dtype=torch.float64)
+    for row, clip in enumerate(clips):
+        # One position stands for window / positions samples: 320 in every Whisper.
+        frames[row, : -(-clip.size * positions // window(processor))] = 1.0
+    return SpeechBatch(
+        log_mel(model, processor, clips), frames, tuple(words for _, words in pieces)
+    )
+
+
+def hear(
+    recorder: Recorder,
+    model: Any,
+    processor: Any,
+    batches: Iterable[SpeechBatch],
+    *,
+    decoder: bool,
+    language: str,
+) -> Iterator[int]:
+    """Run the encoder on every batch while ``recorder`` listens, and the decoder where wanted.
+
+    Yields how many windows were heard at a time.
+    """
+    for batch in batches:
+        frames = batch.frames
+        with recorder.listening({"encoder": Weights(frames, frames)}):
+            heard = model.get_encoder()(batch.features).last_hidden_state
+        if decoder:
+            tokens, counted = _decoder_tokens(model, processor, batch, heard, language)
+            taught = Weights(counted, counted)
+            with recorder.listening({"decoder": taught, "cross": Weights(counted, frames)}):
+                model.base_model(
+                    encoder_outputs=(heard,),
+                    decoder_input_ids=tokens.to(heard.device),
+                    use_cache=False,
+                )
+        yield len(batch.words)
+
+
+def prompt(model: Any, language: str) -> list[int]:
+    """Return the tokens that come before the words: start, language, task, no timestamps.
+
+    Raises:
+        UsageError: An English-only model is asked for another language, or a multilingual one
+            for a language it does not know.
+    """
+    generation = model.generation_config
+    tokens = [int(model.config.decoder_start_token_id)]
+    if is_multilingual(model):
+        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+        code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+        if f"<|{code}|>" not in generation.lang_to_id:
+            raise UsageError("The model does not know this language.", found=language)
+        tokens.append(int(generation.lang_to_id[f"<|{code}|>"]))
+        tokens.append(int(generation.task_to_id["transcribe"]))
+    elif language.lower() not in ENGLISH:
+        raise UsageError("This model knows English only.", found=language, expected="en")
+    no_timestamps = getattr(generation, "no_timestamps_token_id", None)
+    return tokens if no_timestamps is None else [*tokens, int(no_timestamps)]
+
+
+def _decoder_tokens(
+    model: Any, processor: Any, batch: SpeechBatch, heard: Tensor, language: str
+) -> tuple[Tensor, Tensor]:
+    """Return what the decoder is fed, ``(windows, tokens)``, and the weights of its positions."""
+    start = prompt(model, language)
+    written: dict[int, list[int]] = {}
+    unknown = [row for row, words in enumerate(batch.words) if words is None]
+    if unknown:
+        texts = _generate(model, heard[unknown], language)
+        specials = set(processor.tokenizer.all_special_ids)
+        for row, own in zip(unknown, texts, strict=True):
+            written[row] = [token for token in own if token not in specials]
+    for row, words in enumerate(batch.words):
+        if words is not None:
+            # Whisper's words begin with a space, the first one too.
+            text = f" {words}" if words else ""
+            written[row] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    longest = int(model.config.max_target_positions)
+    rows = [[*start, *written[row]][:longest] for row in range(len(batch.words))]
+    tokens = torch.full((len(rows), max(map(len, rows))), start[0], dtype=torch.int64)
+    weights = torch.zeros(tokens.shape, dtype=torch.float64)
+    for row, own in enumerate(rows):
+        tokens[row, : len(own)] = torch.tensor(own)
+        weights[row, : len(own)] = 1.0
+    return tokens, weights
+
+
+def _generate(model: Any, heard: Tensor, language: str) -> list[list[int]]:
+    """Write greedily from encoder outputs ``(windows, positions, width)``."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
+    if is_multilingual(model):
+        options |= {"language": language, "task": "transcribe"}
+    tokens: Tensor = model.generate(
+        encoder_outputs=BaseModelOutput(last_hidden_state=heard),
+        # All of ones: nothing is to be guessed from the padding token.
+        attention_mask=torch.ones(heard.shape[:2], dtype=torch.int64, device=heard.device),
+        **options,
+    )
+    rows: list[list[int]] = tokens.tolist()
+    return rows
