@@ -84,7 +84,7 @@ def check_data(source: TensorSource, data: str | Path | None) -> None:
         )
 
 
-def _tokenizer(directory: Path, kind: Any) -> Any:
+def read_tokenizer(directory: Path, kind: Any) -> Any:
     """Load a tokenizer or processor from a checkpoint.
 
     Raises:
@@ -113,7 +113,7 @@ def _speech(
 
     with _embedded("whisper_micro/test") if data is None else _given(data) as folder:
         speech = SpeechFolder.open(folder)
-        processor = _tokenizer(result, WhisperProcessor)
+        processor = read_tokenizer(result, WhisperProcessor)
         named = "embedded dialled digits (synthetic)" if data is None else None
         return measure_speech(
             load(original),
@@ -131,28 +131,13 @@ def _text(
     from transformers import AutoTokenizer
 
     from surgery.engine.loading import load
-    from surgery.evaluation.drift import output_drift
-    from surgery.evaluation.measure import measure_text
-    from surgery.evaluation.perplexity import read_documents, token_windows
+    from surgery.evaluation.measure import measure_embeddings, measure_text
 
+    measured = measure_text if causal else measure_embeddings
     with _embedded("sample.txt") if data is None else _given(data) as path:
         named = "sample text of the package" if data is None else None
-        tokenizer = _tokenizer(result, AutoTokenizer)
-        before, after = load(original), load(result)
-        if causal:
-            return measure_text(before, after, tokenizer, path, data=named)
-        windows = token_windows(before, tokenizer, read_documents(path))
-        drift = output_drift(before, after, windows)
-        return [
-            Measurement(
-                "output_error",
-                "Output error",
-                named or path.name,
-                "relative",
-                None,
-                drift.relative,
-            )
-        ]
+        tokenizer = read_tokenizer(result, AutoTokenizer)
+        return measured(load(original), load(result), tokenizer, path, data=named)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -34,23 +35,38 @@ def read_audio(path: Path) -> Audio:
     Raises:
         SurgeryError: If the file is absent, unreadable, empty, or holds NaN or infinity.
     """
+    if not path.exists():
+        raise _unreadable(path, "no such file")
+    return _decode(path, path)
+
+
+def decode_audio(content: bytes, where: str) -> Audio:
+    """Read a recording as :func:`read_audio`, from a file's content; ``where`` is its name."""
+    return _decode(BytesIO(content), where)
+
+
+def _decode(file: Path | BytesIO, where: object) -> Audio:
     try:
-        samples, rate = soundfile.read(path, dtype="float64", always_2d=True)
+        samples, rate = soundfile.read(file, dtype="float64", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise SurgeryError(
-            "This recording cannot be read.",
-            where=path,
-            found=error if path.exists() else "no such file",
-            expected=f"audio: {', '.join(sorted(SUFFIXES))}",
-        ) from error
+        raise _unreadable(where, error) from error
     mono = np.asarray(samples, dtype=np.float64).mean(axis=1)
     if mono.size == 0 or not np.isfinite(mono).all():
         found = "no samples" if mono.size == 0 else "NaN or infinite samples"
-        raise SurgeryError("This recording cannot be used.", where=path, found=found)
+        raise SurgeryError("This recording cannot be used.", where=where, found=found)
     if rate != SAMPLE_RATE:
         divisor = gcd(int(rate), SAMPLE_RATE)
         mono = resample_poly(mono, SAMPLE_RATE // divisor, int(rate) // divisor)
     return np.asarray(mono, dtype=np.float32)
+
+
+def _unreadable(where: object, found: object) -> SurgeryError:
+    return SurgeryError(
+        "This recording cannot be read.",
+        where=where,
+        found=found,
+        expected=f"audio: {', '.join(sorted(SUFFIXES))}",
+    )
 
 
 @dataclass(frozen=True)

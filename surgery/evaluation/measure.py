@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from surgery.evaluation.audio import SpeechFolder
-from surgery.evaluation.drift import encoder_drift, output_drift
-from surgery.evaluation.perplexity import Documents, perplexity, read_documents, token_windows
-from surgery.evaluation.transcribe import transcribe
+from surgery.evaluation.perplexity import Documents, Perplexity, read_documents
+from surgery.evaluation.speech import compare_speech
+from surgery.evaluation.text import compare_text
 from surgery.evaluation.wer import word_errors
 from surgery.report.model import Measurement
 
@@ -42,13 +42,15 @@ def measure_speech(
         text did not change, and the relative error of the encoder's output.
     """
     data = data or folder.name
-    audio = folder.audio()
-    before, after = (
-        transcribe(
-            model, processor, audio, language=language, batch=batch, max_new_tokens=max_new_tokens
-        )
-        for model in (original, restructured)
+    runs, _ = compare_speech(
+        [original, restructured],
+        processor,
+        folder.utterances,
+        language=language,
+        batch=batch,
+        max_new_tokens=max_new_tokens,
     )
+    before, after = (run.texts for run in runs)
     rows = []
     if folder.has_transcripts:
         said = folder.references()
@@ -57,24 +59,21 @@ def measure_speech(
         ]
         rows.append(Measurement("wer", "Word error rate", data, "%", rates[0], rates[1]))
     same = [one == other for one, other in zip(before, after, strict=True)]
-    drift = encoder_drift(original, restructured, processor, audio, batch=batch)
-    return [
-        *rows,
+    rows.append(
         Measurement(
             "same_text", "Unchanged texts", data, "%", None, 100 * sum(same) / len(same), "higher"
-        ),
-        Measurement(
-            "encoder_error", "Encoder output error, speech", data, "relative", None, drift.speech
-        ),
-        Measurement(
-            "encoder_error_window",
-            "Encoder output error, whole window",
-            data,
-            "relative",
-            None,
-            drift.window,
-        ),
-    ]
+        )
+    )
+    drift = runs[1].encoder
+    if drift is not None:
+        rows += [
+            Measurement(metric, f"Encoder output error, {what}", data, "relative", None, value)
+            for metric, what, value in (
+                ("encoder_error", "speech", drift.speech),
+                ("encoder_error_window", "whole window", drift.window),
+            )
+        ]
+    return rows
 
 
 def measure_text(
@@ -105,31 +104,43 @@ def measure_text(
     """
     data = data or "/".join(path.resolve().parts[-2:])
     texts = read_documents(path, documents)
+    runs, _ = compare_text([original, restructured], tokenizer, texts, context=context)
+    size = sum(len(text.encode()) for text in texts)
     before, after = (
-        perplexity(model, tokenizer, texts, context=context) for model in (original, restructured)
+        Perplexity(sum(float(one.sum()) for one in run.losses), sum(map(len, run.losses)), size)
+        for run in runs
     )
-    windows = token_windows(original, tokenizer, texts, context=context)
-    drift = output_drift(original, restructured, windows)
     rows = [
         Measurement("perplexity", "Perplexity", data, "", before.perplexity, after.perplexity),
         Measurement(
             "bits_per_byte", "Bits per byte", data, "bit", before.bits_per_byte, after.bits_per_byte
         ),
-        Measurement("output_error", "Logits error", data, "relative", None, drift.relative),
     ]
+    drift = runs[1].drift
+    if drift is None:
+        return rows
+    rows.append(Measurement("output_error", "Logits error", data, "relative", None, drift.relative))
     if drift.divergence is not None and drift.agreement is not None:
+        kl, same = drift.divergence, 100 * drift.agreement
         rows += [
-            Measurement(
-                "kl_divergence", "KL divergence", data, "nat/token", None, drift.divergence
-            ),
-            Measurement(
-                "same_token",
-                "Same most likely token",
-                data,
-                "%",
-                None,
-                100 * drift.agreement,
-                "higher",
-            ),
+            Measurement("kl_divergence", "KL divergence", data, "nat/token", None, kl),
+            Measurement("same_token", "Same most likely token", data, "%", None, same, "higher"),
         ]
     return rows
+
+
+def measure_embeddings(
+    original: Any, restructured: Any, tokenizer: Any, path: Path, *, data: str | None = None
+) -> list[Measurement]:
+    """Measure two models that predict nothing on the same text file, as :func:`measure_text`.
+
+    Returns:
+        Relative error of the last hidden states.
+    """
+    data = data or "/".join(path.resolve().parts[-2:])
+    models = [original, restructured]
+    runs, _ = compare_text(models, tokenizer, read_documents(path), causal=False)
+    drift = runs[1].drift
+    if drift is None:
+        return []
+    return [Measurement("output_error", "Output error", data, "relative", None, drift.relative)]

@@ -86,8 +86,13 @@ def read_documents(path: Path, documents: Documents = "auto") -> list[str]:
     if not lines:
         raise SurgeryError("This text is empty.", where=path)
     if documents == "auto":
-        documents = "lines" if median(len(line) for line in lines) >= LONG_LINE else "whole"
+        documents = "lines" if are_documents(lines) else "whole"
     return lines if documents == "lines" else [text]
+
+
+def are_documents(texts: Sequence[str]) -> bool:
+    """Whether each text stands for itself: half of them have at least 200 characters."""
+    return median(len(text) for text in texts) >= LONG_LINE
 
 
 def token_windows(

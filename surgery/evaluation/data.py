@@ -1,0 +1,140 @@
+"""What models are measured on: recordings or documents, from disk or from the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgery.errors import SurgeryError, UsageError
+from surgery.evaluation.audio import TRANSCRIPTS, SpeechFolder
+from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
+from surgery.evaluation.hub import PREFIX, HubName, hub_documents, hub_recordings
+from surgery.evaluation.perplexity import read_documents
+from surgery.evaluation.speech import Recording
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A set of recordings.
+
+    Attributes:
+        name: What to call it in a report.
+        names: One a recording.
+        recordings: Read when they are heard.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    recordings: tuple[Recording, ...]
+
+    def __len__(self) -> int:
+        """How many recordings."""
+        return len(self.recordings)
+
+    def references(self) -> list[str] | None:
+        """Return the words of every recording, or ``None`` where none are known.
+
+        Raises:
+            SurgeryError: Some are known and some are not.
+        """
+        words = [recording.words for recording in self.recordings]
+        known = [text for text in words if text is not None]
+        if not known:
+            return None
+        if len(known) != len(words):
+            raise SurgeryError(
+                "The words of some recordings are not known.",
+                where=self.name,
+                found=f"no words for {self.names[words.index(None)]}",
+                expected=f"{TRANSCRIPTS} with a line for every recording, or none at all",
+            )
+        return known
+
+    def fingerprints(self) -> dict[str, frozenset[str]]:
+        """Return the fingerprint of every recording, by name; reads them all."""
+        pairs = zip(self.names, self.recordings, strict=True)
+        return {name: frozenset({audio_fingerprint(one.audio())}) for name, one in pairs}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A set of documents that share no context.
+
+    Attributes:
+        name: What to call it in a report.
+        documents: In order.
+    """
+
+    name: str
+    documents: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many documents."""
+        return len(self.documents)
+
+    def fingerprints(self) -> dict[str, frozenset[str]]:
+        """Return the fingerprints of every document, by its number."""
+        return {
+            f"document {number}": text_fingerprints(document)
+            for number, document in enumerate(self.documents, start=1)
+        }
+
+
+def open_speech(given: str | Path, *, limit: int | None = None) -> Speech:
+    """Open a folder of audio, one recording, or ``hub:OWNER/NAME``.
+
+    Args:
+        given: Where it is.
+        limit: Only the first so many recordings.
+
+    Raises:
+        UsageError: It is text, or misspelled.
+        SurgeryError: There are no recordings, or their list is malformed.
+    """
+    if str(given).startswith(PREFIX):
+        name = HubName.parse(str(given))
+        found = hub_recordings(name, limit)
+        return Speech(str(name), tuple(one.name for one in found), tuple(found))
+    path = Path(given)
+    if path.is_file() and path.suffix.lower() in (".txt", ".jsonl", ".json", ".md"):
+        raise UsageError(
+            "Whisper is measured on recordings, and this is text",
+            where="--data",
+            found=path,
+            expected=f"a folder of audio, with {TRANSCRIPTS} for word error rates",
+        )
+    folder = SpeechFolder.open(path, limit=limit)
+    names = tuple(utterance.path.name for utterance in folder.utterances)
+    return Speech(folder.name, names, folder.utterances)
+
+
+def open_texts(given: str | Path, *, limit: int | None = None) -> Texts:
+    """Open a text file, a folder of ``.txt`` files, or ``hub:OWNER/NAME``.
+
+    Args:
+        given: Where it is.
+        limit: Only the first so many documents.
+
+    Raises:
+        UsageError: It is audio, or misspelled.
+        SurgeryError: There is no text, or it cannot be read.
+    """
+    if str(given).startswith(PREFIX):
+        name = HubName.parse(str(given))
+        return Texts(str(name), tuple(hub_documents(name, limit)))
+    path = Path(given)
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not files or (path.is_file() and b"\0" in _beginning(path)):
+        raise UsageError(
+            "A language model is measured on text",
+            where="--data",
+            found=f"no .txt files in {path}" if not files else path,
+            expected="a UTF-8 text file, or a folder of .txt files",
+        )
+    documents = [document for file in files for document in read_documents(file)]
+    return Texts("/".join(path.resolve().parts[-2:]), tuple(documents[:limit]))
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1024)
