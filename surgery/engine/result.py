@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -85,7 +86,12 @@ class Surgery(Protocol):
 
 def versions() -> dict[str, str]:
     """Return the versions of this package and of the libraries that computed the result."""
-    return {"surgery": VERSION, **{name: version(name) for name in LIBRARIES}}
+    return {"surgery": VERSION, **{name: _installed(name) for name in LIBRARIES}}
+
+
+@cache
+def _installed(name: str) -> str:
+    return version(name)  # reads and parses the package's whole metadata
 
 
 def default_output(source: TensorSource, method: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -42,6 +43,27 @@ def to_card(report: Report) -> str:
     YAML scalar, in the text as literal Markdown. The source's path on this machine is left
     out, since cards are published.
     """
+    output = PurePosixPath(report.output or "").name
+    template, context = _linears(report) if is_linear(report) else _attention(report)
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            report=report,
+            name=output or f"{report.source.name}, {report.method}",
+            front_matter=_front_matter(report),
+            sentence=sentence(report),
+            measurements=measured_rows(report),
+            options=option_items(report),
+            **context,
+        )
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+@cache
+def _environment() -> Environment:
+    """Return where the templates are: each is compiled once a process."""
     environment = Environment(  # noqa: S701 - Markdown: escaped by the filters below
         loader=PackageLoader("surgery.report", "."),
         undefined=StrictUndefined,
@@ -57,18 +79,7 @@ def to_card(report: Report) -> str:
         amount=amount,
         change=change,
     )
-    output = PurePosixPath(report.output or "").name
-    template, context = _linears(report) if is_linear(report) else _attention(report)
-    text = environment.get_template(template).render(
-        report=report,
-        name=output or f"{report.source.name}, {report.method}",
-        front_matter=_front_matter(report),
-        sentence=sentence(report),
-        measurements=measured_rows(report),
-        options=option_items(report),
-        **context,
-    )
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return environment
 
 
 def _attention(report: Report) -> tuple[str, dict[str, Any]]:

@@ -6,6 +6,8 @@ the only text let through as markup is the SVG that :mod:`surgery.report.figures
 
 from __future__ import annotations
 
+from functools import cache
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -19,6 +21,28 @@ from surgery.report.wording import amount, change, count, percent
 
 def to_html(report: Report) -> str:
     """Return the page. It makes no request, and every string of the report is escaped."""
+    view = linears_view(report) if is_linear(report) else attention_view(report)
+    page = (
+        _environment()
+        .get_template(view.template)
+        .render(
+            report=report,
+            kicker=view.kicker,
+            lead=sentence(report),
+            tiles=view.tiles,
+            measurements=measured_rows(report),
+            dry=report.output is None,
+            options=option_items(report),
+            **view.context,
+        )
+    )
+    # control characters are not allowed in HTML, escaped or not
+    return "".join(c for c in page if c >= " " or c in "\n\t")
+
+
+@cache
+def _environment() -> Environment:
+    """Return where the templates are: each is compiled once a process."""
     environment = Environment(
         loader=PackageLoader("surgery.report", "."),
         autoescape=True,
@@ -33,16 +57,4 @@ def to_html(report: Report) -> str:
         change=change,
         trusted_svg=Markup,  # drawn by us, names escaped by matplotlib
     )
-    view = linears_view(report) if is_linear(report) else attention_view(report)
-    page = environment.get_template(view.template).render(
-        report=report,
-        kicker=view.kicker,
-        lead=sentence(report),
-        tiles=view.tiles,
-        measurements=measured_rows(report),
-        dry=report.output is None,
-        options=option_items(report),
-        **view.context,
-    )
-    # control characters are not allowed in HTML, escaped or not
-    return "".join(c for c in page if c >= " " or c in "\n\t")
+    return environment
