@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgery.report.calibration import Calibration
+
 
 @dataclass(frozen=True)
 class PairReport:
@@ -200,6 +202,7 @@ class Report:
         linears: Linear maps treated, for methods that leave small trainable parts; then
             ``sites`` and ``savings`` are empty.
         trainable: How many numbers those parts hold.
+        calibration: What was found on real input beforehand, where the run was calibrated.
     """
 
     title: str
@@ -218,3 +221,4 @@ class Report:
     command: str | None = None
     linears: list[LinearReport] = field(default_factory=list)
     trainable: Trainable | None = None
+    calibration: Calibration | None = None
