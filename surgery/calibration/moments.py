@@ -176,6 +176,6 @@ class Accumulator:
     @staticmethod
     def _parts(heads: Tensor) -> Iterator[slice]:
         """Whole sequences, as many as may be copied at once."""
-        step = max(1, AT_ONCE // max(1, heads[0].numel()))
+        step = max(1, AT_ONCE // max(1, heads.shape[1:].numel()))
         for start in range(0, heads.shape[0], step):
             yield slice(start, start + step)
