@@ -12,16 +12,8 @@ import pytest
 import yaml
 
 from surgery.report.card import to_card
-from surgery.report.figures import (
-    Picture,
-    pair_errors,
-    rank_maps,
-    savings_bars,
-    spectra,
-    trade_off,
-)
 from surgery.report.html import to_html
-from surgery.report.model import Report
+from tests.report.drawn import Drawn, drawn
 from tests.report.factory import HOSTILE, ROPE, hostile_report, make_report
 
 REPORTS = {
@@ -73,13 +65,12 @@ class Page(HTMLParser):
 
 
 @cache
+def drawing(name: str) -> Drawn:
+    return drawn(REPORTS[name])
+
+
 def html_of(name: str) -> str:
-    return to_html(REPORTS[name])
-
-
-def pictures_of(report: Report) -> list[Picture]:
-    makers = (savings_bars, rank_maps, spectra, pair_errors, trade_off)
-    return [picture for make in makers for picture in make(report)]
+    return drawing(name).html
 
 
 @pytest.mark.parametrize("name", sorted(REPORTS))
@@ -109,7 +100,7 @@ def test_hostile_strings_stay_text() -> None:
 
 @pytest.mark.parametrize("name", sorted(REPORTS))
 def test_pictures_are_well_formed_and_described(name: str) -> None:
-    pictures = pictures_of(REPORTS[name])
+    pictures = list(drawing(name))
     assert pictures
     for picture in pictures:
         root = ET.fromstring(picture.svg)
@@ -119,15 +110,11 @@ def test_pictures_are_well_formed_and_described(name: str) -> None:
         assert root.findtext("{http://www.w3.org/2000/svg}desc") == picture.alt
 
 
-def test_the_same_report_gives_the_same_bytes() -> None:
-    assert to_html(make_report("tiny")) == html_of("tiny")
-
-
-def test_drawing_leaves_matplotlibs_settings_alone() -> None:
+def test_drawn_again_a_page_is_the_same_and_matplotlibs_settings_are_left_alone() -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    pictures_of(REPORTS["tiny"])
+    assert to_html(make_report("tiny")) == html_of("tiny")
     assert dict(mpl.rcParams) == before
 
 
@@ -143,7 +130,7 @@ def test_the_page_says_what_matters() -> None:
 
 
 def test_nothing_cut_draws_no_map() -> None:
-    assert rank_maps(REPORTS["lossless"]) == []
+    assert not drawing("lossless").by_maker["rank_maps"]
     assert "nothing was cut" in " ".join(html_of("lossless").split())
 
 
