@@ -16,6 +16,7 @@ from surgery.version import VERSION
 
 if TYPE_CHECKING:
     from surgery.engine.absorb import absorb_decompose
+    from surgery.engine.evaluate import evaluate
     from surgery.engine.export_adapter import export_peft
     from surgery.engine.import_adapter import import_adapter
     from surgery.engine.inspect import inspect
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from surgery.engine.split import reparam, split
     from surgery.engine.verify import verify
     from surgery.errors import SurgeryError
+    from surgery.evaluation.results import Evaluation
     from surgery.methods.rules import Energy, Lossless, Remove, Thresholds
     from surgery.report.model import Report
 
@@ -32,6 +34,7 @@ __version__ = VERSION
 
 _HOMES = {
     "absorb_decompose": "surgery.engine.absorb",
+    "evaluate": "surgery.engine.evaluate",
     "export_peft": "surgery.engine.export_adapter",
     "import_adapter": "surgery.engine.import_adapter",
     "inspect": "surgery.engine.inspect",
@@ -42,6 +45,7 @@ _HOMES = {
     "verify": "surgery.engine.verify",
     "Options": "surgery.engine.options",
     "SurgeryError": "surgery.errors",
+    "Evaluation": "surgery.evaluation.results",
     "Energy": "surgery.methods.rules",
     "Lossless": "surgery.methods.rules",
     "Remove": "surgery.methods.rules",
@@ -51,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "Energy",
+    "Evaluation",
     "Lossless",
     "Options",
     "Remove",
@@ -59,6 +64,7 @@ __all__ = [
     "Thresholds",
     "__version__",
     "absorb_decompose",
+    "evaluate",
     "export_peft",
     "import_adapter",
     "inspect",

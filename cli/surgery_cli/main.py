@@ -13,6 +13,7 @@ from surgery import __version__
 from surgery.errors import UsageError
 from surgery_cli import (
     absorb_decompose,
+    evaluate,
     export,
     import_adapter,
     inspect,
@@ -79,6 +80,7 @@ app.command("reparam", epilog=reparam.EXAMPLES)(reparam.command)
 app.command("export", epilog=export.EXAMPLES)(export.command)
 app.command("import", epilog=import_adapter.EXAMPLES)(import_adapter.command)
 app.command("verify", epilog=verify.EXAMPLES)(verify.command)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.command)
 app.command("merge", epilog=merge.EXAMPLES)(merge.command)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from surgery.calibration.rows import read_text
 from surgery.errors import SurgeryError, UsageError
+from surgery.evaluation.audio import SUFFIXES as AUDIO
 from surgery.evaluation.audio import TRANSCRIPTS, SpeechFolder
-from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
+from surgery.evaluation.fingerprints import Kind, audio_fingerprint, text_fingerprints
 from surgery.evaluation.hub import PREFIX, HubName, hub_documents, hub_recordings
-from surgery.evaluation.perplexity import read_documents
 from surgery.evaluation.speech import Recording
 
 
@@ -26,6 +28,7 @@ class Speech:
     name: str
     names: tuple[str, ...]
     recordings: tuple[Recording, ...]
+    kind: ClassVar[Kind] = "audio"
 
     def __len__(self) -> int:
         """How many recordings."""
@@ -67,6 +70,7 @@ class Texts:
 
     name: str
     documents: tuple[str, ...]
+    kind: ClassVar[Kind] = "text"
 
     def __len__(self) -> int:
         """How many documents."""
@@ -109,7 +113,7 @@ def open_speech(given: str | Path, *, limit: int | None = None) -> Speech:
 
 
 def open_texts(given: str | Path, *, limit: int | None = None) -> Texts:
-    """Open a text file, a folder of ``.txt`` files, or ``hub:OWNER/NAME``.
+    """Open a text file, JSONL, a folder of these, or ``hub:OWNER/NAME``.
 
     Args:
         given: Where it is.
@@ -123,18 +127,12 @@ def open_texts(given: str | Path, *, limit: int | None = None) -> Texts:
         name = HubName.parse(str(given))
         return Texts(str(name), tuple(hub_documents(name, limit)))
     path = Path(given)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-    if not files or (path.is_file() and b"\0" in _beginning(path)):
+    if path.suffix.lower() in AUDIO:
         raise UsageError(
-            "A language model is measured on text",
+            "A language model is measured on text, and this is a recording",
             where="--data",
-            found=f"no .txt files in {path}" if not files else path,
-            expected="a UTF-8 text file, or a folder of .txt files",
+            found=path,
+            expected="a UTF-8 text file, .jsonl, or a folder of these",
         )
-    documents = [document for file in files for document in read_documents(file)]
-    return Texts("/".join(path.resolve().parts[-2:]), tuple(documents[:limit]))
-
-
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(1024)
+    documents = tuple(document.text for document in read_text(path)[:limit])
+    return Texts("/".join(path.resolve().parts[-2:]), documents)

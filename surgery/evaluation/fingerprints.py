@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from surgery.calibration.rows import SUFFIXES, read_text
 from surgery.evaluation.audio import Audio, SpeechFolder
-from surgery.evaluation.perplexity import read_documents
 
 KEPT = 1024
 """Most fingerprints of a sketch: 16 kB of ``config.json``."""
@@ -67,7 +67,7 @@ def data_fingerprints(
     """Return the fingerprints of every recording or document by its name.
 
     Args:
-        path: Folder of audio or one recording; or a UTF-8 text file or folder of ``.txt`` files.
+        path: Folder of audio or one recording; or text, JSONL, or a folder of these.
         kind: Which of the two.
         limit: Only the first so many recordings or documents.
 
@@ -80,15 +80,18 @@ def data_fingerprints(
             _relative(each.path, path): frozenset({audio_fingerprint(each.audio())})
             for each in utterances
         }
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     found: dict[str, frozenset[str]] = {}
-    for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
-        documents = read_documents(file)
+    for file in files:
+        documents = read_text(file)
         name = _relative(file, path)
         for number, document in enumerate(documents, start=1):
             if len(found) == limit:
                 return found
             label = name if len(documents) == 1 else f"{name}, document {number}"
-            found[label] = text_fingerprints(document)
+            found[label] = text_fingerprints(document.text)
     return found
 
 

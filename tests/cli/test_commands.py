@@ -26,6 +26,7 @@ COMMANDS = (
     "export",
     "import",
     "verify",
+    "evaluate",
 )
 MAIN = [sys.executable, "-c", "from surgery_cli.main import main; main()"]
 

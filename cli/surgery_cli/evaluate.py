@@ -1,0 +1,81 @@
+"""``surgery evaluate``: any number of models on the same data, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surgery_cli import common
+from surgery_cli.session import session
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+surgery evaluate ./my-whisper ./pruned --data ./recordings --data ./others
+
+surgery evaluate ./my-llama ./pruned ./healed --data test.txt --json
+
+surgery evaluate whisper-tiny ./pruned --data hub:google/fleurs#en_us/test --limit 100
+"""
+
+
+def command(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Directories, names, .pt files; the first is the reference."),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="Audio folder, text file, or hub:OWNER/NAME[@REVISION][#SPLIT]; may be repeated."
+        ),
+    ],
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many recordings or documents.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="What is spoken: Whisper's code or name.")] = "en",
+    batch: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
+    seed: common.Seed = 0,
+    resamples: Annotated[int, typer.Option(min=1, help="Draws of the intervals.")] = 2000,
+    device: Annotated[str | None, typer.Option(help="cpu (the default), cuda, cuda:1, …")] = None,
+    dtype: Annotated[
+        common.Dtype | None, typer.Option(help="Dtype of all models; default on a CPU: float32.")
+    ] = None,
+    allow_leakage: Annotated[
+        bool,
+        typer.Option("--allow-leakage", help="Measure on calibration data too, and label it."),
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the JSON document here, too.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The evaluation as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Measure models side by side: errors with 95 % intervals, drift by layer, time.
+
+    Whisper: word errors, unchanged texts. Language models: perplexity, bits per byte, KL.
+    BERT-like: drift of embeddings. Data that a model was calibrated on is refused.
+    """
+    with session(as_json) as (screen, progress):
+        import surgery
+        from surgery_cli.evaluation import evaluation_view
+
+        found = surgery.evaluate(
+            models,
+            data,
+            limit=limit,
+            language=language,
+            batch=batch,
+            seed=seed,
+            resamples=resamples,
+            device=device,
+            dtype=None if dtype is None else dtype.value,
+            allow_leakage=allow_leakage,
+            output=output,
+            progress=progress,
+        )
+        screen.emit(found.to_json())
+    screen.show(evaluation_view(found))

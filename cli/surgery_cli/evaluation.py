@@ -1,0 +1,233 @@
+"""The tables of ``surgery evaluate``: figures with their intervals, then drift layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from surgery.report.wording import amount, change, count, printable, scientific
+from surgery_cli.tables import capped, table
+
+if TYPE_CHECKING:
+    from surgery.evaluation.bootstrap import Estimate
+    from surgery.evaluation.results import DataSet, Evaluated, Evaluation, Row
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_STRIP = 32  # widest strip of layers; more layers share a character
+_NAME = 22  # columns
+
+_TITLES = {"speech": "Speech", "text": "Text", "embedding": "Embeddings"}
+_COLUMNS = {
+    "speech": ("wer", "change", "same_text", "encoder_error", "time_ratio"),
+    "text": ("perplexity", "change", "bits_per_byte", "output_error", "time_ratio"),
+    "embedding": ("embedding_error", "pooled_distance", "time_ratio"),
+}
+_HEADINGS = {
+    "wer": "WER %",
+    "change": "change",
+    "same_text": "same text",
+    "encoder_error": "drift",
+    "output_error": "drift",
+    "embedding_error": "drift",
+    "pooled_distance": "1 − cosine",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits/byte",
+    "time_ratio": "time",
+}
+_CHANGED = {"speech": "wer", "text": "perplexity"}
+
+
+def evaluation_view(found: Evaluation) -> RenderableType:
+    """Render an evaluation for a terminal of 80 columns."""
+    parts: list[RenderableType] = [_figures(found)]
+    if any(row.layers for row in found.rows):
+        parts.append(_layers(found))
+    parts += [_times(found), capped(_legend(found))]
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1])
+
+
+def _figures(found: Evaluation) -> Table:
+    columns = [name for name in _COLUMNS[found.kind] if _known(found, name)]
+    shown = table(_TITLES[found.kind], *(_HEADINGS[name] for name in columns))
+    for data in found.data:
+        _section(shown, data)
+        for model in found.models:
+            row = found.row(model.name, data.name)
+            cells = [_cell(found, row, name) for name in columns]
+            shown.add_row(_name(found, model, row), *cells)
+    return shown
+
+
+def _known(found: Evaluation, name: str) -> bool:
+    if name == "change":
+        return any(row.changes for row in found.rows)
+    return any(name in row.figures for row in found.rows)
+
+
+def _section(shown: Table, data: DataSet) -> None:
+    """Begin a set of data: its name on a line of its own."""
+    if shown.row_count:
+        shown.add_section()
+    title = Text(printable(data.name), style="bold", no_wrap=True, overflow="ellipsis")
+    shown.add_row(title)
+
+
+def _name(found: Evaluation, model: Evaluated, row: Row) -> Text:
+    text = Text(_shortened(printable(model.name)), style="cyan")
+    if row.leaked:
+        text.append("\nLEAKED: calibrated on it", style="bold red")
+    text.append(f"\n{count(model.parameters)}", style="dim")
+    first = found.models[0]
+    if model is not first and model.parameters != first.parameters:
+        text.append(f"  {change(first.parameters, model.parameters)}", style="dim")
+    return text
+
+
+def _cell(found: Evaluation, row: Row, name: str) -> Text:
+    if name == "change":
+        return _change(row, _CHANGED[found.kind])
+    figure = row.figures.get(name)
+    if figure is None:
+        return Text("reference" if name == "time_ratio" else "—", style="dim")
+    below = _interval(name, figure)
+    if name == "bits_per_byte":
+        below = ""  # the perplexity's interval in other words
+    if name == "output_error" and "kl_divergence" in row.figures:
+        below = f"KL {scientific(row.figures['kl_divergence'].value)}"
+    return _with_interval(_worded(name, figure.value), below)
+
+
+def _change(row: Row, metric: str) -> Text:
+    figure = row.changes.get(metric)
+    if figure is None:
+        return Text("—", style="dim")
+    style = "dim"  # what the interval cannot tell from no change
+    if figure.low is not None and figure.high is not None:
+        style = "bold red" if figure.low > 0 else "bold green" if figure.high < 0 else "dim"
+    interval = _interval(metric, figure, signed=True)
+    return _with_interval(_signed(metric, figure.value), interval, style)
+
+
+def _with_interval(value: str, interval: str, style: str = "") -> Text:
+    text = Text(value, style=style)
+    if interval:
+        text.append(f"\n{interval}", style="not bold dim")
+    return text
+
+
+def _interval(name: str, figure: Estimate, *, signed: bool = False) -> str:
+    if figure.low is None or figure.high is None:
+        return ""
+    worded = _signed if signed else _worded
+    low, high = (worded(name, end).rstrip(" %×") for end in (figure.low, figure.high))
+    return f"{low}…{high}"
+
+
+def _signed(name: str, value: float) -> str:
+    worded = _worded(name, abs(value))
+    if not any(digit in worded for digit in "123456789"):
+        return worded
+    return ("−" if value < 0 else "+") + worded
+
+
+def _worded(name: str, value: float) -> str:
+    if name == "wer":
+        return f"{value:.1f}"
+    if name in ("same_text", "same_token"):
+        return f"{value:.0f} %"
+    if name in ("perplexity", "bits_per_byte"):
+        return f"{value:.3f}" if value < 10 else amount(value, "")
+    if name.endswith("_ratio"):
+        return f"{value:.2f}×"
+    return scientific(value)
+
+
+def _layers(found: Evaluation) -> Table:
+    """Show the relative error after every layer as a strip of blocks, first layer at the left."""
+    heading = "Drift after each layer"
+    shown = table(heading, "", "first to last", "first", "last", "largest", left=3)
+    for data in found.data:
+        rows = [row for row in found.rows if row.data == data.name and row.layers]
+        if rows:
+            _section(shown, data)
+        top = max((max(each) for row in rows for each in row.layers.values()), default=0.0)
+        for row in rows:
+            for tower, errors in row.layers.items():
+                largest = max(range(len(errors)), key=errors.__getitem__)
+                shown.add_row(
+                    Text(_shortened(printable(row.model)), style="cyan"),
+                    Text("" if tower == "layers" else tower, style="dim"),
+                    Text(_strip(errors, top), style="blue"),
+                    scientific(errors[0]),
+                    scientific(errors[-1]),
+                    f"layer {largest}" if errors[largest] else "—",
+                )
+    return shown
+
+
+def _strip(errors: list[float], top: float) -> str:
+    step = -(-len(errors) // _STRIP)
+    groups = (errors[start : start + step] for start in range(0, len(errors), step))
+    shares = (max(group) / top if top else 0.0 for group in groups)
+    return "".join(
+        _BLOCKS[min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1)] if share > 0 else "·"
+        for share in shares
+    )
+
+
+def _times(found: Evaluation) -> Table:
+    speech = found.kind == "speech"
+    headings = ("texts", "ratio", "encoder", "ratio") if speech else ("time", "ratio")
+    names = ("time", "encoder_time") if speech else ("time",)
+    shown = table("Time, ms", *headings)
+    for data in found.data:
+        _section(shown, data)
+        for model in found.models:
+            row = found.row(model.name, data.name)
+            cells: list[Text] = []
+            for name in names:
+                ratio = row.figures.get(f"{name}_ratio")
+                cells.append(Text(f"{row.figures[name].value:.3g}"))
+                cells.append(_ratio(ratio))
+            shown.add_row(Text(_shortened(printable(model.name)), style="cyan"), *cells)
+    return shown
+
+
+def _ratio(ratio: Estimate | None) -> Text:
+    if ratio is None:
+        return Text("—", style="dim")
+    text = Text(f"{ratio.value:.2f}×")
+    if ratio.low is not None and ratio.high is not None:
+        text.append(f"  {ratio.low:.2f}…{ratio.high:.2f}", style="dim")
+    return text
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+
+
+def _legend(found: Evaluation) -> Text:
+    text = Text()
+    for label, words in _remarks(found):
+        if text:
+            text.append("\n")
+        text.append(f"{label}: ", style="dim")
+        text.append(printable(words), style="dim" if label != "Note" else "")
+    return text
+
+
+def _remarks(found: Evaluation) -> Iterator[tuple[str, str]]:
+    drawn = " and ".join(dict.fromkeys(one.resampled for one in found.data))
+    first = found.models[0].name
+    yield "Intervals", f"95 %, {found.settings['resamples']} draws of {drawn}"
+    if len(found.models) > 1:
+        yield "Change, drift, ratio", f"against {first}; a change's interval is of the pairs"
+    speech = found.kind == "speech"
+    yield "Time", f"per {'second of audio' if speech else 'token'}, on {found.settings['device']}"
+    for note in found.notes:
+        yield "Note", note

@@ -1,0 +1,204 @@
+"""Models that are to be compared: named, opened, checked against the first, and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surgery.checkpoint.resolve import resolve
+from surgery.checkpoint.source import TensorSource
+from surgery.engine.block import read_operations
+from surgery.engine.dense import dense_directory
+from surgery.engine.leakage import Calibration, calibrations
+from surgery.engine.loading import load
+from surgery.engine.measure import read_tokenizer
+from surgery.errors import CheckpointError, UsageError
+from surgery.evaluation.results import Evaluated, Kind
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model before it is loaded.
+
+    Attributes:
+        name: What to call it: the last part of its path, or as much as tells it from others.
+        asked: What the user called it.
+        source: Its checkpoint.
+        directory: A directory that transformers can load.
+        calibrated: What its operations were calibrated on.
+    """
+
+    name: str
+    asked: str
+    source: TensorSource
+    directory: Path
+    calibrated: list[Calibration]
+
+    @property
+    def described(self) -> Evaluated:
+        """What the evaluation says of it."""
+        parameters = 0
+        for info in self.source.infos.values():
+            size = 1
+            for extent in info.shape:
+                size *= extent
+            parameters += size
+        operations = read_operations(self.source.config, where=self.source.name)
+        methods = [operation["method"] for operation in operations]
+        return Evaluated(self.name, self.asked, parameters, methods)
+
+
+def open_candidates(opened: ExitStack, models: Sequence[str | Path]) -> list[Candidate]:
+    """Open every model; ``opened`` closes them.
+
+    Raises:
+        UsageError: There is none, or they are of different families.
+        SurgeryError: One cannot be found or read.
+    """
+    if not models:
+        raise UsageError("Name at least one model to evaluate")
+    asked = [str(model) for model in models]
+    found = []
+    for name, model in zip(distinct_names(asked), asked, strict=True):
+        source = opened.enter_context(resolve(model))
+        directory = opened.enter_context(dense_directory(source))
+        where = f"{source.name}: config.json"
+        found.append(
+            Candidate(name, model, source, directory, calibrations(source.config, where=where))
+        )
+    first = found[0]
+    for other in found[1:]:
+        families = [one.source.config["model_type"] for one in (first, other)]
+        if families[0] != families[1]:
+            raise UsageError(
+                "Models of different families cannot be measured side by side",
+                where=other.asked,
+                found=families[1],
+                expected=f"{families[0]}, like {first.asked}",
+                hint="evaluate them one by one",
+            )
+    return found
+
+
+def distinct_names(asked: Sequence[str]) -> list[str]:
+    """Return the last part of each path, with as many parts before it as make it unique."""
+    parts = [_parts(each) for each in asked]
+    names = []
+    for index, own in enumerate(parts):
+        for length in range(1, len(own) + 1):
+            name = "/".join(own[-length:])
+            if all(
+                other[-length:] != own[-length:] for other in parts[:index] + parts[index + 1 :]
+            ):
+                break
+        same = sum(other == own for other in parts[:index])
+        names.append(f"{name} ({same + 1})" if same else name)
+    return names
+
+
+def _parts(asked: str) -> tuple[str, ...]:
+    path = Path(asked)
+    parts = path.parts
+    if not parts or parts[-1] == "..":
+        parts = path.resolve().parts
+    return parts
+
+
+def load_candidates(
+    candidates: Sequence[Candidate], *, device: str | None, dtype: str | None
+) -> tuple[list[Any], Any, Kind]:
+    """Load every model, and the tokenizer or processor of all of them.
+
+    Raises:
+        UsageError: Their vocabularies or front ends differ, or only some predict text.
+        CheckpointError: One cannot be loaded, or has no tokenizer.
+    """
+    from transformers import AutoTokenizer, WhisperProcessor
+
+    whisper = candidates[0].source.config["model_type"] == "whisper"
+    kind = WhisperProcessor if whisper else AutoTokenizer
+    tokenizers = [read_tokenizer(one.directory, kind) for one in candidates]
+    for one, tokenizer in zip(candidates[1:], tokenizers[1:], strict=True):
+        _check_same_words(candidates[0], one, tokenizers[0], tokenizer, whisper=whisper)
+    models: list[Any] = [load(one.directory, dtype=dtype, device=device) for one in candidates]
+    return models, tokenizers[0], _kind(candidates, models, whisper=whisper)
+
+
+def _check_same_words(
+    first: Candidate, other: Candidate, ours: Any, theirs: Any, *, whisper: bool
+) -> None:
+    found: object = None
+    if whisper:
+        ears = [
+            (each.feature_extractor.feature_size, each.feature_extractor.n_samples)
+            for each in (ours, theirs)
+        ]
+        if ears[0] != ears[1]:
+            expected, found = (f"{bins} mel bins, {samples} samples" for bins, samples in ears)
+        ours, theirs = ours.tokenizer, theirs.tokenizer
+    vocabularies = [each.get_vocab() for each in (ours, theirs)]
+    if found is None and vocabularies[0] != vocabularies[1]:
+        differing = len(vocabularies[0].items() ^ vocabularies[1].items())
+        found = f"{len(vocabularies[1]):,} tokens, {differing:,} of both differ"
+        expected = f"the {len(vocabularies[0]):,} tokens of {first.asked}"
+    if found is not None:
+        raise UsageError(
+            "These models do not speak the same tokens, so nothing is comparable",
+            where=other.asked,
+            found=found,
+            expected=expected,
+            hint="evaluate them one by one",
+        )
+
+
+def _kind(candidates: Sequence[Candidate], models: Sequence[Any], *, whisper: bool) -> Kind:
+    """Return what all models are for."""
+    speaks = [model.get_output_embeddings() is not None for model in models]
+    if whisper:
+        if not all(speaks):
+            raise CheckpointError(
+                "This Whisper has no text head, so it transcribes nothing",
+                where=candidates[speaks.index(False)].asked,
+                expected="architectures: WhisperForConditionalGeneration in config.json",
+            )
+        return "speech"
+    if candidates[0].source.config["model_type"] == "bert":
+        return "embedding"
+    if len(set(speaks)) > 1:
+        raise UsageError(
+            "Some of these models predict tokens and some do not",
+            where=candidates[speaks.index(not speaks[0])].asked,
+            found="no language-model head" if speaks[0] else "a language-model head",
+            expected=f"the same as {candidates[0].asked}",
+        )
+    return "text" if speaks[0] else "embedding"
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is not there, before anything is loaded.
+
+    Raises:
+        UsageError: It is misspelled, or this machine has none.
+    """
+    if device is None:
+        return
+    try:
+        chosen = torch.device(device)
+        available = chosen.type != "cuda" or (chosen.index or 0) < torch.cuda.device_count()
+        found = device if available else f"{device}, and this machine has {_cards()}"
+    except RuntimeError as error:
+        available, found = False, f"{device}: {str(error).splitlines()[0]}"
+    if not available:
+        raise UsageError(
+            "There is no such device", where="--device", found=found, expected="cpu, cuda, cuda:1 …"
+        )
+
+
+def _cards() -> str:
+    count = torch.cuda.device_count()
+    return "no CUDA device" if count == 0 else f"{count} of them"

@@ -1,0 +1,81 @@
+"""Data that tuned a model must not measure it: what was calibrated on, against what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.engine.block import read_operations
+from surgery.errors import CheckpointError, UsageError
+from surgery.evaluation.fingerprints import Kind, Overlap, overlap
+
+ALLOW = "--allow-leakage"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a checkpoint's operation was calibrated on.
+
+    Attributes:
+        name: Of the data.
+        kind: ``audio`` or ``text``.
+        samples: Fingerprints, or of many a sketch.
+    """
+
+    name: str
+    kind: str
+    samples: frozenset[str]
+
+
+def calibrations(config: Mapping[str, Any], *, where: str) -> list[Calibration]:
+    """Return what each operation of a checkpoint was calibrated on; none for most.
+
+    Args:
+        config: The parsed config.json.
+        where: The file, for messages.
+
+    Raises:
+        CheckpointError: The block is malformed.
+    """
+    found = []
+    for operation in read_operations(config, where=where):
+        entry = (operation.get("provenance") or {}).get("calibration")
+        if entry is None:
+            continue
+        try:
+            samples = frozenset(map(str, entry["samples"]))
+            found.append(Calibration(str(entry["name"]), str(entry["kind"]), samples))
+        except (LookupError, TypeError) as error:
+            raise CheckpointError(
+                "The record of what a checkpoint was calibrated on cannot be read",
+                where=where,
+                found=f"{type(error).__name__}: {error}",
+                hint="without it nobody can say whether the data is new to the model",
+            ) from error
+    return found
+
+
+def shared_samples(
+    known: list[Calibration], kind: Kind, evaluation: Mapping[str, frozenset[str]]
+) -> Overlap:
+    """Count the samples of some data that a checkpoint was calibrated on."""
+    samples = {each for one in known if one.kind == kind for each in one.samples}
+    return overlap(samples, evaluation)
+
+
+def refuse_leakage(found: Overlap, *, model: str, data: str) -> None:
+    """Refuse to measure a model on what it was calibrated on.
+
+    Raises:
+        UsageError: They share a sample.
+    """
+    if found.shared:
+        names = ", ".join(found.examples) + (", …" if found.shared > len(found.examples) else "")
+        raise UsageError(
+            "The model was calibrated on some of the data it would be measured on",
+            where=f"{model} on {data}",
+            found=f"{found.shared} of {found.of} samples: {names}",
+            expected="data that the calibration has not seen",
+            hint=f"measure on other data, or label the figures with {ALLOW}",
+        )
