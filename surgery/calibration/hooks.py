@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from surgery.architectures.base import ROLES, AttentionSite, Role, Scope
+from surgery.architectures.base import AttentionSite, Role, Scope
+from surgery.calibration.modules import AttentionModules
 from surgery.calibration.moments import Accumulator, Moments
-from surgery.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +96,9 @@ class _Block:
     def __init__(self, model: nn.Module, site: AttentionSite) -> None:
         self.site = site
         self.sums = Accumulator(site.kv_heads, site.groups, site.head_dim)
-        self._modules = {role: self._projection(model, role) for role in ROLES}
-        self._attention = _module(model, site.path)
+        self._modules = AttentionModules(model, site)
         self._rotation: tuple[Tensor, Tensor] | None = None
-        bias = self._modules["v"].bias
-        self._v_bias: Tensor | None = None
-        if isinstance(bias, Tensor):
-            sliced = self._slice(bias.detach(), "v")
-            self._v_bias = torch.unflatten(sliced, -1, (site.kv_heads, site.head_dim))
+        self._v_bias = self._modules.absorbed_bias()
 
     def attach(self, weights: Callable[[Scope], Weights | None]) -> list[RemovableHandle]:
         """Hook the modules; ``weights`` says what a scope's positions count, or to ignore them."""
@@ -129,56 +124,21 @@ class _Block:
                 self.sums.add_contexts(heads, current.queries, self._v_bias)
 
         handles = [
-            self._modules["q"].register_forward_hook(queries),
-            self._modules["k"].register_forward_hook(keys),
-            self._modules["o"].register_forward_pre_hook(contexts),
+            self._modules.projections["q"].register_forward_hook(queries),
+            self._modules.projections["k"].register_forward_hook(keys),
+            self._modules.projections["o"].register_forward_pre_hook(contexts),
         ]
         if "rope" in site.between:
-            handles.append(self._attention.register_forward_pre_hook(rotation, with_kwargs=True))
+            handles.append(
+                self._modules.attention.register_forward_pre_hook(rotation, with_kwargs=True)
+            )
         return handles
 
     def _heads(self, output: Tensor, role: Role) -> Tensor:
         """A projection's output (B, T, n) as heads (B, T, H or G, d), rotated where RoPE is."""
-        heads = torch.unflatten(self._slice(output, role), -1, (-1, self.site.head_dim))
+        heads = torch.unflatten(self._modules.part(output, role), -1, (-1, self.site.head_dim))
         if self._rotation is None:
             return heads
         cosine, sine = (part[..., None, :] for part in self._rotation)
         real, imaginary = heads.chunk(2, dim=-1)
         return heads * cosine + torch.cat((-imaginary, real), dim=-1) * sine
-
-    def _slice(self, fused: Tensor, role: Role) -> Tensor:
-        projection = self.site.projection(role)
-        if projection.parts == 1:
-            return fused
-        return fused.narrow(-1, projection.part * projection.out_features, projection.out_features)
-
-    def _projection(self, model: nn.Module, role: Role) -> nn.Module:
-        stored = self.site.projection(role)
-        module = _module(model, stored.weight.removesuffix(".weight"))
-        expected = (stored.out_features * stored.parts, stored.in_features)
-        weight = getattr(module, "weight", None)
-        found = tuple(weight.shape) if isinstance(weight, Tensor) else None
-        if found != (expected[::-1] if stored.transposed else expected):
-            raise UsageError(
-                "Statistics are taken of an original model, and this one was restructured.",
-                where=stored.weight,
-                found=f"shape {list(found)}" if found else type(module).__name__,
-                expected=f"shape {list(expected)}",
-                hint="calibrate the original, or merge the restructured model first",
-            )
-        return module
-
-
-def _module(model: nn.Module, path: str) -> nn.Module:
-    """Find a module by a checkpoint's path, which may carry the base model's prefix or lack it."""
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    for candidate in (path, prefix + path, path.removeprefix(prefix)):
-        try:
-            return model.get_submodule(candidate)
-        except AttributeError:
-            continue
-    raise UsageError(
-        "The model does not have an attention block that statistics are wanted of.",
-        where=path,
-        found=f"no such module in {type(model).__name__}",
-    )

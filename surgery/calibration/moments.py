@@ -32,7 +32,7 @@ class Moments:
             sequences in proportion to the weight of the queries that look at them; a mean
             over the keys of one sequence cancels in its softmax. ``(G, d, d)``.
         c: Weighted mean of ``c cᵀ`` over queries and the g heads: c is the head's slice of
-            o's input, less v's bias; ``(G, d, d)``.
+            o's input, less v's bias where o has a bias that can take it; ``(G, d, d)``.
         queries: Sum of the weights of the query positions behind q and c.
         sequences: Sequences behind k.
     """

@@ -110,7 +110,7 @@ def hear(
         with recorder.listening({"encoder": Weights(frames, frames)}):
             heard = model.get_encoder()(batch.features).last_hidden_state
         if decoder:
-            tokens, counted = _decoder_tokens(model, processor, batch, heard, language)
+            tokens, counted = decoder_tokens(model, processor, batch, heard, language)
             taught = Weights(counted, counted)
             with recorder.listening({"decoder": taught, "cross": Weights(counted, frames)}):
                 model.base_model(
@@ -144,7 +144,7 @@ def prompt(model: Any, language: str) -> list[int]:
     return tokens if no_timestamps is None else [*tokens, int(no_timestamps)]
 
 
-def _decoder_tokens(
+def decoder_tokens(
     model: Any, processor: Any, batch: SpeechBatch, heard: Tensor, language: str
 ) -> tuple[Tensor, Tensor]:
     """Return what the decoder is fed, ``(windows, tokens)``, and the weights of its positions."""

@@ -30,13 +30,13 @@ class TextBatch:
     mask: Tensor
     weights: Weights
 
-    def run(self, model: Any) -> None:
-        """Run the model up to its last hidden states."""
+    def run(self, model: Any) -> Any:
+        """Run a model and return what it returns."""
         inputs = {"input_ids": self.tokens.to(model.device)}
         if not bool(self.mask.all()):
             inputs["attention_mask"] = self.mask.to(model.device, torch.int64)
         options = {} if model.config.model_type == "bert" else {"use_cache": False}
-        model.base_model(**inputs, **options)
+        return model(**inputs, **options)
 
 
 def token_windows_of(
@@ -82,5 +82,5 @@ def read(recorder: Recorder, model: Any, windows: Sequence[Windows], batch: int)
     """Run the model on every window while ``recorder`` listens; yield how many at a time."""
     for each in text_batches(windows, batch):
         with recorder.listening({"encoder": each.weights, "decoder": each.weights}):
-            each.run(model)
+            each.run(model.base_model)  # up to its last hidden states
         yield len(each.tokens)

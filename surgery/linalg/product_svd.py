@@ -57,11 +57,11 @@ def product_svd(left: Float[Tensor, "batch d m"], right: Float[Tensor, "batch d 
     root_left, bound_left = _cholesky_root(left)
     root_right, bound_right = _cholesky_root(right)
     doubtful = torch.maximum(bound_left, bound_right) > ORTHOGONALITY_DEFECT
-    result = _from_roots(root_left, root_right)
+    result = core_svd(root_left, root_right)
     if not bool(doubtful.any()):
         return result
     chosen = doubtful.nonzero().squeeze(1)
-    careful = _from_roots(qr_root(left[chosen]), qr_root(right[chosen]))
+    careful = core_svd(qr_root(left[chosen]), qr_root(right[chosen]))
     for fast, slow in zip(result, careful, strict=True):
         fast[chosen] = slow
     return result
@@ -92,7 +92,14 @@ def _cholesky_root(factor: Tensor) -> tuple[Tensor, Tensor]:
     return root * safe[..., None, :], torch.where(failed, infinite, bound)
 
 
-def _from_roots(root_left: Tensor, root_right: Tensor) -> ProductSVD:
+def core_svd(
+    root_left: Float[Tensor, "batch k d"], root_right: Float[Tensor, "batch l d"]
+) -> ProductSVD:
+    """Decompose ``R_L R_Nᵀ`` and return the transforms that roots R_L, R_N give (see above).
+
+    The roots need not be those of the factors' own Gram matrices: with roots of their second
+    moments under some input, the product is decomposed as that input sees it.
+    """
     d = root_left.shape[-1]
     u, s, vh = torch.linalg.svd(root_left @ root_right.mT, full_matrices=False)
     # What rounding alone puts into the core bounds what a singular value can mean.

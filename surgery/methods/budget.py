@@ -1,14 +1,19 @@
-"""One budget over many heads: cut the components that are worth least per parameter."""
+"""One budget over many heads: cut what damages the model least per parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
 
-import torch
+from torch import Tensor
 
 from surgery.errors import UsageError
-from surgery.methods.rules import PAIRS, Remove
-from surgery.methods.units import SiteSpectra, Unit, pairs_of
+from surgery.methods.rules import PAIRS, Pair, Remove
+from surgery.methods.units import Ranks, SiteSpectra, Unit, energy_share, pairs_of
+
+SLACK = 1e-12
+"""Relative rounding that decides no budget."""
 
 
 def budget_ranks(
@@ -25,7 +30,7 @@ def budget_ranks(
     """
     if not rule.per_pair:
         whole = total if total is not None else _cost_of(units, spectra)
-        return _cut_cheapest(units, spectra, rule.fraction, whole, multiple, shares=True)
+        return _Allocation(units, _losses(spectra), spectra, multiple).cut(rule.fraction, whole)
     ranks = [unit.d for unit in units]
     for pair in PAIRS:
         chosen = [i for i, unit in enumerate(units) if pair in pairs_of(unit)]
@@ -37,61 +42,179 @@ def budget_ranks(
         if not chosen:
             continue
         part = [units[i] for i in chosen]
-        whole = _cost_of(part, spectra)
-        cut = _cut_cheapest(part, spectra, rule.fraction, whole, multiple, shares=False)
-        for i, rank in zip(chosen, cut, strict=True):
+        plain = {key: loss for key, loss in _plain_losses(spectra).items() if key[1] == pair}
+        cut = _Allocation(part, plain, spectra, multiple)
+        for i, rank in zip(chosen, cut.cut(rule.fraction, _cost_of(part, spectra)), strict=True):
             ranks[i] = rank
     return ranks
 
 
-def _cut_cheapest(
-    units: Sequence[Unit],
-    spectra: Mapping[str, SiteSpectra],
-    fraction: float,
-    whole: int,
-    multiple: int,
-    *,
-    shares: bool,
-) -> list[int]:
-    """Cut steps of ``multiple`` vectors in the order of their worth per parameter.
+def predicted_damage(spectra: Mapping[str, SiteSpectra], ranks: Ranks) -> float:
+    """Return the damage that cutting to these ranks is predicted to do: the sum over all pairs.
 
-    A unit's components are sorted, so its steps come up from the last to the first: cutting
-    in global order never leaves a hole.
+    Raises:
+        ValueError: The damage of a pair was not measured.
     """
-    steps: list[tuple[float, int, int, int]] = []  # worth per parameter, unit, rank after, saved
-    for index, unit in enumerate(units):
-        worth = unit.energy_shares(spectra) if shares else unit.pooled(spectra).square()
-        cost = unit.cost(spectra)
-        # Values that rounding has left out of order must not reorder the cuts of one unit.
-        worth = worth.flip(0).cummax(dim=0).values.flip(0)
-        rank = unit.d
-        while rank > multiple:
-            after = (-(-rank // multiple) - 1) * multiple
-            saved = (rank - after) * cost
-            mean = float(torch.sum(worth[after:rank])) / saved
-            steps.append((mean, index, after, saved))
-            rank = after
-    # Rank as a tie-break keeps one unit's steps in order where worths are equal.
-    steps.sort(key=lambda step: (step[0], -step[2], step[1]))
-    most = sum(step[3] for step in steps)
-    if fraction * whole > most * (1 + 1e-12):
+    damage = 0.0
+    for site, pairs in spectra.items():
+        for pair, spectrum in pairs.items():
+            if spectrum.damage is None:
+                raise ValueError(f"{site} {pair}: no measured damage")
+            energies = spectrum.values.square()
+            whole = float(energies.sum()) or 1.0
+            kept = ranks[site][pair]
+            lost = sum(float(row[rank:].sum()) for row, rank in zip(energies, kept, strict=True))
+            damage += spectrum.damage(lost / whole)
+    return damage
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """Energy of every component of one pair, and the damage of losing a sum of them."""
+
+    energies: list[list[float]]
+    damage: Callable[[float], float]
+
+
+_Losses = dict[tuple[str, Pair], _Loss]
+
+
+def _losses(spectra: Mapping[str, SiteSpectra]) -> _Losses:
+    """Damage as measured; else the sum of shares of the heads' energies."""
+    losses: _Losses = {}
+    for site, pairs in spectra.items():
+        for pair, spectrum in pairs.items():
+            energies = spectrum.values.square()
+            if spectrum.damage is None:
+                losses[site, pair] = _Loss(_rows(energy_share(spectrum.values)), float)
+            else:
+                whole = energies.sum()
+                shares = energies / whole if whole > 0 else energies
+                losses[site, pair] = _Loss(_rows(shares), spectrum.damage)
+    return losses
+
+
+def _plain_losses(spectra: Mapping[str, SiteSpectra]) -> _Losses:
+    """Squared singular values, as the paper compares them."""
+    return {
+        (site, pair): _Loss(_rows(spectrum.values.square()), float)
+        for site, pairs in spectra.items()
+        for pair, spectrum in pairs.items()
+    }
+
+
+def _rows(energies: Tensor) -> list[list[float]]:
+    """Return rows that fall: what rounding left out of order must not reorder cuts."""
+    rows: list[list[float]] = energies.flip(-1).cummax(dim=-1).values.flip(-1).tolist()
+    return rows
+
+
+class _Allocation:
+    """Steps of a few vectors each, taken in the order of their damage per parameter.
+
+    A unit's components are sorted, so its steps come up from the last to the first: taking the
+    cheapest never leaves a hole. What a step costs depends on what its pair has lost already,
+    and mostly rises with it, so a step is priced again when its turn comes.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        losses: _Losses,
+        spectra: Mapping[str, SiteSpectra],
+        multiple: int,
+    ) -> None:
+        self.units = units
+        self.losses = losses
+        self.costs = [unit.cost(spectra) for unit in units]
+        self.steps = [unit.step(spectra, multiple) for unit in units]
+        self.ranks = [unit.d for unit in units]
+        self.lost = dict.fromkeys(losses, 0.0)
+
+    def cut(self, fraction: float, whole: int) -> list[int]:
+        """Take steps until ``fraction`` of ``whole`` parameters is gone; return the ranks."""
+        wanted = fraction * whole * (1 - SLACK)
+        most = sum(
+            cost * (unit.d - self._least(index))
+            for index, (unit, cost) in enumerate(zip(self.units, self.costs, strict=True))
+        )
+        if fraction * whole > most * (1 + SLACK):
+            self._refuse(fraction, whole, most)
+        # The rank as a tie-break keeps one unit's steps in order where prices are equal.
+        queue = [
+            (self._price(index), -unit.d, index)
+            for index, unit in enumerate(self.units)
+            if unit.d > self._least(index)
+        ]
+        heapify(queue)
+        removed, taken = 0, []
+        while queue and removed < wanted:
+            price, _, index = queue[0]
+            now = self._price(index)
+            if now > price * (1 + SLACK):
+                heapreplace(queue, (now, -self.ranks[index], index))
+                continue
+            heappop(queue)
+            taken.append((index, self.ranks[index]))
+            removed += self._take(index)
+            if self.ranks[index] > self._least(index):
+                heappush(queue, (self._price(index), -self.ranks[index], index))
+        self._give_back(taken, removed - wanted)
+        return self.ranks
+
+    def _least(self, index: int) -> int:
+        return min(self.steps[index], self.units[index].d)
+
+    def _after(self, index: int) -> int:
+        step = self.steps[index]
+        return (-(-self.ranks[index] // step) - 1) * step
+
+    def _step_losses(self, index: int, low: int, high: int) -> dict[tuple[str, Pair], float]:
+        losses: dict[tuple[str, Pair], float] = {}
+        for site, pair, head in self.units[index].members:
+            lost = sum(self.losses[site, pair].energies[head][low:high])
+            losses[site, pair] = losses.get((site, pair), 0.0) + lost
+        return losses
+
+    def _price(self, index: int) -> float:
+        """Return the damage of a unit's next step, per parameter."""
+        low, high = self._after(index), self.ranks[index]
+        damage = 0.0
+        for key, lost in self._step_losses(index, low, high).items():
+            price = self.losses[key].damage
+            damage += price(self.lost[key] + lost) - price(self.lost[key])
+        return damage / ((high - low) * self.costs[index])
+
+    def _take(self, index: int) -> int:
+        """Take a unit's next step; return the parameters that it saves."""
+        low, high = self._after(index), self.ranks[index]
+        for key, lost in self._step_losses(index, low, high).items():
+            self.lost[key] += lost
+        self.ranks[index] = low
+        return (high - low) * self.costs[index]
+
+    def _give_back(self, taken: list[tuple[int, int]], spare: float) -> None:
+        """Undo steps that the budget did not need after all, the latest and dearest first."""
+        needed: set[int] = set()
+        for index, before in reversed(taken):
+            saved = (before - self.ranks[index]) * self.costs[index]
+            if index not in needed and saved <= spare:
+                self.ranks[index] = before
+                spare -= saved
+            else:
+                needed.add(index)
+
+    def _refuse(self, fraction: float, whole: int, most: int) -> None:
+        least = min(self.steps, default=1)
         raise UsageError(
             "More is to be removed than can be pruned here",
             where="--remove",
-            found=f"{fraction:.2%} of {whole:,} attention parameters",
-            expected=f"at most {most / whole:.2%}: every head keeps a rank of at least {multiple}"
+            found=f"{fraction:.2%} of {whole:,} parameters",
+            expected=f"at most {most / whole:.2%}: every head keeps a rank of at least {least}"
             if whole
             else "something to prune in this scope",
             hint="remove less, widen --scope or --pairs, or lower --multiple",
         )
-    ranks = [unit.d for unit in units]
-    removed = 0
-    for _, index, after, saved in steps:
-        if removed >= fraction * whole * (1 - 1e-12):
-            break
-        ranks[index] = after
-        removed += saved
-    return ranks
 
 
 def _cost_of(units: Sequence[Unit], spectra: Mapping[str, SiteSpectra]) -> int:

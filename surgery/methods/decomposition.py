@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from surgery.methods.attention import AttentionWeights
@@ -25,12 +25,21 @@ class PairDecomposition:
         left: Transform of the query (or output) vectors; row i gives new vector i.
         right: Transform of the key (or value) vectors.
         norm: Frobenius norm of the head's product.
+        frequencies: Where RoPE stands between the two maps, the frequency pairs in the order of
+            their worth; vectors are not mixed then, the transforms are identities, and
+            ``spectrum`` holds the worth of a frequency's two rows one after the other.
     """
 
     spectrum: Float[Tensor, "kv d"]
     left: Float[Tensor, "kv d d"]
     right: Float[Tensor, "kv d d"]
     norm: Float[Tensor, " kv"]
+    frequencies: Int64[Tensor, "kv half"] | None = None
+
+    @property
+    def step(self) -> int:
+        """Vectors that only go together."""
+        return 1 if self.frequencies is None else 2
 
 
 @dataclass(frozen=True)

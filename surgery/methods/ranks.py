@@ -41,8 +41,8 @@ def choose_ranks(
         spectra: Per site, the pairs that may be cut.
         rule: Where to cut.
         layout: Which ranks must be equal.
-        multiple: Ranks are multiples of this, or the full head dimension. No head goes
-            below one such multiple.
+        multiple: Ranks are multiples of this (and of what can only go together), or the full
+            head dimension. No head goes below one such multiple.
         total: Parameters that ``Remove.fraction`` is a fraction of; by default what the
             vectors in ``spectra`` cost.
 
@@ -59,7 +59,7 @@ def choose_ranks(
     ranks = []
     for unit in units:
         wanted = max(_cut(unit, pair, spectra, rule) for pair in pairs_of(unit))
-        ranks.append(round_rank(wanted, unit.d, multiple))
+        ranks.append(round_rank(wanted, unit.d, unit.step(spectra, multiple)))
     return spread(units, ranks)
 
 

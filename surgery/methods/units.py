@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.methods.damage import DamageCurve
 from surgery.methods.rules import PAIRS, Layout, Pair
 
 
@@ -30,10 +32,15 @@ class PairSpectrum:
     Attributes:
         values: Descending, per key/value head.
         cost: Parameters that one vector of one key/value head takes, biases included.
+        step: Vectors that only go together: 2 for the rows of a RoPE frequency.
+        damage: What dropping part of the pair does to the model's output, where that was
+            measured; without it a component is worth its share of its head's energy.
     """
 
     values: Float[Tensor, "kv d"]
     cost: int
+    step: int = 1
+    damage: DamageCurve | None = None
 
 
 SiteSpectra = Mapping[Pair, PairSpectrum]
@@ -55,14 +62,13 @@ class Unit:
         rows = [spectra[s][p].values[h] for s, p, h in self.members if pair in (None, p)]
         return torch.stack(rows).square().mean(dim=0).sqrt()
 
-    def energy_shares(self, spectra: Mapping[str, SiteSpectra]) -> Tensor:
-        """Sum over members of each component's share of that member's squared spectrum."""
-        shares = [energy_share(spectra[s][p].values[h]) for s, p, h in self.members]
-        return torch.stack(shares).sum(dim=0)
-
     def cost(self, spectra: Mapping[str, SiteSpectra]) -> int:
         """Parameters that one rank of this unit takes."""
         return sum(spectra[s][p].cost for s, p, _ in self.members)
+
+    def step(self, spectra: Mapping[str, SiteSpectra], multiple: int) -> int:
+        """Ranks of this unit are multiples of this, or full."""
+        return lcm(multiple, *(spectra[s][p].step for s, p, _ in self.members))
 
 
 def energy_share(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:

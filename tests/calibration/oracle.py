@@ -99,6 +99,8 @@ class Naive:
         if not getattr(model.config, "use_sliding_window", True):
             window = None
         no_bias = heads_of(model, site, "v", torch.zeros(1, y.shape[1], dtype=torch.float64))[0]
+        if site.o.bias is None:  # nothing there to take v's bias: it stays in the contexts
+            no_bias = torch.zeros_like(no_bias)
         for t, weight in enumerate(query_weights):
             for h in range(site.heads):
                 g = h // site.groups

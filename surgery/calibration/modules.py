@@ -1,0 +1,91 @@
+"""Where a stock model keeps the projections of an attention block, fused or apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from surgery.architectures.base import ROLES, AttentionSite, Role
+from surgery.errors import UsageError
+
+
+class AttentionModules:
+    """The modules of one attention block.
+
+    Args:
+        model: A stock transformers model, dense.
+        site: The block.
+
+    Attributes:
+        site: The block.
+        attention: The attention module itself.
+        projections: Module of each role; the same one for fused maps.
+
+    Raises:
+        UsageError: The model does not have the block, or has it restructured.
+    """
+
+    def __init__(self, model: nn.Module, site: AttentionSite) -> None:
+        self.site = site
+        self.attention = find_module(model, site.path)
+        self.projections = {role: self._projection(model, role) for role in ROLES}
+
+    def part(self, output: Tensor, role: Role) -> Tensor:
+        """Return a role's share (..., n) of its module's output."""
+        projection = self.site.projection(role)
+        if projection.parts == 1:
+            return output
+        return output.narrow(-1, projection.part * projection.out_features, projection.out_features)
+
+    def with_part(self, output: Tensor, role: Role, part: Tensor) -> Tensor:
+        """Return its module's output with a role's share replaced."""
+        projection = self.site.projection(role)
+        if projection.parts == 1:
+            return part
+        start = projection.part * projection.out_features
+        end = start + projection.out_features
+        return torch.cat([output[..., :start], part, output[..., end:]], dim=-1)
+
+    def absorbed_bias(self) -> Tensor | None:
+        """Return v's bias, (G, d), where o has a bias that can take it."""
+        bias = self.projections["v"].bias
+        if not isinstance(bias, Tensor) or self.site.o.bias is None:
+            return None
+        return torch.unflatten(
+            self.part(bias.detach(), "v"), -1, (self.site.kv_heads, self.site.head_dim)
+        )
+
+    def _projection(self, model: nn.Module, role: Role) -> nn.Module:
+        stored = self.site.projection(role)
+        module = find_module(model, stored.weight.removesuffix(".weight"))
+        expected = (stored.out_features * stored.parts, stored.in_features)
+        weight = getattr(module, "weight", None)
+        found = tuple(weight.shape) if isinstance(weight, Tensor) else None
+        if found != (expected[::-1] if stored.transposed else expected):
+            raise UsageError(
+                "Statistics are taken of an original model, and this one was restructured.",
+                where=stored.weight,
+                found=f"shape {list(found)}" if found else type(module).__name__,
+                expected=f"shape {list(expected)}",
+                hint="calibrate the original, or merge the restructured model first",
+            )
+        return module
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """Find a module by a checkpoint's path, which may carry the base model's prefix or lack it.
+
+    Raises:
+        UsageError: The model has no such module.
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for candidate in (path, prefix + path, path.removeprefix(prefix)):
+        try:
+            return model.get_submodule(candidate)
+        except AttributeError:
+            continue
+    raise UsageError(
+        "The model does not have an attention block that statistics are wanted of.",
+        where=path,
+        found=f"no such module in {type(model).__name__}",
+    )

@@ -1,0 +1,95 @@
+"""How much a model's output moves when one pair of one block is cut, alone: measured, not assumed.
+
+A block's own error says little of what the layers behind it make of it, and queries and keys
+err in other units than values. So each pair is cut on trial, at several depths, and the damage
+to the output is put against the energy that the cut dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgery.architectures.base import AttentionSite
+from surgery.calibration.cut import SiteCut, cut_heads, kept_product
+from surgery.calibration.witness import Witness
+from surgery.events import Event, Progress
+from surgery.methods import PairDecomposition, SiteDecomposition
+from surgery.methods.rules import PAIRS, Pair
+
+TRIALS = (0.25, 0.5, 0.75)
+"""Fractions of a pair's vectors that the trials cut, those of least energy."""
+
+Trials = dict[tuple[str, Pair], list[tuple[float, float]]]
+"""By block and pair: share of the pair's energy dropped, and the damage that it did."""
+
+
+def measure_sensitivities(
+    witness: Witness,
+    sites: Sequence[AttentionSite],
+    decompositions: Mapping[str, SiteDecomposition],
+    progress: Progress,
+) -> Trials:
+    """Cut every pair of every block on trial.
+
+    Args:
+        witness: What the original says.
+        sites: The blocks.
+        decompositions: How each would be cut, by its path.
+        progress: Receives one event a trial.
+    """
+    todo: list[tuple[AttentionSite, Pair, PairDecomposition]] = []
+    for site in sites:
+        found = decompositions[site.path]
+        for pair in PAIRS:
+            part = found.qk if pair == "qk" else found.vo
+            if part is not None:
+                todo.append((site, pair, part))
+    trials: Trials = {}
+    for number, (site, pair, part) in enumerate(todo):
+        progress(Event("Measuring sensitivities", number, len(todo), f"{site.path} {pair}"))
+        trials[site.path, pair] = [
+            try_cut(witness, witness.model, site, pair, part, fraction) for fraction in TRIALS
+        ]
+    progress(Event("Measuring sensitivities", len(todo), len(todo)))
+    return trials
+
+
+def try_cut(
+    witness: Witness,
+    model: Any,
+    site: AttentionSite,
+    pair: Pair,
+    part: PairDecomposition,
+    fraction: float,
+) -> tuple[float, float]:
+    """Cut a fraction of one pair's vectors; return the share of energy dropped and the damage."""
+    ranks = least_energy_ranks(part, fraction)
+    product = kept_product(part, ranks)
+    cut = SiteCut(qk=product) if pair == "qk" else SiteCut(vo=product)
+    with cut_heads(model, [site], {site.path: cut}):
+        return dropped_share(part.spectrum, ranks), witness.damage()
+
+
+def least_energy_ranks(part: PairDecomposition, fraction: float) -> list[int]:
+    """Return ranks that keep all but this fraction of the vectors, those of least energy.
+
+    Every head keeps at least what can only go together, so somewhat fewer may go.
+    """
+    heads = part.spectrum.shape[0]
+    steps = torch.unflatten(part.spectrum.square(), 1, (-1, part.step)).sum(dim=-1)
+    gone = torch.zeros(steps.numel(), dtype=torch.bool)
+    gone[steps.flatten().argsort(stable=True)[: int(fraction * steps.numel())]] = True
+    kept = torch.unflatten(~gone, 0, (heads, -1)).sum(dim=1).clamp(min=1)
+    return [int(count) * part.step for count in kept]
+
+
+def dropped_share(spectrum: Tensor, ranks: Sequence[int]) -> float:
+    """Return the share of a pair's energy, over all its heads, that these ranks drop."""
+    energies = spectrum.square()
+    gone = torch.arange(spectrum.shape[1]) >= torch.tensor(ranks)[:, None]
+    whole = float(energies.sum())
+    return float(energies[gone].sum()) / whole if whole > 0 else 0.0

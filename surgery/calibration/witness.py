@@ -1,0 +1,175 @@
+"""A few inputs on which a model's output is known: what a cut does to it, as one number.
+
+*Damage* is the squared relative error of an encoder's output (over frames of sound, or tokens),
+or, of a model that predicts tokens, the KL divergence of the original's next-token distribution
+from the cut model's, in nats a position. Both are zero where nothing changed, and both grow as
+the square of a small change.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from math import sqrt
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from surgery.architectures.base import AttentionSite
+from surgery.calibration.data import CalibrationData
+from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches
+from surgery.calibration.text import TextBatch, text_batches, token_windows_of
+from surgery.evaluation.drift import ROWS, RelativeError
+
+Output = Literal["encoder output", "last hidden state", "next token"]
+
+_T = TypeVar("_T")
+
+RECORDINGS = 8
+TOKENS = 4096
+REMEMBERED = 1 << 26  # numbers of the original's outputs that are kept (256 MB)
+
+
+class Witness(ABC):
+    """Inputs, and what the original makes of them.
+
+    Args:
+        model: The original, on its device, in evaluation mode.
+
+    Attributes:
+        output: Which output is compared.
+    """
+
+    output: Output
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        with torch.no_grad():
+            self._original = [rows.float() for rows in self._rows()]
+
+    @property
+    def unit(self) -> str:
+        """Unit of the error."""
+        return "nat/token" if self.output == "next token" else "relative"
+
+    def error(self, damage: float) -> float:
+        """Return what people are told of a damage: a relative error, or the divergence itself."""
+        return damage if self.output == "next token" else sqrt(max(damage, 0.0))
+
+    def damage(self) -> float:
+        """Run the model as it is now, hooks and all, and return the damage."""
+        relative, divergence, positions = RelativeError(), 0.0, 0
+        with torch.no_grad():
+            for before, after in zip(self._original, self._rows(), strict=True):
+                if self.output == "next token":
+                    divergence += _divergence(before, after)
+                    positions += before.shape[0]
+                else:
+                    relative.add(before, after)
+        if self.output == "next token":
+            return max(0.0, divergence / max(1, positions))
+        return relative.value**2
+
+    @abstractmethod
+    def _rows(self) -> Iterator[Tensor]:
+        """Yield outputs, (positions, columns), batch by batch; only positions that count."""
+
+
+class SpeechWitness(Witness):
+    """Windows of sound: what a Whisper's encoder says of them, or which token it writes next."""
+
+    def __init__(self, model: Any, batches: Sequence[SpeechBatch], tokens: Any) -> None:
+        self._batches, self._tokens = batches, tokens
+        self.output = "encoder output" if tokens is None else "next token"
+        super().__init__(model)
+
+    def _rows(self) -> Iterator[Tensor]:
+        for number, batch in enumerate(self._batches):
+            heard = self.model.get_encoder()(batch.features).last_hidden_state
+            if self._tokens is None:
+                yield heard[(batch.frames == 1).to(heard.device)]
+                continue
+            tokens, weights = self._tokens[number]
+            logits = self.model(
+                encoder_outputs=(heard,),
+                decoder_input_ids=tokens.to(heard.device),
+                use_cache=False,
+            ).logits
+            yield logits[(weights > 0).to(logits.device)]
+
+
+class TextWitness(Witness):
+    """Windows of text."""
+
+    def __init__(self, model: Any, batches: Sequence[TextBatch]) -> None:
+        self._batches = batches
+        predicts = model.get_output_embeddings() is not None and model.config.model_type != "bert"
+        self.output = "next token" if predicts else "last hidden state"
+        super().__init__(model)
+
+    def _rows(self) -> Iterator[Tensor]:
+        for batch in self._batches:
+            counted = batch.weights.queries > 0
+            if self.output == "next token":
+                rows = batch.run(self.model).logits
+            else:
+                rows = batch.run(self.model.base_model).last_hidden_state
+            yield rows[counted.to(rows.device)]
+
+
+def witness(
+    model: Any,
+    sites: Sequence[AttentionSite],
+    data: CalibrationData,
+    processor: Any,
+    *,
+    batch: int = 4,
+    language: str = "en",
+) -> Witness:
+    """Choose a few of the calibration's samples, evenly, and run the original on them.
+
+    Args:
+        model: A stock transformers model, dense, in evaluation mode.
+        sites: The blocks that will be cut: they decide which output is compared.
+        data: The calibration data.
+        processor: Whisper's processor, or the tokenizer of a language model.
+        batch: Windows at once.
+        language: What is spoken, for a multilingual Whisper's decoder.
+    """
+    if data.kind == "audio":
+        chosen = _evenly(data.recordings, RECORDINGS)
+        batches = list(speech_batches(model, processor, chosen, padding_weight=0.0, batch=batch))
+        tokens = None
+        if any(site.scope != "encoder" for site in sites):
+            tokens = []
+            for each in batches:
+                with torch.no_grad():
+                    heard = model.get_encoder()(each.features).last_hidden_state
+                    tokens.append(decoder_tokens(model, processor, each, heard, language))
+        return SpeechWitness(model, batches, tokens)
+    windows = token_windows_of(model, processor, data.documents)
+    columns = max(int(getattr(model.config, "vocab_size", 1)), 1)
+    most = max(1, min(TOKENS, REMEMBERED // columns))
+    mean = max(1, sum(each.tokens.numel() for each in windows) // max(1, len(windows)))
+    chosen_windows = _evenly(windows, max(1, most // mean))
+    return TextWitness(model, list(text_batches(chosen_windows, batch)))
+
+
+def _evenly(items: Sequence[_T], most: int) -> list[_T]:
+    """Return at most so many items, spread over all of them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[(2 * number + 1) * len(items) // (2 * most)] for number in range(most)]
+
+
+def _divergence(before: Tensor, after: Tensor) -> float:
+    """Return the sum of KL(before || after) over rows of logits, in nats, in float64."""
+    total = 0.0
+    for start in range(0, before.shape[0], ROWS):
+        p, q = (
+            rows[start : start + ROWS].to("cpu", torch.float64).log_softmax(dim=-1)
+            for rows in (before, after)
+        )
+        total += float((p.exp() * (p - q)).sum())
+    return total

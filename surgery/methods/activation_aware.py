@@ -1,0 +1,130 @@
+"""Absorb-Decompose by what attention computes on real input, instead of by weights alone.
+
+The product of a head's two maps is decomposed as real queries and keys, or contexts, see it:
+with ``R_qᵀR_q = E[q qᵀ]`` and ``R_kᵀR_k = E[Cov(k)]`` over the keys of a sequence,
+``R_q R_kᵀ = U S Vᵀ``, and dropping component i changes the scores by ``s_i²`` in the mean square.
+For VO, contexts c stand for the values that attention averaged, with ``R_cᵀR_c = E[c cᵀ]`` and
+``R_oᵀR_o = W_oᵀW_o``: component i is worth ``s_i²`` of what the block adds to the stream. All of
+it is d×d a head, and with every component kept the maps' products are unchanged.
+
+The moments are taken to the coordinates in which the weights' own decomposition is orthonormal.
+White input has unit moments there, so mixing in a share of it, the *ridge*, bounds every
+condition number: directions that few samples never show neither count as worthless nor are
+divided by.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surgery.linalg import ProductSVD, core_svd, product_svd
+from surgery.methods.attention import AttentionWeights
+from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
+from surgery.methods.frequencies import rank_frequencies
+
+RIDGE = 1e-3
+"""Default share of white input."""
+
+FAINT = 1e-7
+"""Vectors worth less than this share of a head's largest say nothing measurable of their input."""
+
+
+class SecondMoments(Protocol):
+    """What one block saw, per key/value head: float64, symmetric."""
+
+    @property
+    def q(self) -> Float[Tensor, "kv d d"]:
+        """``E[q qᵀ]`` over queries, with q's bias, before the softmax scale, after RoPE."""
+
+    @property
+    def k(self) -> Float[Tensor, "kv d d"]:
+        """Covariance of keys within a sequence, averaged over sequences, after RoPE."""
+
+    @property
+    def c(self) -> Float[Tensor, "kv d d"]:
+        """``E[c cᵀ]`` over contexts, less v's bias where o has a bias to take it."""
+
+
+def activation_aware(
+    weights: AttentionWeights,
+    moments: SecondMoments,
+    *,
+    qk: bool,
+    vo: bool,
+    rotary: bool = False,
+    ridge: float = RIDGE,
+) -> SiteDecomposition:
+    """Decompose the chosen pairs of one block on what it saw.
+
+    Args:
+        weights: The dense block, float64.
+        moments: What it saw.
+        qk: Decompose query-key; across RoPE, where nothing can be mixed, rank its frequencies.
+        vo: Decompose value-output.
+        rotary: RoPE stands between q and k.
+        ridge: Share of white input in every second moment, 0 to 1.
+
+    Returns:
+        Spectra in units of q·k before the softmax scale, and of the stream; transforms of each
+        pair. Under grouped queries one decomposition serves a group.
+    """
+    ready = prepare(weights, qk=qk and not rotary, vo=vo)
+    query_key = value_output = None
+    if qk and rotary:
+        query_key = rank_frequencies(ready, moments.q, moments.k)
+    elif qk:
+        base = product_svd(*ready.qk_factors())
+        query_key = _decompose(
+            base,
+            _seen(base.values, base.left, moments.q, ridge),
+            _seen(base.values, base.right, moments.k, ridge),
+        )
+    if vo:
+        base = product_svd(*ready.vo_factors())
+        # o's columns are orthonormal there: all that they add to the stream counts alike.
+        unit = torch.eye(base.values.shape[-1]).to(base.values).expand_as(base.left)
+        contexts = _seen(base.values, base.right, moments.c, ridge)
+        value_output = _decompose(base, unit, contexts)
+    return SiteDecomposition(qk=query_key, vo=value_output)
+
+
+def _seen(values: Tensor, transform: Tensor, moments: Tensor, ridge: float) -> Tensor:
+    """Return second moments in orthonormal coordinates, the ridge mixed in: (kv, d, d).
+
+    ``transform`` yields vectors of squared length ``values``; divided by their lengths they are
+    the coordinates of the input itself.
+    """
+    known = values > FAINT * values[:, :1]
+    inverse = torch.where(known, values, 1.0).rsqrt() * known
+    there = inverse[..., None] * transform
+    seen = there @ moments @ there.mT
+    # What cannot be measured is taken to be as large as the rest is on average.
+    mean = seen.diagonal(dim1=-2, dim2=-1).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+    white = mean[:, None].expand_as(values)
+    blended: Tensor = (1 - ridge) * seen + torch.diag_embed(
+        torch.where(known, ridge * white, white)
+    )
+    return blended
+
+
+def _decompose(base: ProductSVD, left: Tensor, right: Tensor) -> PairDecomposition:
+    """Decompose diag(values), the product in orthonormal coordinates, between two moments."""
+    lengths = base.values.sqrt()[:, None, :]
+    core = core_svd(_root(left) * lengths, _root(right) * lengths)
+    return PairDecomposition(
+        spectrum=core.values,
+        left=core.left @ base.left,
+        right=core.right @ base.right,
+        norm=base.values.norm(dim=-1),
+    )
+
+
+def _root(moments: Float[Tensor, "kv d d"]) -> Float[Tensor, "kv d d"]:
+    """Return R with ``RᵀR = moments``, of any rank."""
+    eigenvalues, vectors = torch.linalg.eigh((moments + moments.mT) / 2)
+    root: Tensor = eigenvalues.clamp(min=0).sqrt()[..., None] * vectors.mT
+    return root

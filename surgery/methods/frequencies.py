@@ -1,0 +1,67 @@
+"""Which RoPE frequencies of a head may go: whole pairs of rows, ranked by what scores lose.
+
+Queries and keys are rotated by position between their maps and the scores, so their rows cannot
+be mixed; but rows i and i + d/2, which one frequency turns, can go together.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from surgery.linalg import product_norm
+from surgery.methods.attention import AttentionWeights
+from surgery.methods.decomposition import PairDecomposition
+
+
+def rank_frequencies(
+    weights: AttentionWeights, q: Float[Tensor, "kv d d"], k: Float[Tensor, "kv d d"]
+) -> PairDecomposition:
+    """Rank the frequencies of every key/value head by the energy that scores lose with them.
+
+    For a query and a key seen independently, dropping the set D of frequencies changes their
+    score by ``Σ_{i,j ∈ D} ⟨E[q_i q_jᵀ], Cov(k_i, k_j)⟩`` in the mean square, with the two rows
+    of each: what frequencies have in common counts too. They are taken away one by one, each
+    time the one that costs least.
+
+    Args:
+        weights: The block; it is not changed.
+        q: Second moments of rotated queries.
+        k: Covariance of rotated keys within a sequence.
+
+    Returns:
+        ``spectrum²`` sums to the energy of what is dropped; transforms are identities.
+    """
+    d = q.shape[-1]
+    shape = (-1, 2, d // 2, 2, d // 2)
+    shared = torch.einsum("hxiyj,hxiyj->hij", q.reshape(shape), k.reshape(shape))
+    order, cost = _take_away(shared)
+    # A pair that goes early must not look dearer than one that stays.
+    worth = cost.cummax(dim=-1).values.flip(-1)
+    identity = torch.eye(d, dtype=q.dtype, device=q.device).expand(q.shape).clone()
+    return PairDecomposition(
+        spectrum=(worth / 2).sqrt().repeat_interleave(2, dim=-1),
+        left=identity,
+        right=identity.clone(),
+        norm=product_norm(*weights.qk_factors()),
+        frequencies=order.flip(-1),
+    )
+
+
+def _take_away(
+    shared: Float[Tensor, "kv n n"],
+) -> tuple[Int64[Tensor, "kv n"], Float[Tensor, "kv n"]]:
+    """Return the order in which frequencies go, and what each adds to the energy lost."""
+    heads, n, _ = shared.shape
+    marginal = shared.diagonal(dim1=-2, dim2=-1).clone()
+    everyone = torch.arange(heads, device=shared.device)
+    order, cost = [], []
+    for _ in range(n):
+        least = marginal.argmin(dim=-1)
+        cost.append(marginal[everyone, least].clamp(min=0))
+        order.append(least)
+        marginal = marginal + 2 * shared[everyone, least]
+        for gone in order:
+            marginal[everyone, gone] = torch.inf
+    return torch.stack(order, dim=-1), torch.stack(cost, dim=-1)
