@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -111,3 +112,9 @@ def tiny_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) 
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.5))
     return model.to(dtype)
+
+
+@cache
+def model_class(name: str) -> type[PreTrainedModel]:
+    """Return the class that stock transformers would load a tiny model with."""
+    return type(tiny_model(name))

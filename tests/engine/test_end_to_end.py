@@ -35,7 +35,7 @@ from tests.engine.support import (
     save_tiny,
     tensors_of,
 )
-from tests.models import TINY, tiny_model
+from tests.models import TINY, model_class, tiny_model
 from tests.runtime.naive import relative_error, sites, tolerance
 
 ROTARY = ("llama", "llama-biased", "llama-wide-heads", "mistral", "qwen2")
@@ -74,14 +74,7 @@ def options(rule: str, **others: Any) -> surgery.Options:
 
 def stock(directory: Path, name: str) -> Any:
     """Load with plain transformers, in float64."""
-    kind = type(tiny_model(name))
-    return kind.from_pretrained(directory, dtype=torch.float64)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take half of a tiny run's time; a few tests here and the report's own draw them."""
-    monkeypatch.setattr("surgery.report.html.to_html", lambda report: "<html></html>")
+    return model_class(name).from_pretrained(directory, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -187,6 +180,7 @@ def test_lossless_is_the_original_within_three_times_its_rounding(
     assert error <= 3 * measured_rounding(name, original, DTYPES[dtype])
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("name", ["whisper", "llama", "qwen2", "bert", "gpt2"])
 def test_writing_another_dtype_rounds_once_and_says_so(
     operate: Callable[..., Report], tmp_path: Path, name: str
@@ -248,6 +242,7 @@ def test_only_the_scope_and_the_pairs_asked_for_change(
     assert relative_error(found, expected) <= tolerance(torch.float64)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("name", ["whisper", "llama-biased", "gpt2"])
 def test_pruned_heads_are_the_best_of_their_rank(
     operate: Callable[..., Report], tmp_path: Path, name: str

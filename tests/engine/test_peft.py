@@ -13,22 +13,20 @@ import surgery
 from surgery.errors import CheckpointError, TargetError, UnsupportedModelError, UsageError
 from tests.engine.support import run, save_tiny
 from tests.engine.test_small_parts import ROUNDING, all_roles, perturb
-from tests.models import tiny_model
+from tests.models import model_class, tiny_model
 from tests.runtime.naive import relative_error
 
 peft = pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.usefixtures("no_pictures"),
+]
 
 FAMILIES = ("whisper", "llama", "qwen2", "mistral", "bert", "bert-unprefixed", "gpt2")
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("surgery.report.html.to_html", lambda report: "<html></html>")
-
-
 def stock(name: str, directory: Path, dtype: torch.dtype = torch.float32) -> Any:
-    return type(tiny_model(name)).from_pretrained(directory, dtype=dtype).eval()
+    return model_class(name).from_pretrained(directory, dtype=dtype).eval()
 
 
 def with_peft(model: Any, adapter: Path) -> Any:

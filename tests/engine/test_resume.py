@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ import surgery
 from surgery.errors import TargetError
 from surgery.events import Event
 from surgery_cli.main import app
+from tests.engine.children import start
 from tests.engine.support import contents, save_tiny
 
 ARGUMENTS = ["absorb-decompose", "source", "-o", "out", "--remove", "25%", "--scope", "all"]
@@ -55,16 +53,16 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = folder / "whole"
     whole.mkdir()
     (whole / "source").symlink_to(folder / "source")
-    subprocess.run(command(), cwd=whole, check=True, capture_output=True, env=environment())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(whole)
+        finish()
     return folder
 
 
-def command(*more: str) -> list[str]:
-    return [sys.executable, "-c", "from surgery_cli.main import main; main()", *ARGUMENTS, *more]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+def finish(*more: str) -> None:
+    """Run in this process, in the current folder, to the end."""
+    done = CliRunner().invoke(app, [*ARGUMENTS, *more])
+    assert done.exit_code == 0, done.output
 
 
 def keys(journal: Path) -> list[str]:
@@ -78,21 +76,15 @@ def keys(journal: Path) -> list[str]:
 
 def kill_after(entries: int, folder: Path, *more: str) -> list[str]:
     """Run, SIGKILL once the journal has so many entries; return what it had by then."""
-    running = subprocess.Popen(
-        command(*more),
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    running = start([*ARGUMENTS, *more], folder)
     try:
         deadline = time.monotonic() + 120
-        while len(keys(folder / JOURNAL)) < entries and running.poll() is None:
+        while len(keys(folder / JOURNAL)) < entries and running.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.001)
     finally:
-        running.send_signal(signal.SIGKILL)
-        running.wait()
+        running.kill()
+        running.join()
     return keys(folder / JOURNAL)
 
 
@@ -137,7 +129,7 @@ def test_killed_again_and_again_a_run_still_arrives(workplace: Path, place: Path
         assert len(had) > before  # every run goes further
         before = len(had)
     else:
-        subprocess.run(command("--resume"), cwd=place, check=True, capture_output=True)
+        finish("--resume")
     assert contents(place / "out") == contents(workplace / "whole" / "out")
 
 
@@ -146,7 +138,7 @@ def test_what_was_there_stays_there_until_the_last_moment(workplace: Path, place
     (place / "out" / "precious").write_text("old")
     kill_after(30, place, "--force")
     assert contents(place / "out") == {"precious": b"old"}
-    subprocess.run(command("--force", "--resume"), cwd=place, check=True, capture_output=True)
+    finish("--force", "--resume")
     assert contents(place / "out") == contents(workplace / "whole" / "out")
 
 
@@ -155,7 +147,7 @@ class InterruptionError(Exception):
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> Path:
     """A tiny source, in the current folder."""
     monkeypatch.chdir(tmp_path)
     return save_tiny("whisper", tmp_path / "tiny", sharded=True)
@@ -305,6 +297,7 @@ def test_two_runs_do_not_write_one_result(tiny: Path) -> None:
     assert Path("out/report.json").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_split_goes_on_to_the_same_bytes(place: Path) -> None:
     options: dict[str, Any] = {"rank": 8, "targets": ["q", "o", "down"]}
     surgery.split("source", "whole", **options)

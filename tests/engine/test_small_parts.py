@@ -18,7 +18,7 @@ from surgery.errors import CheckpointError, UsageError
 from surgery.report.model import Report
 from tests.engine.linear_oracles import dense_weight
 from tests.engine.support import DTYPES, config_of, contents, run, save_tiny, tensors_of
-from tests.models import TINY, tiny_model
+from tests.models import TINY, model_class
 from tests.runtime.naive import relative_error
 
 METHODS: dict[str, Callable[..., Report]] = {
@@ -28,6 +28,8 @@ METHODS: dict[str, Callable[..., Report]] = {
     "goft": lambda *a, **k: surgery.reparam(*a, **{"method": "goft", **k}),
     "qgoft": lambda *a, **k: surgery.reparam(*a, **{"method": "qgoft", **k}),
 }
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 ROUNDING = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}  # half a unit, relative
 
 
@@ -37,7 +39,7 @@ def all_roles(name: str) -> list[str]:
 
 
 def stock(directory: Path, name: str) -> Any:
-    return type(tiny_model(name)).from_pretrained(directory, dtype=torch.float64)
+    return model_class(name).from_pretrained(directory, dtype=torch.float64)
 
 
 def treated(directory: Path) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -78,20 +80,20 @@ def perturb(model: Any, size: float = 0.2) -> Any:
     return model
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take most of a tiny run's time, and the report's own tests draw them."""
-    monkeypatch.setattr("surgery.report.html.to_html", lambda report: "<html></html>")
-
-
 def cases() -> list[Any]:
-    """Every method on every model in every dtype; a scale and shards go around."""
+    """Every method on every model; dtypes, a scale and shards go around.
+
+    One model of each kind of storage (plain, grouped heads, fused and transposed) takes every
+    method in every dtype.
+    """
     found = []
     for i, method in enumerate(METHODS):
         for j, name in enumerate(TINY):
             for k, dtype in enumerate(DTYPES):
-                scale = 0.5 if method in ("sorsa", "pissa") and (i + j + k) % 3 == 0 else None
-                sharded = (i + j + k) % 2 == 0
+                if name not in ("whisper", "llama", "gpt2") and (i + j + k) % 3 != 0:
+                    continue
+                scale = 0.5 if method in ("sorsa", "pissa") and (j + 2 * k) % 3 == 0 else None
+                sharded = (i + j) % 2 == 0
                 label = f"{method}-{name}-{dtype}-{'shards' if sharded else 'single'}"
                 found.append(pytest.param(method, name, dtype, sharded, scale, id=label))
     return found
