@@ -17,19 +17,22 @@ surgery evaluate ./my-whisper ./pruned --data ./recordings --data ./others
 
 surgery evaluate ./my-llama ./pruned ./healed --data test.txt --json
 
-surgery evaluate whisper-tiny ./pruned --data hub:google/fleurs#en_us/test --limit 100
+surgery evaluate whisper-tiny ./pruned --data hub:google/fleurs#en_us/test
 """
 
 
 def command(
     models: Annotated[
         list[str],
-        typer.Argument(help="Directories, names, .pt files; the first is the reference."),
+        typer.Argument(
+            metavar="MODEL...", help="Directories, names, .pt files; the first is the reference."
+        ),
     ],
     data: Annotated[
         list[str],
         typer.Option(
-            help="Audio folder, text file, or hub:OWNER/NAME[@REVISION][#SPLIT]; may be repeated."
+            metavar="PATH|hub:OWNER/NAME",
+            help="Folder of audio, text or JSONL, or a dataset of the hub; may be repeated.",
         ),
     ],
     limit: Annotated[
