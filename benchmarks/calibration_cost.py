@@ -4,9 +4,10 @@
 
 For a Whisper checkpoint and a folder of recordings, each padded to the model's window. Plain and
 watched passes take turns on the same features, window by window as calibration does; prints
-medians over the repeats, of all clips. ``collect`` is everything: recordings are read and turned
-to log-mel features too. The decoder is taught ``--tokens`` random tokens a clip, so that both
-sides do the same work. Weights in float32, on all cores.
+medians over the repeats: of the time for all clips, and of its ratio to the plain pass of the
+same turn. ``collect`` is everything: recordings are read and turned to log-mel features too. The
+decoder is taught ``--tokens`` random tokens a clip, so that both sides do the same work. Weights
+in float32, on as many cores as ``OMP_NUM_THREADS`` says.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from surgery.calibration.speech import speech_batches
 PADDING_WEIGHT = 0.1
 
 
-def medians(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median milliseconds of every contestant; they take turns, after one warm-up."""
+def timed(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Return milliseconds of every contestant; they take turns, after one warm-up each."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for repeat in range(repeats + 1):
         for name, run in contestants.items():
@@ -39,7 +40,7 @@ def medians(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[
             run()
             if repeat:
                 times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return times
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ def main() -> None:
                         model.get_encoder()(batch.features)
             recorder.moments()
 
-    took = medians(
+    took = timed(
         {
             "encoder, plain": lambda: forward(decoder=False),
             "encoder, watched": lambda: watched(decoder=False),
@@ -107,9 +108,10 @@ def main() -> None:
     )
     print(f"{len(data)} clips, {len(batches)} passes, {torch.get_num_threads()} threads, float32")
     print(f"{'':24} {'ms':>9} {'/ plain':>9}")
-    for name, median in took.items():
+    for name, times in took.items():
         plain = took[f"{name.partition(',')[0]}, plain"]
-        print(f"{name:24} {median:9.1f} {median / plain:9.2f}")
+        ratio = statistics.median(own / base for own, base in zip(times, plain, strict=True))
+        print(f"{name:24} {statistics.median(times):9.1f} {ratio:9.2f}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ from torch import Tensor
 
 from surgery.calibration.hooks import Recorder, Weights
 from surgery.errors import UsageError
-from surgery.evaluation.audio import Audio, Utterance, split, window
+from surgery.evaluation.audio import SAMPLE_RATE, Audio, Utterance, split, window
 from surgery.evaluation.transcribe import ENGLISH, is_multilingual, log_mel
+
+TOKENS_PER_SECOND = 12
+"""No speech has more; a text that repeats itself without end must not outweigh all others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +32,13 @@ class SpeechBatch:
         features: Log-mel, ``(windows, mel bins, frames)``, on the model's device.
         frames: Weight of each of the encoder's positions, float64, ``(windows, positions)``.
         words: What is said in each window, or nothing where that is not known.
+        seconds: How much of each window is recording.
     """
 
     features: Tensor
     frames: Tensor
     words: tuple[str | None, ...]
+    seconds: tuple[float, ...]
 
 
 def count_windows(recordings: Sequence[Utterance], processor: Any) -> int:
@@ -88,7 +93,10 @@ def _batch(
         # One position stands for window / positions samples: 320 in every Whisper.
         frames[row, : -(-clip.size * positions // window(processor))] = 1.0
     return SpeechBatch(
-        log_mel(model, processor, clips), frames, tuple(words for _, words in pieces)
+        log_mel(model, processor, clips),
+        frames,
+        words=tuple(words for _, words in pieces),
+        seconds=tuple(clip.size / SAMPLE_RATE for clip in clips),
     )
 
 
@@ -149,19 +157,21 @@ def decoder_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Return what the decoder is fed, ``(windows, tokens)``, and the weights of its positions."""
     start = prompt(model, language)
+    longest = int(model.config.max_target_positions)
     written: dict[int, list[int]] = {}
     unknown = [row for row, words in enumerate(batch.words) if words is None]
     if unknown:
-        texts = _generate(model, heard[unknown], language)
+        most = {row: math.ceil(TOKENS_PER_SECOND * batch.seconds[row]) for row in unknown}
+        limit = min(max(most.values()), longest - len(start))
+        texts = _generate(model, heard[unknown], language, limit)
         specials = set(processor.tokenizer.all_special_ids)
         for row, own in zip(unknown, texts, strict=True):
-            written[row] = [token for token in own if token not in specials]
+            written[row] = [token for token in own if token not in specials][: most[row]]
     for row, words in enumerate(batch.words):
         if words is not None:
             # Whisper's words begin with a space, the first one too.
             text = f" {words}" if words else ""
             written[row] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    longest = int(model.config.max_target_positions)
     rows = [[*start, *written[row]][:longest] for row in range(len(batch.words))]
     tokens = torch.full((len(rows), max(map(len, rows))), start[0], dtype=torch.int64)
     weights = torch.zeros(tokens.shape, dtype=torch.float64)
@@ -171,8 +181,8 @@ def decoder_tokens(
     return tokens, weights
 
 
-def _generate(model: Any, heard: Tensor, language: str) -> list[list[int]]:
-    """Write greedily from encoder outputs ``(windows, positions, width)``."""
+def _generate(model: Any, heard: Tensor, language: str, limit: int) -> list[list[int]]:
+    """Write at most ``limit`` tokens from encoder outputs ``(windows, positions, width)``."""
     from transformers.modeling_outputs import BaseModelOutput
 
     options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
@@ -182,6 +192,7 @@ def _generate(model: Any, heard: Tensor, language: str) -> list[list[int]]:
         encoder_outputs=BaseModelOutput(last_hidden_state=heard),
         # All of ones: nothing is to be guessed from the padding token.
         attention_mask=torch.ones(heard.shape[:2], dtype=torch.int64, device=heard.device),
+        max_new_tokens=limit,
         **options,
     )
     rows: list[list[int]] = tokens.tolist()

@@ -121,14 +121,15 @@ def windows(recordings: tuple[Utterance, ...]) -> list[tuple[np.ndarray, str | N
     return [(part, words if len(all_) == 1 else None) for all_, words in pieces for part in all_]
 
 
-def spoken(model: Any, features: torch.Tensor, words: str | None) -> list[int]:
-    """What the decoder is fed: known words, or its own, one token at a time."""
+def spoken(model: Any, features: torch.Tensor, words: str | None, seconds: float) -> list[int]:
+    """What the decoder is fed: known words, or its own, at most 12 tokens a second."""
     start = [1, 47]
     if words is not None:
         own = Letters()(f" {words}" if words else "", add_special_tokens=False)["input_ids"]
         return [*start, *own]
-    tokens = model.generate(features, return_timestamps=False)[0].tolist()
-    return [*start, *(token for token in tokens if token > 2)][:24]
+    limit = int(np.ceil(12 * seconds))
+    tokens = model.generate(features, return_timestamps=False, max_new_tokens=limit)[0].tolist()
+    return [*start, *(token for token in tokens if token > 2)]
 
 
 @pytest.mark.parametrize("padding_weight", [0.0, 0.25])
@@ -143,7 +144,7 @@ def test_whispers_moments_are_those_of_its_weights(
         features = processor.feature_extractor(
             audio, sampling_rate=16_000, return_tensors="pt"
         ).input_features.double()
-        tokens = spoken(model, features, words)
+        tokens = spoken(model, features, words, audio.size / 16_000)
         with block_inputs(model, sites) as seen, torch.no_grad():
             model(features, decoder_input_ids=torch.tensor([tokens]), use_cache=False)
         filled = int(np.ceil(audio.size / 800))  # 16,000 samples are 20 positions
