@@ -29,6 +29,7 @@ from surgery.report.summary import (
     worst_error,
 )
 from surgery.report.wording import count, percent, printable, scientific
+from surgery_cli.render_calibration import calibration_parts
 from surgery_cli.render_linears import linear_parts
 from surgery_cli.tables import capped, measured, quantities, remarks, table
 
@@ -50,10 +51,11 @@ def report_view(report: Report) -> RenderableType:
 
 def _attention_parts(report: Report) -> list[RenderableType]:
     title, executed = "Bytes, attention FLOPs", executes_more(report)
-    parts = [_savings(report), quantities(title, report.quantities, executed=executed)]
+    parts = [_savings(report), *calibration_parts(report)]
+    parts.append(quantities(title, report.quantities, executed=executed))
     if is_pruned(report):
         parts.append(_ranks(report))
-    if report.output is None and not is_structure(report):
+    if report.output is None and not is_structure(report) and report.calibration is None:
         parts.append(_thresholds(report))
     return [*parts, remarks(_remarks(report))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from surgery.report.calibration_page import calibration_context, calibration_tiles
 from surgery.report.figures import pair_errors, rank_maps, savings_bars, spectra, trade_off
 from surgery.report.figures.errors import errors_of
 from surgery.report.model import PairReport, Report, SiteReport
@@ -38,13 +39,14 @@ def attention_view(report: Report) -> View:
             "groups": _groups(report),
             "layers": _layers(report),
             "untouched": untouched_reasons(report),
+            "told": calibration_context(report),
         },
     )
 
 
 def _tiles(report: Report) -> list[Tile]:
     saved = _content_tiles(report) if is_structure(report) else _saving_tiles(report)
-    measured = _measured_tiles(report)
+    measured = calibration_tiles(report) + _measured_tiles(report)
     # where nothing was cut, what matters first is that nothing changed
     return saved + measured if is_pruned(report) else measured + saved
 
@@ -95,16 +97,12 @@ def _groups(report: Report) -> list[Group]:
         ),
         Group(
             "Spectra and the cut",
-            "What each component of a head contributes. A steep curve has a tail to cut; "
-            "a flat one has none.",
+            "What each component of a head contributes"
+            + ("" if report.calibration is None else " to what it computes on real input")
+            + ". A steep curve has a tail to cut; a flat one has none.",
             spectra(report),
         ),
-        Group(
-            "Error in weight space",
-            "How far each head's product is from the original. It says where the cut hurts; "
-            "only a measurement on real input says how much.",
-            pair_errors(report),
-        ),
+        _errors(report),
         Group(
             "What other cuts would save",
             "Share of the vectors of each pair that would go.",
@@ -112,6 +110,25 @@ def _groups(report: Report) -> list[Group]:
         ),
     ]
     return [group for group in groups if group.pictures]
+
+
+def _errors(report: Report) -> Group:
+    if report.calibration is None:
+        intro = (
+            "How far each head's product is from the original. It says where the cut hurts; "
+            "only a measurement on real input says how much."
+        )
+    elif report.output is None:
+        title = "Error of each pair"
+        intro = "How far what each head computes on real input would be from the original."
+        return Group(title, intro, pair_errors(report))
+    else:
+        intro = (
+            "How far the product of each head's weights is from the original's. The cut was "
+            "chosen by what heads compute on real input: what that never shows may go, and "
+            "counts in full here."
+        )
+    return Group("Error in weight space", intro, pair_errors(report))
 
 
 def _layers(report: Report) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from surgery.report.calibration_text import calibration_sentence, leak_text
 from surgery.report.linear_tables import columns, role_rows
 from surgery.report.linear_text import growth_text
 from surgery.report.linear_words import words
@@ -83,7 +84,10 @@ def _environment() -> Environment:
 
 
 def _attention(report: Report) -> tuple[str, dict[str, Any]]:
+    told = report.calibration
     return "card_attention.md.j2", {
+        "calibrated": "" if told is None else calibration_sentence(told),
+        "leak": "" if told is None else leak_text(told),
         "pruned": is_pruned(report),
         "executed": executes_more(report),
         "untouched": untouched_reasons(report),

@@ -20,9 +20,10 @@ class PairReport:
         ranks: Kept rank of each key/value head.
         full_rank: Rank before the cut (the head dimension).
         spectrum: Component scores in descending order, one list a head: singular values,
-            or norm products for the magnitude baseline.
-        cut_error: Predicted relative Frobenius error of each head's product: the share of
-            the spectrum that was cut, ``sqrt(sum dropped s^2 / sum s^2)``.
+            or norm products for the magnitude baseline. Of a calibrated run they are those of
+            what the pair computes on real input; across RoPE, of whole frequencies.
+        cut_error: Predicted relative error of what the spectrum is of, the head's product or
+            what it computes: the share that was cut, ``sqrt(sum dropped s^2 / sum s^2)``.
         exact_error: Measured relative error of each head's product in float64 with every vector
             kept, before any cut and cast: how lossless the decomposition itself is.
         cast_error: Measured relative error of each head's product as written (after the

@@ -12,6 +12,15 @@ from surgery.report.wording import amount, change, percent, ranges
 
 PAIRS = ("qk", "vo")
 PAIR_NAMES = {"qk": "QK", "vo": "VO"}
+_RULES = (
+    "threshold_qk",
+    "threshold_vo",
+    "energy",
+    "remove",
+    "max_error",
+    "max_wer_increase",
+    "max_ppl_increase",
+)
 
 
 def pair_of(site: SiteReport, pair: str) -> PairReport:
@@ -39,8 +48,7 @@ def is_pruned(report: Report) -> bool:
 
 def asked_to_cut(report: Report) -> bool:
     """Whether the options hold a rule for cutting, whether or not it found anything."""
-    rules = ("threshold_qk", "threshold_vo", "energy", "remove")
-    return any(report.options.get(rule) for rule in rules)
+    return any(report.options.get(rule) for rule in _RULES)
 
 
 def is_structure(report: Report) -> bool:

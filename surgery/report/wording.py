@@ -77,6 +77,11 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in spans)
 
 
+def capitalised(text: str) -> str:
+    """Return text with its first letter as a capital, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def printable(text: str) -> str:
     """Return text on one line without control characters, which terminals would obey."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)

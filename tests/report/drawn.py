@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from surgery.report import attention_page, linears_page
+from surgery.report import attention_page, calibration_page, linears_page
 from surgery.report.figures import Picture
 from surgery.report.html import to_html
 from surgery.report.model import Report
 
 MAKERS = {
     attention_page: ("savings_bars", "rank_maps", "spectra", "pair_errors", "trade_off"),
+    calibration_page: ("price_curves", "sensitivity_dots"),
     linears_page: ("trainable_bars", "captured_maps", "principal_spectra", "schematic"),
 }
 

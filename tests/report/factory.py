@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -112,14 +113,20 @@ def _pair(
 
 
 def _site(
-    rng: np.random.Generator, site: AttentionSite, layers: int, thresholds: tuple[float, float]
+    rng: np.random.Generator,
+    site: AttentionSite,
+    layers: int,
+    thresholds: tuple[float, float],
+    frequencies: bool,
 ) -> SiteReport:
     depth = site.layer / max(layers - 1, 1)
     full = [site.head_dim] * site.kv_heads
-    if "rope" in site.between:
+    if "rope" in site.between and not frequencies:
         qk = PairReport(ranks=full, full_rank=site.head_dim, untouched=ROPE)
     else:
         qk = _pair(rng, site, depth, thresholds[0], 3.2)
+        if "rope" in site.between:  # a frequency is two vectors
+            qk = replace(qk, ranks=[rank + rank % 2 for rank in qk.ranks])
     vo = _pair(rng, site, depth, thresholds[1], 1.9)
     return SiteReport(
         path=site.path,
@@ -133,15 +140,20 @@ def _site(
     )
 
 
-def make_report(size: str, *, lossless: bool = False, inspect: bool = False) -> Report:
-    """Build a report of ``size``: ``tiny``, ``large`` or ``llama``."""
+def make_report(
+    size: str, *, lossless: bool = False, inspect: bool = False, frequencies: bool = False
+) -> Report:
+    """Build a report of ``size``: ``tiny``, ``large`` or ``llama``.
+
+    With ``frequencies`` heads with RoPE lose some too, as only calibrated runs do.
+    """
     rng = np.random.default_rng(7)
     sites = sites_of(size)
     infos, towers = infos_of(size, sites)
     layers = max(site.layer for site in sites) + 1
     scoped = [site for site in sites if site.scope in SCOPES[size]]
     thresholds = (0.0, 0.0) if lossless else (5e-3, 6e-3)
-    reports = [_site(rng, site, layers, thresholds) for site in scoped]
+    reports = [_site(rng, site, layers, thresholds, frequencies) for site in scoped]
     ranks: Mapping[str, SiteRanks] = {
         one.path: SiteRanks(tuple(one.qk.ranks), tuple(one.vo.ranks)) for one in reports
     }

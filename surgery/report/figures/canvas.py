@@ -1,8 +1,9 @@
 """The visual language every picture shares: colours, sizes, and the way to SVG.
 
 Colours are Okabe and Ito's, told apart by readers with any colour vision; QK is always blue,
-VO always orange, what was cut always grey; what is trained is blue, what is frozen grey. One
-unit of a figure is one CSS pixel at the size it was designed for; the page scales it.
+VO always orange, what was cut always grey; what is trained is blue, what is frozen grey. Layouts
+have colours of their own, which neither pair has. One unit of a figure is one CSS pixel at the
+size it was designed for; the page scales it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CUT = "#a9aeb4"
 PAPER = "#ffffff"
 PAIR_COLOURS = {"qk": "#0072b2", "vo": "#d55e00"}
 PAIR_TITLES = {"qk": "Q·K", "vo": "V·O"}
+LAYOUT_COLOURS = {"ragged": "#007a5a", "block": "#a04a86", "tied": "#5b5f66"}
 KEPT_MAP = LinearSegmentedColormap.from_list(
     "kept", ["#f6f2e9", "#cfdcdc", "#8fb7c9", "#4a87ad", "#1f5785", "#0d2b4d"]
 )

@@ -34,7 +34,7 @@ def pair_errors(report: Report) -> list[Picture]:
         series = {pair: _series(sites, pair) for pair in PAIRS}
         series = {pair: values for pair, values in series.items() if values}
         if series:
-            pictures.append(_picture(scope, series, pruned=is_pruned(report)))
+            pictures.append(_picture(scope, series, _axis_title(report), pruned=is_pruned(report)))
     return pictures
 
 
@@ -51,7 +51,13 @@ def _series(sites: list[SiteReport], pair: str) -> _Series:
     return {layer: errors for layer, errors in found.items() if errors}
 
 
-def _picture(scope: str, series: dict[str, _Series], *, pruned: bool) -> Picture:
+def _axis_title(report: Report) -> str:
+    if report.calibration is not None and report.output is None:
+        return "Relative error on real input, predicted"
+    return "Relative error of the head products"
+
+
+def _picture(scope: str, series: dict[str, _Series], what: str, *, pruned: bool) -> Picture:
     everything = np.array([e for one in series.values() for errors in one.values() for e in errors])
     everything = everything[np.isfinite(everything)]
     top = float(everything.max()) if everything.size else 1.0
@@ -72,7 +78,7 @@ def _picture(scope: str, series: dict[str, _Series], *, pruned: bool) -> Picture
             axis.set_yticks(log_ticks(low, high))
             axis.set_yticks([], minor=True)
             axis.yaxis.set_major_formatter(power)
-        axis.set_title("Relative error of the head products", color=INK)
+        axis.set_title(what, color=INK)
         axis.set_xlabel("layer")
         axis.grid(axis="y")
         axis.tick_params(length=0)

@@ -35,7 +35,8 @@ def trade_off(report: Report) -> list[Picture]:
         scores = {pair: table for pair, table in tables if table is not None}
         if scores:
             marks = {pair: _mark(sites, pair) for pair in scores}
-            pictures.append(_by_threshold(scope, scores, marks))
+            if report.calibration is None:  # one budget cuts there, and no threshold
+                pictures.append(_by_threshold(scope, scores, marks))
             pictures.append(_by_energy(scope, scores, marks))
     return pictures
 

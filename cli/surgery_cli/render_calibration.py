@@ -1,0 +1,81 @@
+"""What the screen shows of a calibrated run: the price of budgets, and what a search tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from surgery.report.calibration import Calibration
+from surgery.report.calibration_text import (
+    bound_text,
+    data_text,
+    error_name,
+    layouts_of,
+    leak_text,
+    outcome_text,
+    price_rows,
+    step_text,
+    value_title,
+)
+from surgery.report.model import Report
+from surgery.report.wording import percent, printable
+from surgery_cli.tables import capped, remarks, table
+
+
+def calibration_parts(report: Report) -> list[RenderableType]:
+    """Return the price table, the search and the lines about both; nothing uncalibrated."""
+    calibration = report.calibration
+    if calibration is None:
+        return []
+    parts: list[RenderableType] = []
+    if price_rows(calibration):
+        parts.append(_prices(calibration))
+    if calibration.search:
+        parts.append(_search(calibration))
+    parts.append(remarks(_remarks(report, calibration)))
+    leak = leak_text(calibration)
+    if leak:
+        text = Text("Warning: ", style="bold red")
+        text.append(leak, style="not bold default")
+        parts.append(capped(text))
+    return parts
+
+
+def _prices(calibration: Calibration) -> RenderableType:
+    """Show the predicted error of some budgets under each layout, measured in brackets."""
+    names = (printable(name)[:12] for name in layouts_of(calibration))
+    shown = table("Price of removing", *names)
+    for row in price_rows(calibration):
+        cells = []
+        for cell in row.cells:
+            text = Text("—" if cell is None else cell[0])
+            if cell is not None and cell[1] is not None:
+                text.append(f" ({cell[1]})", style="dim")
+            cells.append(text)
+        shown.add_row(row.removed, *cells)
+    return capped(shown)
+
+
+def _search(calibration: Calibration) -> RenderableType:
+    """Show the budgets that a search tried, in its order."""
+    shown = table("Search: removed", value_title(calibration), "within the bound")
+    for step in calibration.search:
+        kept = Text("yes", style="green") if step.accepted else Text("no", style="red")
+        shown.add_row(percent(step.removed), printable(step_text(step, calibration)), kept)
+    return capped(shown)
+
+
+def _remarks(report: Report, calibration: Calibration) -> Iterator[tuple[str, str]]:
+    if calibration.prices:
+        brackets = any(price.measured is not None for price in calibration.prices)
+        name = error_name(calibration)
+        yield "Price", f"predicted {name}" + (", measured in brackets" if brackets else "")
+    outcome = outcome_text(calibration)
+    if outcome:
+        yield "This cut" if report.output is not None else "The cut asked", outcome
+    bound = bound_text(report, calibration)
+    if bound:
+        yield "Search", f"the largest cut with {bound}"
+    yield "Calibrated on", f"{calibration.data}: {data_text(calibration)}"

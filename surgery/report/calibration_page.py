@@ -1,0 +1,92 @@
+"""What the page shows of a calibrated run: what real input told before anything was cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgery.report.calibration import Calibration
+from surgery.report.calibration_text import (
+    bound_text,
+    data_text,
+    error_name,
+    error_text,
+    layouts_of,
+    leak_text,
+    outcome_text,
+    padding_text,
+    price_rows,
+    ridge_text,
+    step_text,
+    value_title,
+)
+from surgery.report.figures import price_curves, sensitivity_dots
+from surgery.report.model import Report
+from surgery.report.page import Tile
+from surgery.report.wording import capitalised, percent
+
+
+def calibration_tiles(report: Report) -> list[Tile]:
+    """Return the error of this result as a headline figure, unless other data told more."""
+    calibration = report.calibration
+    if calibration is None or len(report.measurements) > 1:
+        return []
+    predicted, measured = calibration.predicted, calibration.measured
+    value = predicted if measured is None else measured
+    if value is None:
+        return []
+    detail = error_name(calibration)
+    if measured is not None:
+        detail += f", measured on {calibration.data}"
+        if predicted is not None:
+            detail += f"; {error_text(predicted, calibration)} predicted"
+    label = "Predicted error" if measured is None else "Error on calibration data"
+    return [Tile(label, error_text(value, calibration), detail)]
+
+
+def calibration_context(report: Report) -> dict[str, Any] | None:
+    """Return pictures, facts and tables of what calibration told; ``None`` without any."""
+    calibration = report.calibration
+    if calibration is None:
+        return None
+    return {
+        "intro": _intro(calibration),
+        "leak": leak_text(calibration),
+        "price_pictures": price_curves(report),
+        "sensitivity_pictures": sensitivity_dots(report),
+        "facts": _facts(report, calibration),
+        "statistics": calibration.statistics,
+        "error_name": error_name(calibration),
+        "layouts": list(layouts_of(calibration)),
+        "prices": price_rows(calibration),
+        "measured": any(price.measured is not None for price in calibration.prices),
+        "bound": bound_text(report, calibration),
+        "value_title": capitalised(value_title(calibration)),
+        "steps": [
+            (percent(step.removed), step_text(step, calibration), step.accepted)
+            for step in calibration.search
+        ],
+    }
+
+
+def _intro(calibration: Calibration) -> str:
+    text = (
+        "Queries, keys and contexts of every head were watched on real input. What each component "
+        "contributes there, times how much the model's output minds its layer, says what to cut "
+    )
+    if any(price.measured is not None for price in calibration.prices):
+        return text + "first and what it will cost; markers show whether that came true."
+    return text + "first and what it will cost."
+
+
+def _facts(report: Report, calibration: Calibration) -> list[tuple[str, str]]:
+    outcome = outcome_text(calibration)
+    facts = [
+        ("Data", calibration.data),
+        ("Counted", data_text(calibration)),
+        ("Padding", padding_text(calibration)),
+        ("Ridge", ridge_text(calibration)),
+        ("Price", capitalised(error_name(calibration))),
+    ]
+    if outcome:
+        facts.append(("This cut" if report.output is not None else "The cut asked", outcome))
+    return facts

@@ -1,0 +1,216 @@
+"""What every budget costs under each layout: predicted error against fraction removed."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from surgery.report.calibration import Calibration, Price
+from surgery.report.calibration_text import error_name, error_text, is_relative, layouts_of
+from surgery.report.figures.canvas import (
+    INK,
+    LAYOUT_COLOURS,
+    MUTED,
+    NARROW,
+    PAPER,
+    Picture,
+    axes,
+    draw,
+    log_ticks,
+    percent,
+    plain,
+    power,
+)
+from surgery.report.model import Report
+from surgery.report.summary import saving_named
+from surgery.report.wording import capitalised, printable, scientific
+
+_HEIGHT = 300
+_LINES = ("-", (0, (6, 2)), (0, (2, 1.6)))  # told apart in print, too
+_MARKERS = ("o", "s", "^")
+_FREE = 0.1  # budgets below this may leave the picture at its lower edge
+_APART = 13  # pixels between two labels at least
+
+_Curves = dict[str, list[Price]]
+
+
+def price_curves(report: Report) -> list[Picture]:
+    """Draw one line a layout, what was measured as markers on it, and this run's own budget."""
+    calibration = report.calibration
+    if calibration is None:
+        return []
+    curves = {
+        layout: [one for one in points if _drawable(one.predicted) and one.removed > 0]
+        for layout, points in layouts_of(calibration).items()
+    }
+    curves = {layout: points for layout, points in curves.items() if points}
+    return [_picture(report, calibration, curves)] if curves else []
+
+
+def _drawable(value: float | None) -> bool:
+    """Whether a value has a place on a logarithmic axis."""
+    return value is not None and isfinite(value) and value > 0
+
+
+def _own(report: Report, calibration: Calibration) -> tuple[float, float | None] | None:
+    """Return the budget of this run and its error, measured if it was; ``None`` without a cut."""
+    saving = saving_named(report, "attention")
+    if saving is None or saving.removed <= 0:
+        return None
+    for value in (calibration.measured, calibration.predicted):
+        if value is not None and _drawable(value):
+            return saving.removed, value
+    return saving.removed, None
+
+
+def _picture(report: Report, calibration: Calibration, curves: _Curves) -> Picture:
+    own = _own(report, calibration)
+    every = [one for points in curves.values() for one in points]
+    right = max([one.removed for one in every] + ([] if own is None else [own[0]]))
+    low, high = _limits(every, own)
+    title = printable(capitalised(error_name(calibration)))
+
+    def paint(figure: Figure) -> None:
+        axis = axes(figure, 46, 44, 56, 44)
+        axis.set_yscale("log")
+        axis.set_ylim(low, high)
+        axis.set_xlim(0, right * 1.02)
+        axis.set_yticks(log_ticks(low, high))
+        axis.set_yticks([], minor=True)
+        axis.yaxis.set_major_formatter(power)
+        axis.xaxis.set_major_formatter(percent)
+        axis.set_xlabel("of the attention parameters in scope removed")
+        axis.grid()
+        axis.tick_params(length=0)
+        figure.text(4 / NARROW, 1 - 16 / _HEIGHT, plain(title), color=INK)
+        for index, (layout, points) in enumerate(curves.items()):
+            _curve(axis, layout, points, index)
+        _labels(axis, curves, low, high)
+        if own is not None:
+            _mark_own(axis, *own)
+
+    caption = "Line: predicted"
+    if any(one.measured is not None for one in every):
+        caption += "; marker: measured on the calibration data with the cut in place"
+    if own is not None:
+        mark = "dashed" if own[1] is None else "ring"
+        caption += f"; {mark}: this cut"
+    said = [
+        f"{plain(layout)}: "
+        + ", ".join(
+            f"{percent(round(one.removed, 3))} at {scientific(one.predicted)}"
+            + ("" if one.measured is None else f" (measured {scientific(one.measured)})")
+            for one in _few(points)
+        )
+        for layout, points in curves.items()
+    ]
+    alt = f"{title} against the share removed. {'; '.join(said)}."
+    if own is not None:
+        alt += f" This cut: {percent(round(own[0], 3))}"
+        alt += "." if own[1] is None else f" at {printable(error_text(own[1], calibration))}."
+    unit = "Relative error" if is_relative(calibration) else f"In {plain(calibration.unit)}"
+    name = "price"
+    svg = draw(paint, width=NARROW, height=_HEIGHT, name=name, title="The price of a cut", alt=alt)
+    return Picture(name, "The price of a cut", f"{caption}. {unit}, log scale.", alt, svg)
+
+
+def _limits(every: list[Price], own: tuple[float, float | None] | None) -> tuple[float, float]:
+    """Return the range of errors drawn: what nearly nothing costs would take half the height."""
+    worth = [one for one in every if one.removed >= _FREE] or every
+    errors = [one.predicted for one in worth]
+    errors += [one.measured for one in worth if one.measured and _drawable(one.measured)]
+    if own is not None and own[1] is not None:
+        errors.append(own[1])
+    return min(errors) / 1.4, max(errors) * 1.25
+
+
+def _few(points: list[Price], most: int = 6) -> list[Price]:
+    """Return the measured points, or some of them all: a text with sixty figures is not read."""
+    chosen = [one for one in points if one.measured is not None] or points
+    step = -(-len(chosen) // most)
+    return chosen[::step]
+
+
+def _style(layout: str, index: int) -> str:
+    return LAYOUT_COLOURS.get(layout, list(LAYOUT_COLOURS.values())[index % len(LAYOUT_COLOURS)])
+
+
+def _curve(axis: Axes, layout: str, points: list[Price], index: int) -> None:
+    colour, kind = _style(layout, index), index % len(_MARKERS)
+    axis.plot(
+        [one.removed for one in points],
+        [one.predicted for one in points],
+        color=colour,
+        linewidth=2,
+        linestyle=_LINES[kind],
+        zorder=3,
+    )
+    low, _ = axis.get_ylim()
+    measured = [one for one in points if _drawable(one.measured) and (one.measured or 0.0) >= low]
+    axis.plot(
+        [one.removed for one in measured],
+        [one.measured or 0.0 for one in measured],
+        _MARKERS[kind],
+        color=colour,
+        markersize=7.5,
+        markeredgecolor=PAPER,
+        zorder=5,
+        clip_on=False,
+    )
+
+
+def _labels(axis: Axes, curves: _Curves, low: float, high: float) -> None:
+    """Name each line at its end, labels pushed apart where lines end close together."""
+    ends = sorted(
+        (points[-1].predicted, layout, index)
+        for index, (layout, points) in enumerate(curves.items())
+    )
+    heights = [
+        float(axis.transData.transform((0, min(max(end, low), high)))[1]) for end, _, _ in ends
+    ]
+    apart = heights[:1]
+    for height in heights[1:]:
+        apart.append(max(height, apart[-1] + _APART))
+    shift = (sum(apart) - sum(heights)) / len(ends)  # as much down as up
+    for (_, layout, index), height, wanted in zip(ends, heights, apart, strict=True):
+        last = curves[layout][-1]
+        axis.annotate(
+            plain(layout)[:10],
+            (last.removed, min(max(last.predicted, low), high)),
+            xytext=(7, wanted - shift - height),
+            textcoords="offset pixels",
+            va="center",
+            color=_style(layout, index),
+            weight="bold",
+            annotation_clip=False,
+        )
+
+
+def _mark_own(axis: Axes, removed: float, error: float | None) -> None:
+    axis.axvline(removed, color=INK, linewidth=0.9, linestyle=(0, (3, 3)), zorder=2)
+    axis.annotate(
+        f"this cut: {percent(round(removed, 3))}",
+        (removed, 1),
+        xycoords=axis.get_xaxis_transform(),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        color=MUTED,
+        fontsize=10,
+        annotation_clip=False,
+    )
+    if error is not None:
+        axis.plot(
+            [removed],
+            [error],
+            "o",
+            markersize=13,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            markeredgewidth=1.4,
+            zorder=6,
+            clip_on=False,
+        )

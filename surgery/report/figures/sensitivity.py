@@ -1,0 +1,162 @@
+"""What a unit of dropped energy does to the model's output, layer by layer, pair by pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from surgery.report.calibration import Calibration, Sensitivity
+from surgery.report.calibration_text import is_relative
+from surgery.report.figures.canvas import (
+    INK,
+    NARROW,
+    PAIR_COLOURS,
+    PAIR_TITLES,
+    WIDE,
+    Picture,
+    axes,
+    draw,
+    identifier,
+    log_ticks,
+    plain,
+    power,
+    whole_ticks,
+)
+from surgery.report.model import Report
+from surgery.report.summary import PAIRS, sites_by_scope
+from surgery.report.wording import scientific
+
+_UNIT = 0.01  # of the pair's energy: small enough to be dropped in practice
+_HEIGHT = 300
+
+
+@dataclass(frozen=True)
+class _Dot:
+    """Damage per unit of energy of one layer: over all its trial cuts, least and most."""
+
+    layer: int
+    mean: float
+    least: float
+    most: float
+
+
+_Series = dict[str, list[_Dot]]
+
+
+def sensitivity_dots(report: Report) -> list[Picture]:
+    """Draw damage per unit of dropped energy, one picture a scope, all on one scale."""
+    calibration = report.calibration
+    if calibration is None:
+        return []
+    told = {(one.path, one.pair): one for one in calibration.sensitivities}
+    scopes: dict[str, _Series] = {}
+    for scope, sites in sites_by_scope(report).items():
+        series: _Series = {}
+        for pair in PAIRS:
+            trials = ((site.layer, told.get((site.path, pair))) for site in sites)
+            dots = [_dot(layer, one) for layer, one in trials if one is not None]
+            found = [dot for dot in dots if dot is not None]
+            if found:
+                series[pair] = found
+        if series:
+            scopes[scope] = series
+    every = [dot for series in scopes.values() for dots in series.values() for dot in dots]
+    if not every:
+        return []
+    high = max(dot.most for dot in every)
+    low = max(min(dot.least for dot in every), high * 1e-6)
+    limits = (low / 1.6, high * 1.6)
+    return [_picture(scope, series, calibration, limits) for scope, series in scopes.items()]
+
+
+def _dot(layer: int, one: Sensitivity) -> _Dot | None:
+    """Return damage by energy of the trial cuts; ``None`` where no cut did measurable damage."""
+    pairs = [
+        (dropped, damage)
+        for dropped, damage in zip(one.dropped, one.damage, strict=False)
+        if isfinite(dropped) and isfinite(damage) and dropped > 0 and damage > 0
+    ]
+    if not pairs:
+        return None
+    slopes = [_UNIT * damage / dropped for dropped, damage in pairs]
+    # in the geometric mean trial cuts of every size count alike
+    return _Dot(layer, float(np.exp(np.mean(np.log(slopes)))), min(slopes), max(slopes))
+
+
+def _picture(
+    scope: str, series: _Series, calibration: Calibration, limits: tuple[float, float]
+) -> Picture:
+    layers = sorted({dot.layer for dots in series.values() for dot in dots})
+    wide = len(layers) > 40
+    width = WIDE if wide else NARROW
+    low, high = limits
+
+    def paint(figure: Figure) -> None:
+        axis = axes(figure, 50, 44, 12, 44)
+        axis.set_yscale("log")
+        axis.set_ylim(low, high)
+        axis.set_yticks(log_ticks(low, high))
+        axis.set_yticks([], minor=True)
+        axis.yaxis.set_major_formatter(power)
+        axis.set_xlabel("layer")
+        axis.grid(axis="y")
+        axis.tick_params(length=0)
+        axis.set_xlim(-0.6, len(layers) - 0.4)
+        ticks = whole_ticks(len(layers), 20 if wide else 12)
+        axis.set_xticks(ticks, [str(layers[tick]) for tick in ticks])
+        figure.text(
+            4 / width, 1 - 16 / _HEIGHT, f"Damage per 1 % of energy, {plain(scope)}", color=INK
+        )
+        place = {layer: index for index, layer in enumerate(layers)}
+        for index, (pair, dots) in enumerate(series.items()):
+            shift = 0.16 * (2 * index - len(series) + 1)
+            colour = PAIR_COLOURS[pair]
+            x = np.array([place[dot.layer] + shift for dot in dots])
+            axis.vlines(
+                x,
+                [max(dot.least, low) for dot in dots],
+                [dot.most for dot in dots],
+                colors=colour,
+                linewidths=1.6,
+                alpha=0.45,
+            )
+            axis.plot(
+                x,
+                [max(dot.mean, low) for dot in dots],
+                "os"[index % 2],
+                color=colour,
+                markersize=6.5,
+                label=PAIR_TITLES[pair],
+                markeredgecolor="white",
+                markeredgewidth=0.8,
+            )
+        axis.legend(
+            loc="lower right",
+            bbox_to_anchor=(1, 1.01),
+            ncols=2,
+            frameon=False,
+            fontsize=10,
+            handletextpad=0.2,
+            columnspacing=1,
+            borderaxespad=0,
+        )
+
+    unit = "squared relative error" if is_relative(calibration) else plain(calibration.unit)
+    said = []
+    for pair, dots in series.items():
+        worst, best = max(dots, key=lambda dot: dot.mean), min(dots, key=lambda dot: dot.mean)
+        some = f"{PAIR_TITLES[pair]}: {scientific(worst.mean)} in layer {worst.layer}"
+        if best is not worst:
+            some += f" down to {scientific(best.mean)} in layer {best.layer}"
+        said.append(some)
+    title = f"Sensitivity, {plain(scope)}"
+    caption = (
+        "What the output suffers for each 1 % of a pair's energy that is cut, "
+        f"{unit}; line: from the least to the most of its trial cuts. {'; '.join(said)}."
+    )
+    name = identifier("sensitivity", scope)
+    svg = draw(paint, width=width, height=_HEIGHT, name=name, title=title, alt=caption)
+    return Picture(name, title, caption, caption, svg, wide)
