@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from surgery.evaluation.results import DataSet, Evaluated, Evaluation, Row
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_STRIP = 32  # widest strip of layers; more layers share a character
+_STRIP = 24  # widest strip of layers; more layers share a character
 _NAME = 22  # columns
 
 _TITLES = {"speech": "Speech", "text": "Text", "embedding": "Embeddings"}
@@ -36,7 +36,7 @@ _HEADINGS = {
     "embedding_error": "drift",
     "pooled_distance": "1 − cosine",
     "perplexity": "perplexity",
-    "bits_per_byte": "bits/byte",
+    "bits_per_byte": "bits/B",
     "time_ratio": "time",
 }
 _CHANGED = {"speech": "wer", "text": "perplexity"}
@@ -73,14 +73,13 @@ def _section(shown: Table, data: DataSet) -> None:
     """Begin a set of data: its name on a line of its own."""
     if shown.row_count:
         shown.add_section()
-    title = Text(printable(data.name), style="bold", no_wrap=True, overflow="ellipsis")
-    shown.add_row(title)
+    shown.add_row(_word(data.name, "bold"))
 
 
 def _name(found: Evaluation, model: Evaluated, row: Row) -> Text:
-    text = Text(_shortened(printable(model.name)), style="cyan")
+    text = _word(model.name, "cyan")
     if row.leaked:
-        text.append("\nLEAKED: calibrated on it", style="bold red")
+        text.append("\nLEAKED", style="bold red")
     text.append(f"\n{count(model.parameters)}", style="dim")
     first = found.models[0]
     if model is not first and model.parameters != first.parameters:
@@ -124,24 +123,24 @@ def _interval(name: str, figure: Estimate, *, signed: bool = False) -> str:
     if figure.low is None or figure.high is None:
         return ""
     worded = _signed if signed else _worded
-    low, high = (worded(name, end).rstrip(" %×") for end in (figure.low, figure.high))
+    low, high = (worded(name, end, 2).rstrip(" %×") for end in (figure.low, figure.high))
     return f"{low}…{high}"
 
 
-def _signed(name: str, value: float) -> str:
-    worded = _worded(name, abs(value))
+def _signed(name: str, value: float, digits: int = 3) -> str:
+    worded = _worded(name, abs(value), digits)
     if not any(digit in worded for digit in "123456789"):
         return worded
     return ("−" if value < 0 else "+") + worded
 
 
-def _worded(name: str, value: float) -> str:
+def _worded(name: str, value: float, digits: int = 3) -> str:
     if name == "wer":
         return f"{value:.1f}"
     if name in ("same_text", "same_token"):
         return f"{value:.0f} %"
     if name in ("perplexity", "bits_per_byte"):
-        return f"{value:.3f}" if value < 10 else amount(value, "")
+        return f"{value:.{digits}f}" if value < 10 else amount(value, "")
     if name.endswith("_ratio"):
         return f"{value:.2f}×"
     return scientific(value)
@@ -149,8 +148,7 @@ def _worded(name: str, value: float) -> str:
 
 def _layers(found: Evaluation) -> Table:
     """Show the relative error after every layer as a strip of blocks, first layer at the left."""
-    heading = "Drift after each layer"
-    shown = table(heading, "", "first to last", "first", "last", "largest", left=3)
+    shown = table("Drift by layer", "", "first to last", "first", "last", "largest", left=3)
     for data in found.data:
         rows = [row for row in found.rows if row.data == data.name and row.layers]
         if rows:
@@ -160,7 +158,7 @@ def _layers(found: Evaluation) -> Table:
             for tower, errors in row.layers.items():
                 largest = max(range(len(errors)), key=errors.__getitem__)
                 shown.add_row(
-                    Text(_shortened(printable(row.model)), style="cyan"),
+                    _word(row.model, "cyan"),
                     Text("" if tower == "layers" else tower, style="dim"),
                     Text(_strip(errors, top), style="blue"),
                     scientific(errors[0]),
@@ -192,10 +190,14 @@ def _times(found: Evaluation) -> Table:
             cells: list[Text] = []
             for name in names:
                 ratio = row.figures.get(f"{name}_ratio")
-                cells.append(Text(f"{row.figures[name].value:.3g}"))
+                cells.append(Text(_milliseconds(row.figures[name].value)))
                 cells.append(_ratio(ratio))
-            shown.add_row(Text(_shortened(printable(model.name)), style="cyan"), *cells)
+            shown.add_row(_word(model.name, "cyan"), *cells)
     return shown
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _ratio(ratio: Estimate | None) -> Text:
@@ -207,8 +209,11 @@ def _ratio(ratio: Estimate | None) -> Text:
     return text
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+def _word(name: str, style: str) -> Text:
+    """Return a name for the first column; of a long one the end, where names differ."""
+    name = printable(name)
+    short = name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+    return Text(short, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _legend(found: Evaluation) -> Text:
@@ -222,6 +227,10 @@ def _legend(found: Evaluation) -> Text:
 
 
 def _remarks(found: Evaluation) -> Iterator[tuple[str, str]]:
+    for one in found.data:
+        unit = "s of audio" if found.kind == "speech" else "tokens"
+        word = "recordings" if found.kind == "speech" else "documents"
+        yield one.name, f"{one.samples:,} {word}, {one.amount:,.0f} {unit}"
     drawn = " and ".join(dict.fromkeys(one.resampled for one in found.data))
     first = found.models[0].name
     yield "Intervals", f"95 %, {found.settings['resamples']} draws of {drawn}"

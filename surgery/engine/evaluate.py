@@ -126,10 +126,10 @@ def _open(places: Sequence[str | Path], *, speech: bool, limit: int | None) -> l
     opened: list[Speech | Texts] = []
     for place in places:
         one = open_speech(place, limit=limit) if speech else open_texts(place, limit=limit)
-        if any(other.name == one.name for other in opened):
-            one = replace(one, name=str(place))
-        if any(other.name == one.name for other in opened):
+        if str(place) in map(str, places[: len(opened)]):
             raise UsageError("The same data is named twice", where="--data", found=place)
+        if any(other.name == one.name for other in opened):
+            one = replace(one, name=str(place))  # another folder of the same last two parts
         if isinstance(one, Speech):
             one.references()  # refused here, not after an hour, where some words are missing
         opened.append(one)
