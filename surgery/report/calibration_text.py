@@ -115,7 +115,9 @@ def bound_text(report: Report, calibration: Calibration) -> str:
     _, words = _BOUNDS.get(calibration.bound, ("", calibration.bound.replace("_", " ")))
     limit = report.options.get(calibration.bound)
     if isinstance(limit, int | float) and not isinstance(limit, bool):
-        return f"{words} {_amount(float(limit), calibration)}"
+        # the option is a fraction of the perplexity, what a search found is in per cent of it
+        scale = 100 if calibration.bound == "max_ppl_increase" else 1
+        return f"{words} {_amount(scale * float(limit), calibration)}"
     return f"{words} what was asked"
 
 

@@ -47,8 +47,10 @@ def calibrated(size: str, *, inspect: bool = False, leaked: int = 0) -> Report:
         search=[] if inspect else _search(own),
         leaked=leaked,
     )
-    rule = {} if inspect else {"max_ppl_increase" if text else "max_wer_increase": 1.0}
-    options = {"layout": "ragged", "scope": report.options["scope"], "pairs": ["qk", "vo"], **rule}
+    rule = {"max_ppl_increase": 0.01} if text else {"max_wer_increase": 1.0}
+    options = {"layout": "ragged", "scope": report.options["scope"], "pairs": ["qk", "vo"]}
+    if not inspect:
+        options |= rule
     command = f"{report.command} --calibrate ./{calibration.data}"
     sites = [
         replace(site, qk=replace(site.qk, threshold=None), vo=replace(site.vo, threshold=None))

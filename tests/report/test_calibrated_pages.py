@@ -211,7 +211,7 @@ def test_sensitivities_without_damage_leave_no_mark() -> None:
     [
         ("max_error", 0.1, "an error of at most 0.100", "0.0520"),
         ("max_wer_increase", 1, "rises by at most 1 point", "+0.052 points"),
-        ("max_ppl_increase", 2.5, "rises by at most 2.5 %", "+0.052 %"),
+        ("max_ppl_increase", 0.025, "rises by at most 2.5 %", "+0.052 %"),
     ],
 )
 def test_a_bound_is_told_in_its_unit(bound: str, limit: float, says: str, step: str) -> None:
