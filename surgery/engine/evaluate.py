@@ -12,6 +12,7 @@ import torch
 
 from surgery.engine.candidates import Candidate, check_device, load_candidates, open_candidates
 from surgery.engine.leakage import refuse_leakage, shared_samples
+from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, embedded
 from surgery.engine.result import versions
 from surgery.errors import TargetError, UsageError
 from surgery.evaluation.bootstrap import RESAMPLES, Bootstrap
@@ -45,7 +46,8 @@ def evaluate(
     Args:
         models: Directories, names or ``.pt`` files of one family; the first is the reference.
         data: For Whisper, folders of audio, with ``transcripts.tsv`` for word error rates; for
-            text models, text files or folders of them; or ``hub:OWNER/NAME[@REVISION][#SPLIT]``.
+            text models, text files or folders of them; ``hub:OWNER/NAME[@REVISION][#SPLIT]``; or
+            ``whisper-micro``, the clips that the package ships.
         limit: Only the first so many recordings or documents of each set.
         language: What is spoken, for a multilingual Whisper and for the normaliser.
         batch: Windows at once.
@@ -78,7 +80,9 @@ def evaluate(
     with ExitStack() as opened:
         candidates = open_candidates(opened, asked)
         speech = candidates[0].source.config["model_type"] == "whisper"
-        sets = _open(places, speech=speech, limit=limit)
+        clips = opened.enter_context(embedded(EMBEDDED_CLIPS))
+        whereabouts = [clips if str(place) == EMBEDDED else place for place in places]
+        sets = _open(whereabouts, speech=speech, limit=limit)
         leaked = _leaked(candidates, sets, allow=allow_leakage, progress=progress)
         progress(Event("Loading models", 0, len(candidates)))
         loaded, words, kind = load_candidates(candidates, device=device, dtype=dtype)

@@ -15,6 +15,7 @@ from surgery.events import Event, Progress
 from surgery.report.model import Measurement
 
 EMBEDDED = "whisper-micro"
+EMBEDDED_CLIPS = "whisper_micro/test"
 
 
 def measure(
@@ -111,7 +112,7 @@ def _speech(
     from surgery.evaluation.audio import SpeechFolder
     from surgery.evaluation.measure import measure_speech
 
-    with _embedded("whisper_micro/test") if data is None else _given(data) as folder:
+    with embedded(EMBEDDED_CLIPS) if data is None else _given(data) as folder:
         speech = SpeechFolder.open(folder)
         processor = read_tokenizer(result, WhisperProcessor)
         named = "embedded dialled digits (synthetic)" if data is None else None
@@ -134,14 +135,15 @@ def _text(
     from surgery.evaluation.measure import measure_embeddings, measure_text
 
     measured = measure_text if causal else measure_embeddings
-    with _embedded("sample.txt") if data is None else _given(data) as path:
+    with embedded("sample.txt") if data is None else _given(data) as path:
         named = "sample text of the package" if data is None else None
         tokenizer = read_tokenizer(result, AutoTokenizer)
         return measured(load(original), load(result), tokenizer, path, data=named)
 
 
 @contextmanager
-def _embedded(name: str) -> Iterator[Path]:
+def embedded(name: str) -> Iterator[Path]:
+    """Yield the path of data that the package ships."""
     with as_file(files("surgery") / "data" / name) as path:
         yield path
 

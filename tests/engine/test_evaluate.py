@@ -84,7 +84,7 @@ def test_whispers_side_by_side(whispers: list[str], tmp_path: Path) -> None:
     events: list[Event] = []
     found = surgery.evaluate(
         [*whispers, "whisper-micro"],
-        CLIPS,
+        "whisper-micro",  # the clips it comes with
         limit=6,
         resamples=50,
         batch=4,
