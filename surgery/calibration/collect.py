@@ -30,6 +30,7 @@ def collect(
     padding_weight: float = 1.0,
     batch: int = 4,
     progress: Progress = ignore,
+    varied: bool = False,
     language: str = "en",
     context: int | None = None,
 ) -> dict[str, Moments]:
@@ -49,6 +50,7 @@ def collect(
             of a language model weighs nothing.
         batch: Windows at once.
         progress: Receives one event a batch; the unit is a window.
+        varied: Vary the recordings (see :mod:`surgery.calibration.variations`).
         language: What is spoken, for a multilingual Whisper's decoder.
         context: Tokens a window of text; by default the model's context, at most 2048.
 
@@ -75,7 +77,12 @@ def collect(
                 _check_decoder(model, data, language)
             total = count_windows(data.recordings, processor)
             batches = speech_batches(
-                model, processor, data.recordings, padding_weight=padding_weight, batch=batch
+                model,
+                processor,
+                data.recordings,
+                padding_weight=padding_weight,
+                batch=batch,
+                varied=varied,
             )
             steps = hear(recorder, model, processor, batches, decoder=decoder, language=language)
         else:

@@ -45,7 +45,7 @@ def measure_sensitivities(
     for site in sites:
         found = decompositions[site.path]
         for pair in PAIRS:
-            part = found.qk if pair == "qk" else found.vo
+            part = found.pair(pair)
             if part is not None:
                 todo.append((site, pair, part))
     trials: Trials = {}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from surgery.calibration.hooks import Recorder, Weights
+from surgery.calibration.variations import vary
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, Utterance, split, window
 from surgery.evaluation.transcribe import ENGLISH, is_multilingual, log_mel
@@ -61,6 +62,7 @@ def speech_batches(
     *,
     padding_weight: float,
     batch: int,
+    varied: bool = False,
 ) -> Iterator[SpeechBatch]:
     """Read recordings one by one and yield their windows, ``batch`` at once.
 
@@ -70,10 +72,12 @@ def speech_batches(
         recordings: The recordings; long ones are cut at quiet moments.
         padding_weight: Weight of a frame of the silence that fills up a window.
         batch: Windows at once.
+        varied: Vary the recordings in turn (see :mod:`surgery.calibration.variations`).
     """
     pending: list[tuple[Audio, str | None]] = []
-    for recording in recordings:
-        pieces = split(recording.audio(), window(processor))
+    for turn, recording in enumerate(recordings):
+        audio = vary(recording.audio(), turn) if varied else recording.audio()
+        pieces = split(audio, window(processor))
         words = recording.words if len(pieces) == 1 else None
         pending += [(piece, words) for piece in pieces]
         while len(pending) >= batch:

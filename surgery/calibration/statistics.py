@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from surgery.architectures.base import AttentionSite
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.moments import MOMENTS, Moments
+from surgery.calibration.sensitivity import Trials
+from surgery.calibration.witness import Output
 from surgery.errors import UsageError
 from surgery.evaluation.fingerprints import Kind, sketch
 
@@ -44,12 +46,20 @@ class Statistics:
         data: What they were taken on.
         padding_weight: What a frame of padding counted (see
             :func:`surgery.calibration.collect.collect`).
+        varied: Whether recordings were varied (see :mod:`surgery.calibration.variations`).
+        ridge: With which ridge the blocks were cut on trial; ``None`` where they were not.
+        output: Which output of the model the trials compared.
+        trials: What they showed (see :mod:`surgery.calibration.sensitivity`).
     """
 
     sites: Mapping[str, Moments]
     source_sha256: Mapping[str, str]
     data: CalibratedOn
     padding_weight: float
+    varied: bool = False
+    ridge: float | None = None
+    output: Output | None = None
+    trials: Trials = field(default_factory=dict)
 
     def select(self, sites: Sequence[AttentionSite]) -> dict[str, Moments]:
         """Return the moments of these blocks, which may be fewer than there are.

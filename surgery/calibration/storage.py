@@ -19,6 +19,7 @@ from torch import Tensor
 
 from surgery.calibration.moments import MOMENTS, Moments
 from surgery.calibration.statistics import CalibratedOn, Statistics
+from surgery.calibration.witness import OUTPUTS
 from surgery.checkpoint.commit import fsync_path
 from surgery.checkpoint.disk import target_errors
 from surgery.checkpoint.header import Header, read_header
@@ -91,14 +92,25 @@ def read_statistics(path: Path, *, source_sha256: Mapping[str, str]) -> Statisti
         }
         data = described["data"]
         padding_weight = float(described["padding_weight"])
+        ridge = described["ridge"]
         statistics = Statistics(
             _moments(load_file(path), sites, path),
             _strings(described["source_sha256"]),
             CalibratedOn(str(data["name"]), data["kind"], tuple(map(str, data["samples"]))),
             padding_weight,
+            bool(described["varied"]),
+            None if ridge is None else float(ridge),
+            described["output"],
+            {
+                (site, pair): [(float(dropped), float(damage)) for dropped, damage in trials]
+                for site, pairs in described["trials"].items()
+                for pair, trials in pairs.items()
+            },
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         _malformed(path, f"{type(error).__name__}: {error}")
+    if statistics.output not in (None, *OUTPUTS):
+        _malformed(path, f"output {statistics.output!r}")
     if statistics.data.kind not in ("audio", "text") or not math.isfinite(padding_weight):
         _malformed(path, f"data of kind {data['kind']!r}, padding weight {padding_weight}")
     statistics.check_source(source_sha256, where=path)
@@ -112,12 +124,19 @@ def _serialised(statistics: Statistics) -> bytes:
         for name in MOMENTS:
             tensors[f"{path}/{name}"] = getattr(moments, name).contiguous()
         sites[path] = {"queries": moments.queries, "sequences": moments.sequences}
+    trials: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for (path, pair), found in statistics.trials.items():
+        trials.setdefault(path, {})[pair] = found
     data = statistics.data
     described = {
         "version": VERSION,
         "source_sha256": dict(statistics.source_sha256),
         "data": {"name": data.name, "kind": data.kind, "samples": list(data.samples)},
         "padding_weight": statistics.padding_weight,
+        "varied": statistics.varied,
+        "ridge": statistics.ridge,
+        "output": statistics.output,
+        "trials": trials,
         "sites": sites,
     }
     return save(tensors, {KEY: json.dumps(described, sort_keys=True)})

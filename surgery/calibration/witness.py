@@ -23,12 +23,23 @@ from surgery.calibration.text import TextBatch, text_batches, token_windows_of
 from surgery.evaluation.drift import ROWS, RelativeError
 
 Output = Literal["encoder output", "last hidden state", "next token"]
+OUTPUTS: tuple[Output, ...] = ("encoder output", "last hidden state", "next token")
 
 _T = TypeVar("_T")
 
 RECORDINGS = 8
 TOKENS = 4096
 REMEMBERED = 1 << 26  # numbers of the original's outputs that are kept (256 MB)
+
+
+def error_of(output: Output, damage: float) -> float:
+    """Return what people are told of a damage: a relative error, or the divergence itself."""
+    return damage if output == "next token" else sqrt(max(damage, 0.0))
+
+
+def unit_of(output: Output) -> str:
+    """Return the unit of the error."""
+    return "nat/token" if output == "next token" else "relative"
 
 
 class Witness(ABC):
@@ -47,15 +58,6 @@ class Witness(ABC):
         self.model = model
         with torch.no_grad():
             self._original = [rows.float() for rows in self._rows()]
-
-    @property
-    def unit(self) -> str:
-        """Unit of the error."""
-        return "nat/token" if self.output == "next token" else "relative"
-
-    def error(self, damage: float) -> float:
-        """Return what people are told of a damage: a relative error, or the divergence itself."""
-        return damage if self.output == "next token" else sqrt(max(damage, 0.0))
 
     def damage(self) -> float:
         """Run the model as it is now, hooks and all, and return the damage."""

@@ -13,15 +13,19 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.block import ABSORB_DECOMPOSE, Operation, site_entry
+from surgery.engine.calibration_run import CalibrationRun, calibrated_on
+from surgery.engine.decide import decide
 from surgery.engine.decompose import Spill, decompose_sites, spectra_of
+from surgery.engine.leakage import check_leakage
 from surgery.engine.options import Options
 from surgery.engine.plan import Plan, make_plan
-from surgery.engine.ranks import check_ranks, plan_ranks
+from surgery.engine.ranks import check_ranks, plan_ranks, site_ranks
 from surgery.engine.reporting import build_report
 from surgery.engine.result import Clock, default_output, produce
 from surgery.engine.rewrite import Errors, output_specs, rewrite
 from surgery.events import Progress, ignore
 from surgery.methods import SiteDecomposition, SiteSpectra
+from surgery.report.calibration import Calibration
 from surgery.report.model import Report
 
 
@@ -31,6 +35,7 @@ def absorb_decompose(
     *,
     options: Options | None = None,
     data: str | Path | None = None,
+    allow_leakage: bool = False,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -45,6 +50,8 @@ def absorb_decompose(
         options: Where to cut and how; by default the model's documented preset.
         data: Audio folder or text file to measure the price on, before and after. The
             embedded model brings its own.
+        allow_leakage: Measure on data that was calibrated on, and say so in the report, instead
+            of refusing it.
         force: Replace a result that is in the way.
         resume: Go on from an interrupted run with the same source and options.
         dry_run: Decompose and report, write nothing.
@@ -63,12 +70,13 @@ def absorb_decompose(
             source.start_hashing()
         plan = make_plan(source, options or Options(), str(model))
         check_ranks(plan)
+        leaked = check_leakage(plan, data, allow=allow_leakage)
         target = Path(out) if out is not None else default_output(source, ABSORB_DECOMPOSE)
         if dry_run:
             report = forecast(plan, progress)
             return replace(report, notes=[*report.notes, f"Dry run: {target} was not written."])
         return produce(
-            AbsorbDecompose(plan),
+            AbsorbDecompose(plan, leaked=leaked),
             target,
             method=ABSORB_DECOMPOSE,
             asked=plan.asked,
@@ -79,9 +87,15 @@ def absorb_decompose(
         )
 
 
-def forecast(plan: Plan, progress: Progress) -> Report:
-    """Decompose and report what the plan would save; nothing is written."""
-    surgery = AbsorbDecompose(plan)
+def forecast(plan: Plan, progress: Progress, *, curve: bool = False) -> Report:
+    """Decompose and report what the plan would save; nothing is written.
+
+    Args:
+        plan: The checked plan.
+        progress: Called with :class:`surgery.events.Event`.
+        curve: Try the whole price curve on the running model, where the plan is calibrated.
+    """
+    surgery = AbsorbDecompose(plan, curve=curve)
     surgery.decompose(None, progress)
     return surgery.report({}, None)
 
@@ -91,14 +105,18 @@ class AbsorbDecompose:
 
     Args:
         plan: The checked plan.
+        curve: Try the whole price curve on the running model, where the run is calibrated.
+        leaked: Samples that are both calibrated and measured on.
     """
 
     before: tuple[Operation, ...] = ()
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, curve: bool = False, leaked: int = 0) -> None:
         self.plan = plan
-        self._results: dict[str, SiteDecomposition] = {}
-        self._ranks: dict[str, SiteRanks] = {}
+        self._curve, self._leaked = curve, leaked
+        self._calibration: Calibration | None = None
+        self._results: Mapping[str, SiteDecomposition] = {}
+        self._ranks: Mapping[str, SiteRanks] = {}
         self._errors: Errors = {}
 
     @property
@@ -113,21 +131,36 @@ class AbsorbDecompose:
 
     def decompose(self, spill: Spill | None, progress: Progress) -> None:
         """Find every block's spectrum and transforms, and the ranks that the rule leaves."""
-        spectra: dict[str, SiteSpectra] = {}
-        for each, result in decompose_sites(self.plan, spill, progress):
-            self._results[each.site.path] = result
-            spectra[each.site.path] = spectra_of(each, result)
-        self._ranks = plan_ranks(self.plan, spectra)
+        if self.plan.options.calibrate is None:
+            spectra: dict[str, SiteSpectra] = {}
+            results: dict[str, SiteDecomposition] = {}
+            for each, result in decompose_sites(self.plan, spill, progress):
+                results[each.site.path] = result
+                spectra[each.site.path] = spectra_of(each, result)
+            self._results = results
+            self._ranks = site_ranks(self.plan, plan_ranks(self.plan, spectra), results)
+            return
+        with CalibrationRun(self.plan, progress) as run:
+            found = decide(self.plan, run, spill, progress, curve=self._curve)
+        self._results, self._ranks = found.decompositions, found.ranks
+        self._calibration = found.told
 
     def write(self, transaction: Transaction, progress: Progress, clock: Clock) -> None:
         """Decompose every block, then write every shard."""
         self.decompose(transaction, progress)
-        clock.lap("decompose")
+        clock.lap("decompose" if self._calibration is None else "calibrate and decompose")
         self._errors = rewrite(self.plan, transaction, self._results, self._ranks, progress)
 
     def specs(self) -> dict[str, list[TensorSpec]]:
         """Return every tensor of the result, by shard."""
         return output_specs(self.plan, self._ranks)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what was calibrated on, so that nobody measures on the same unawares."""
+        on = calibrated_on(self.plan)
+        if on is None:
+            return {}
+        return {"calibration": {"name": on.name, "kind": on.kind, "samples": list(on.samples)}}
 
     def sites(self) -> dict[str, Any]:
         """Return heads and ranks of every block in scope."""
@@ -138,7 +171,7 @@ class AbsorbDecompose:
 
     def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
         """Return the report of what was found, and of what was written if anything was."""
-        return build_report(
+        report = build_report(
             self.plan,
             self._ranks,
             decompositions=self._results,
@@ -146,3 +179,6 @@ class AbsorbDecompose:
             sha256=sha256,
             output=output,
         )
+        if self._calibration is None:
+            return report
+        return replace(report, calibration=replace(self._calibration, leaked=self._leaked))

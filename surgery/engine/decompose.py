@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -15,13 +15,16 @@ from surgery.engine.plan import Plan, SitePlan
 from surgery.events import Event, Progress
 from surgery.methods import (
     AttentionWeights,
+    DamageCurve,
     PairDecomposition,
     PairSpectrum,
     SiteDecomposition,
     SiteSpectra,
     absorb_decompose,
+    activation_aware,
     magnitude,
 )
+from surgery.methods.activation_aware import SecondMoments
 from surgery.methods.rules import Pair
 
 
@@ -47,22 +50,45 @@ def load_block(source: TensorSource, plan: SitePlan) -> AttentionWeights:
 
 
 def decompose_sites(
-    plan: Plan, spill: Spill | None, progress: Progress
+    plan: Plan,
+    spill: Spill | None,
+    progress: Progress,
+    moments: Callable[[], Mapping[str, SecondMoments]] | None = None,
 ) -> Iterator[tuple[SitePlan, SiteDecomposition]]:
     """Yield every block's decomposition, from the spill where an earlier run got that far.
+
+    Args:
+        plan: What is to be decomposed, and how.
+        spill: Where finished blocks are kept, if anywhere.
+        progress: Called with :class:`surgery.events.Event`.
+        moments: Returns what each block saw on real input, by its path; asked only where there
+            is work left. ``None``: by weights alone.
 
     Raises:
         CheckpointError: A tensor holds NaN or Inf; names it.
     """
-    method = magnitude if plan.options.baseline == "magnitude" else absorb_decompose
     done = {each.site.path for each in plan.sites if spill and spill.done(_key(each.site.path))}
+
+    fresh_sites = [each for each in plan.sites if each.site.path not in done]
+    seen = moments() if moments is not None and fresh_sites else None
 
     def decompose(each: SitePlan) -> SiteDecomposition:
         for name in each.site.tensors():
             check_finite(name, plan.source.tensor(name))
-        return method(load_block(plan.source, each), qk=each.qk, vo=each.vo)
+        weights = load_block(plan.source, each)
+        if seen is not None:
+            return activation_aware(
+                weights,
+                seen[each.site.path],
+                qk=each.qk,
+                vo=each.vo,
+                rotary=each.rotary,
+                ridge=plan.options.calibrate.ridge if plan.options.calibrate else 0.0,
+            )
+        method = magnitude if plan.options.baseline == "magnitude" else absorb_decompose
+        return method(weights, qk=each.qk, vo=each.vo)
 
-    fresh = map_ahead(decompose, [each for each in plan.sites if each.site.path not in done])
+    fresh = map_ahead(decompose, fresh_sites)
     for index, each in enumerate(plan.sites):
         path = each.site.path
         progress(Event("Decomposing attention", index, len(plan.sites), path))
@@ -80,14 +106,22 @@ def _key(path: str) -> str:
     return f"site:{path}"
 
 
-def spectra_of(site_plan: SitePlan, decomposition: SiteDecomposition) -> SiteSpectra:
-    """Return what may be cut in one block, and what each vector costs."""
+def spectra_of(
+    site_plan: SitePlan,
+    decomposition: SiteDecomposition,
+    damage: Mapping[Pair, DamageCurve | None] | None = None,
+) -> SiteSpectra:
+    """Return what may be cut in one block, what each vector costs, and what its loss does."""
     qk_cost, vo_cost = vector_cost(site_plan.site)
     spectra: dict[Pair, PairSpectrum] = {}
-    if decomposition.qk is not None:
-        spectra["qk"] = PairSpectrum(decomposition.qk.spectrum, qk_cost)
-    if decomposition.vo is not None:
-        spectra["vo"] = PairSpectrum(decomposition.vo.spectrum, vo_cost)
+    parts: tuple[tuple[Pair, PairDecomposition | None, int], ...] = (
+        ("qk", decomposition.qk, qk_cost),
+        ("vo", decomposition.vo, vo_cost),
+    )
+    for pair, part, cost in parts:
+        if part is not None:
+            curve = damage.get(pair) if damage is not None else None
+            spectra[pair] = PairSpectrum(part.spectrum, cost, part.step, curve)
     return spectra
 
 
@@ -101,6 +135,8 @@ def _to_tensors(decomposition: SiteDecomposition) -> dict[str, Tensor]:
                 f"{pair}.right": part.right.contiguous(),
                 f"{pair}.norm": part.norm.contiguous(),
             }
+            if part.frequencies is not None:
+                tensors[f"{pair}.frequencies"] = part.frequencies.contiguous()
     return tensors
 
 
@@ -108,7 +144,10 @@ def _from_tensors(tensors: dict[str, Tensor]) -> SiteDecomposition:
     def part(pair: str) -> PairDecomposition | None:
         if f"{pair}.spectrum" not in tensors:
             return None
-        fields = ("spectrum", "left", "right", "norm")
-        return PairDecomposition(*(tensors[f"{pair}.{name}"] for name in fields))
+        spectrum, left, right, norm = (
+            tensors[f"{pair}.{name}"] for name in ("spectrum", "left", "right", "norm")
+        )
+        frequencies = tensors.get(f"{pair}.frequencies")
+        return PairDecomposition(spectrum, left, right, norm, frequencies)
 
     return SiteDecomposition(qk=part("qk"), vo=part("vo"))

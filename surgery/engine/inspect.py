@@ -33,6 +33,8 @@ def inspect(
     Args:
         model: Anything :func:`surgery.absorb_decompose` takes.
         options: Where to cut; by default the model's preset.
+            With calibration, the price curve is predicted for every layout and tried for the
+            one in the options.
         structure: Read only headers: shapes, parameters, caches and FLOPs. Of a model on a
             hub nothing else is fetched then.
         revision: Hub revision.
@@ -45,7 +47,7 @@ def inspect(
         plan = make_plan(source, options or Options(), str(model))
         if not structure:
             check_ranks(plan)
-            report = forecast(plan, progress)
+            report = forecast(plan, progress, curve=True)
         else:
             full = {each.site.path: full_ranks(each.site) for each in plan.sites}
             report = build_report(plan, full, decompositions={}, errors={}, sha256={}, output=None)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from surgery.engine.block import read_operations
+from surgery.engine.calibration_run import calibrated_on
+from surgery.engine.plan import Plan
 from surgery.errors import CheckpointError, UsageError
-from surgery.evaluation.fingerprints import Kind, Overlap, overlap
+from surgery.evaluation.fingerprints import Kind, Overlap, data_fingerprints, overlap
 
 ALLOW = "--allow-leakage"
 
@@ -62,6 +65,27 @@ def shared_samples(
     """Count the samples of some data that a checkpoint was calibrated on."""
     samples = {each for one in known if one.kind == kind for each in one.samples}
     return overlap(samples, evaluation)
+
+
+def check_leakage(plan: Plan, data: str | Path | None, *, allow: bool) -> int:
+    """Return how many samples would be both calibrated and measured on.
+
+    Args:
+        plan: What was asked for.
+        data: What is to be measured on.
+        allow: Count them, instead of refusing them.
+
+    Raises:
+        UsageError: There are such samples, and they are not allowed.
+        SurgeryError: Data cannot be read.
+    """
+    on = calibrated_on(plan)
+    if on is None or data is None:
+        return 0
+    found = overlap(on.samples, data_fingerprints(Path(data), on.kind))
+    if not allow:
+        refuse_leakage(found, model=plan.asked, data=str(data))
+    return found.shared
 
 
 def refuse_leakage(found: Overlap, *, model: str, data: str) -> None:

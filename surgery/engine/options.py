@@ -8,13 +8,38 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from surgery.architectures import Architecture, Preset
+from surgery.engine.calibrate import FRACTION, PADDING_WEIGHT, Calibrate
 from surgery.errors import UsageError
-from surgery.methods import LAYOUTS, PAIRS, Energy, Layout, Lossless, Pair, Remove, Rule, Thresholds
+from surgery.methods import (
+    LAYOUTS,
+    OF,
+    PAIRS,
+    RIDGE,
+    Bound,
+    Energy,
+    Layout,
+    Lossless,
+    MaxError,
+    MaxPplIncrease,
+    MaxWerIncrease,
+    Pair,
+    Remove,
+    Rule,
+    Thresholds,
+)
 
 ScopeChoice = Literal["encoder", "decoder", "cross", "all"]
 Baseline = Literal["magnitude"]
 SCOPES: tuple[ScopeChoice, ...] = ("encoder", "decoder", "cross", "all")
 DTYPES = ("float32", "float16", "bfloat16")
+DEFAULTS = {
+    "layout": "ragged",
+    "multiple": 1,
+    "of": "qkvo",
+    "padding_weight": PADDING_WEIGHT,
+    "ridge": RIDGE,
+}
+"""What a command need not spell out."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +55,7 @@ class Options:
         baseline: ``magnitude`` prunes without decomposing, for comparison.
         dtype: Output dtype; ``None`` keeps every tensor's own.
         preset: Where the rule came from, when it came from a preset.
+        calibrate: Decide by what attention computes on real input; ``None``: by weights alone.
     """
 
     rule: Rule | None = None
@@ -40,6 +66,7 @@ class Options:
     baseline: Baseline | None = None
     dtype: str | None = None
     preset: str | None = None
+    calibrate: Calibrate | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""
@@ -51,6 +78,35 @@ class Options:
             choice("--pairs", pair, PAIRS)
         if self.pairs is not None and not self.pairs:
             raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
+        self._check_rule()
+
+    def _check_rule(self) -> None:
+        """Refuse rules that need what is not asked for, or contradict it."""
+        if isinstance(self.rule, Remove):
+            choice("--of", self.rule.of, OF)
+            if self.rule.per_pair and self.rule.of != "qkvo":
+                raise UsageError(
+                    "--per-pair cuts each pair by a fraction of itself",
+                    found=f"--of {self.rule.of}",
+                    expected="--of qkvo",
+                )
+        if self.calibrate is None:
+            if isinstance(self.rule, Bound):
+                raise UsageError(
+                    "A bound on the damage needs real input to measure it on",
+                    hint="give --calibrate DIR|FILE",
+                )
+            return
+        if isinstance(self.rule, Thresholds):
+            raise UsageError(
+                "Absolute thresholds are of singular values of the weights alone",
+                hint="with --calibrate, use --remove, --energy or --max-error",
+            )
+        if self.baseline is not None:
+            raise UsageError(
+                "A baseline that prunes by weights has no use for calibration",
+                found=f"--baseline {self.baseline} with --calibrate or --statistics",
+            )
 
     def resolve(self, family: Architecture, model: str) -> Options:
         """Fill what was left open from the preset of the model or its family."""
@@ -60,6 +116,14 @@ class Options:
             return replace(self, scope=self.scope or "all", pairs=self.pairs or PAIRS)
         if self.rule is not None:
             return replace(self, scope=self.scope or preset.scope, pairs=self.pairs or PAIRS)
+        if self.calibrate is not None:
+            return replace(
+                self,
+                rule=Remove(FRACTION),
+                scope=self.scope or preset.scope,
+                pairs=self.pairs or PAIRS,
+                preset=f"calibrated: {FRACTION:.0%} of the attention parameters in scope",
+            )
         return replace(
             self,
             rule=_rule_of(preset),
@@ -86,8 +150,16 @@ class Options:
                 plain |= {"threshold_qk": qk, "threshold_vo": vo}
             case Energy(fraction):
                 plain["energy"] = fraction
-            case Remove(fraction, per_pair):
-                plain |= {"remove": fraction, "per_pair": per_pair}
+            case Remove(fraction, per_pair, of):
+                plain |= {"remove": fraction, "per_pair": per_pair, "of": of}
+            case MaxError(error):
+                plain["max_error"] = error
+            case MaxWerIncrease(points):
+                plain["max_wer_increase"] = points
+            case MaxPplIncrease(fraction):
+                plain["max_ppl_increase"] = fraction
+        if self.calibrate is not None:
+            plain |= self.calibrate.plain()
         return plain
 
     def command(self, model: str, output: str | None) -> str:
@@ -95,8 +167,7 @@ class Options:
         words = ["surgery", "absorb-decompose", model]
         for name, value in self.plain().items():
             flag = "--" + name.replace("_", "-")
-            default = {"layout": "ragged", "multiple": 1}.get(name)
-            if value is None or value is False or value == default:
+            if value is None or value is False or value == DEFAULTS.get(name):
                 continue
             if value is True:
                 words.append(flag)

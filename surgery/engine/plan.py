@@ -12,10 +12,11 @@ from surgery.checkpoint.source import TensorSource
 from surgery.engine.options import Options
 from surgery.engine.stored import output_dtype, read_stored
 from surgery.errors import CheckpointError, UsageError
+from surgery.methods import AttentionWeights, Lossless, prepare
 
 ROPE = (
-    "RoPE turns q and k by their positions between the two maps, "
-    "so their product cannot be absorbed"
+    "RoPE turns q and k by their positions between the two maps, so their product cannot be "
+    "absorbed; whole frequencies can go by what they are worth on real input (--calibrate)"
 )
 NOT_ASKED = "not asked for (--pairs)"
 
@@ -37,6 +38,15 @@ class SitePlan:
     def vo(self) -> bool:
         """Whether the value-output pair is restructured."""
         return self.vo_untouched is None
+
+    @property
+    def rotary(self) -> bool:
+        """Whether queries and keys can only lose whole RoPE frequencies, unmixed."""
+        return "rope" in self.site.between
+
+    def prepare(self, weights: AttentionWeights) -> AttentionWeights:
+        """Remove the bias terms that the treated pairs make redundant, exactly."""
+        return prepare(weights, qk=self.qk and not self.rotary, vo=self.vo)
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,13 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
     return Plan(source, asked, family, stored.config, claims, options, sites)
 
 
+def _by_frequency(options: Options) -> bool:
+    """Whether queries and keys across RoPE may lose whole frequencies."""
+    return options.calibrate is not None and not isinstance(options.rule, Lossless)
+
+
 def _why_not(pair: str, site: AttentionSite, options: Options) -> str | None:
-    if pair == "qk" and "rope" in site.between:
+    if pair == "qk" and "rope" in site.between and not _by_frequency(options):
         return ROPE
     if pair not in (options.pairs or ()):
         return NOT_ASKED

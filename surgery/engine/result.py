@@ -74,6 +74,9 @@ class Surgery(Protocol):
     def write(self, transaction: Transaction, progress: Progress, clock: Clock) -> None:
         """Write every shard of the result into the transaction."""
 
+    def provenance(self) -> dict[str, Any]:
+        """Return what else the result came from, beside source and versions."""
+
     def specs(self) -> Mapping[str, list[TensorSpec]]:
         """Return name, dtype and shape of every tensor of the result, by shard, once written."""
 
@@ -163,7 +166,8 @@ def _already_done(surgery: Surgery, method: str, target: Path) -> Report | None:
         return None
     if not same or len(operations) != len(surgery.before) + 1:
         return None
-    if provenance["sha256"] != surgery.source.sha256():
+    expected = {"sha256": surgery.source.sha256(), **surgery.provenance()}
+    if any(provenance.get(key) != value for key, value in expected.items()):
         return None
     note = "Already done: the same source and options are there; nothing was written."
     return replace(report, output=str(target), notes=[note, *report.notes])
@@ -186,6 +190,7 @@ def _run(
         "method": method,
         "options": options.plain(),
         "versions": versions(),
+        **surgery.provenance(),
     }
     clock = Clock()
     with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
@@ -197,7 +202,12 @@ def _run(
         operation = {
             "method": method,
             "options": options.plain(),
-            "provenance": {"source": source.name, "sha256": sha256, "versions": versions()},
+            "provenance": {
+                "source": source.name,
+                "sha256": sha256,
+                "versions": versions(),
+                **surgery.provenance(),
+            },
             "sites": surgery.sites(),
         }
         config = source.config

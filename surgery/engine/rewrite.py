@@ -15,7 +15,7 @@ from surgery.engine.plan import Plan, SitePlan
 from surgery.engine.stream import Computed, cast, stream
 from surgery.events import Progress
 from surgery.linalg import probed_product_errors
-from surgery.methods import AttentionWeights, SiteDecomposition, prepare
+from surgery.methods import AttentionWeights, SiteDecomposition
 from surgery.report.accounting import restructured
 
 PairErrors = dict[str, list[float]]
@@ -76,7 +76,7 @@ def _restructure(
     plan: Plan, site_plan: SitePlan, decomposition: SiteDecomposition, ranks: SiteRanks
 ) -> Computed:
     site = site_plan.site
-    ready = prepare(load_block(plan.source, site_plan), qk=site_plan.qk, vo=site_plan.vo)
+    ready = site_plan.prepare(load_block(plan.source, site_plan))
     exact = decomposition.apply(ready)
     tensors = {
         name: cast(name, tensor, plan.output_dtype(name))
@@ -84,8 +84,8 @@ def _restructure(
     }
     # Reading back what is about to be written proves the packing as well as the rounding.
     written = read_site(tensors.__getitem__, site, ranks)
-    if site_plan.qk:
-        written = replace(written, k_bias=ready.k_bias)
+    if site_plan.qk and ready.k_bias is None:
+        written = replace(written, k_bias=None)
     if site_plan.vo and ready.v_bias is None:
         written = replace(written, v_bias=None)
     return Computed(tensors, _errors(decomposition, ready, exact, written))

@@ -86,6 +86,10 @@ class SmallParts:
         for one in self.plan.maps:
             self._facts[one.path] = transaction.payload(f"block:{one.path}")
 
+    def provenance(self) -> dict[str, Any]:
+        """Return nothing: weights alone decided."""
+        return {}
+
     def specs(self) -> dict[str, list[TensorSpec]]:
         """Return every tensor of the result, by shard: parts stand behind their weights."""
         chosen = {one.weight: one for one in self.plan.maps}

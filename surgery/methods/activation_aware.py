@@ -15,7 +15,7 @@ divided by.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,13 +26,20 @@ from surgery.methods.attention import AttentionWeights
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
 from surgery.methods.frequencies import rank_frequencies
 
-RIDGE = 1e-3
-"""Default share of white input."""
+RIDGE = 0.05
+"""Default share of white input: the most that costs nothing on input like the calibration's."""
 
 FAINT = 1e-7
 """Vectors worth less than this share of a head's largest say nothing measurable of their input."""
 
+UNSEEN = 1e-12
+"""Directions with less than this share of the largest energy hold rounding, not input."""
 
+LOSSLESS = 1e-12
+"""Relative error of a head's product, all components kept, that needs no mending."""
+
+
+@runtime_checkable
 class SecondMoments(Protocol):
     """What one block saw, per key/value head: float64, symmetric."""
 
@@ -114,17 +121,41 @@ def _seen(values: Tensor, transform: Tensor, moments: Tensor, ridge: float) -> T
 def _decompose(base: ProductSVD, left: Tensor, right: Tensor) -> PairDecomposition:
     """Decompose diag(values), the product in orthonormal coordinates, between two moments."""
     lengths = base.values.sqrt()[:, None, :]
+    norm = base.values.norm(dim=-1)
     core = core_svd(_root(left) * lengths, _root(right) * lengths)
-    return PairDecomposition(
-        spectrum=core.values,
-        left=core.left @ base.left,
-        right=core.right @ base.right,
-        norm=base.values.norm(dim=-1),
-    )
+    rows, columns = core.left * lengths, core.right * lengths
+    error = torch.linalg.matrix_norm(torch.diag_embed(base.values) - rows.mT @ columns)
+    short = error > LOSSLESS * norm
+    if bool(short.any()):
+        inverse = torch.where(lengths > 0, lengths, 1.0).reciprocal()[short]
+        whole = _completed(rows[short], columns[short], base.values[short])
+        core.left[short], core.right[short] = (each * inverse for each in whole)
+    return PairDecomposition(core.values, core.left @ base.left, core.right @ base.right, norm)
+
+
+def _completed(rows: Tensor, columns: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Make ``rowsᵀ columns`` the whole product, diag(values), again; return both.
+
+    What no input showed, by the moments, has no component of its own. By Wedderburn's rank
+    reduction, what the components that there are leave of the product has just the rank that
+    is missing: it fills the empty ones, which come last and are worth nothing.
+    """
+    product = torch.diag_embed(values)
+    u, s, vh = torch.linalg.svd(product - rows.mT @ columns)
+    floor = s.shape[-1] * torch.finfo(s.dtype).eps * values.sum(dim=-1, keepdim=True)
+    empty = ~rows.any(dim=-1)
+    source = (empty.cumsum(dim=-1) - 1).clamp(min=0)
+    size = torch.where(s > floor, s, 0.0).sqrt().gather(1, source) * empty
+    index = source[..., None].expand_as(u)
+    rows = rows + size[..., None] * u.mT.gather(1, index)
+    columns = columns + size[..., None] * vh.gather(1, index)
+    # Moments of very unequal directions cost digits of the others: one step of refinement.
+    return rows, columns + torch.linalg.pinv(rows.mT) @ (product - rows.mT @ columns)
 
 
 def _root(moments: Float[Tensor, "kv d d"]) -> Float[Tensor, "kv d d"]:
     """Return R with ``RᵀR = moments``, of any rank."""
     eigenvalues, vectors = torch.linalg.eigh((moments + moments.mT) / 2)
-    root: Tensor = eigenvalues.clamp(min=0).sqrt()[..., None] * vectors.mT
+    seen = eigenvalues > UNSEEN * eigenvalues[:, -1:]
+    root: Tensor = (eigenvalues * seen).clamp(min=0).sqrt()[..., None] * vectors.mT
     return root

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log
@@ -61,7 +61,7 @@ class DamageCurve:
             return self.damage[0] * max(share, 0.0) / self.dropped[0]
         if len(self.dropped) == 1:
             return self.damage[0] * (share / self.dropped[0])
-        right = min(bisect_right(self.dropped, share), len(self.dropped) - 1)
+        right = min(bisect_left(self.dropped, share), len(self.dropped) - 1)
         x0, x1 = self.dropped[right - 1], self.dropped[right]
         y0, y1 = self.damage[right - 1], self.damage[right]
         power = min(log(y1 / y0) / log(x1 / x0), STEEPEST)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from surgery.methods.attention import AttentionWeights
+from surgery.methods.rules import Pair
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class SiteDecomposition:
 
     qk: PairDecomposition | None
     vo: PairDecomposition | None
+
+    def pair(self, name: Pair) -> PairDecomposition | None:
+        """Return the pair of this name."""
+        return self.qk if name == "qk" else self.vo
 
     def apply(self, weights: AttentionWeights) -> AttentionWeights:
         """Return the block with all its vectors replaced, none cut yet.

@@ -31,7 +31,8 @@ def rank_frequencies(
         k: Covariance of rotated keys within a sequence.
 
     Returns:
-        ``spectrum²`` sums to the energy of what is dropped; transforms are identities.
+        ``spectrum²`` sums to the energy of what is dropped, or to more where a frequency costs
+        less once others are gone; transforms are identities.
     """
     d = q.shape[-1]
     shape = (-1, 2, d // 2, 2, d // 2)

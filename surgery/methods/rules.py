@@ -9,8 +9,10 @@ from surgery.errors import UsageError
 
 Layout = Literal["ragged", "block", "tied"]
 Pair = Literal["qk", "vo"]
+Of = Literal["qkvo", "tower", "model"]
 LAYOUTS: tuple[Layout, ...] = ("ragged", "block", "tied")
 PAIRS: tuple[Pair, ...] = ("qk", "vo")
+OF: tuple[Of, ...] = ("qkvo", "tower", "model")
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,51 @@ class Energy:
 
 @dataclass(frozen=True)
 class Remove:
-    """Remove this fraction of the attention parameters in scope (weights and biases).
+    """Remove so many parameters (weights and biases), as a fraction of ``of``.
 
-    One budget over all layers, heads and both pairs: components go in the order of their
-    share of their head's energy, per parameter. With ``per_pair`` QK and VO are cut by the
-    fraction each, in the order of plain singular values, as in the paper.
+    One budget over all layers, heads and both pairs: components go in the order of the damage
+    that they are predicted to do, per parameter; without calibration, of their share of their
+    head's energy. With ``per_pair`` QK and VO are cut by the fraction each, in the order of
+    plain singular values, as in the paper.
+
+    ``of`` says what the fraction is of: ``qkvo``, the attention in scope; ``tower``, the encoder
+    or decoder that it belongs to; ``model``. All of it is taken from the attention in scope.
     """
 
     fraction: float
     per_pair: bool = False
+    of: Of = "qkvo"
 
 
-Rule = Lossless | Thresholds | Energy | Remove
+@dataclass(frozen=True)
+class MaxError:
+    """Remove as much as keeps the error of the model's output within a bound.
+
+    The relative error of an encoder's output or of last hidden states; for a model that predicts
+    tokens, the KL divergence in nats a token.
+    """
+
+    error: float
+
+
+@dataclass(frozen=True)
+class MaxWerIncrease:
+    """Remove as much as raises the word error rate by at most so many points (per cent)."""
+
+    points: float
+
+
+@dataclass(frozen=True)
+class MaxPplIncrease:
+    """Remove as much as raises the perplexity by at most this fraction of it."""
+
+    fraction: float
+
+
+Bound = MaxError | MaxWerIncrease | MaxPplIncrease
+"""A budget to be found: the most that keeps within a bound on calibration data."""
+
+Rule = Lossless | Thresholds | Energy | Remove | MaxError | MaxWerIncrease | MaxPplIncrease
 
 
 def check_rule(rule: Rule) -> None:
@@ -73,4 +108,10 @@ def _numbers(rule: Rule) -> list[tuple[float, str, float, float]]:
             return [(fraction, "--energy", 0.0, 1.0)]
         case Remove(fraction):
             return [(fraction, "--remove", 0.0, 1.0)]
+        case MaxError(error):
+            return [(error, "--max-error", 0.0, float("inf"))]
+        case MaxWerIncrease(points):
+            return [(points, "--max-wer-increase", 0.0, 100.0)]
+        case MaxPplIncrease(fraction):
+            return [(fraction, "--max-ppl-increase", 0.0, float("inf"))]
     return []

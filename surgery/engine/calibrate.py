@@ -1,0 +1,70 @@
+"""What a user can ask of calibration, checked and in a form that can be written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from surgery.errors import UsageError
+from surgery.methods import RIDGE
+
+PADDING_WEIGHT = 0.1
+"""What a frame of the silence that fills up a Whisper window counts, against 1 for sound."""
+
+FRACTION = 0.25
+"""What a calibrated run removes where nothing says how much."""
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Calibration on real input.
+
+    Attributes:
+        data: Folder of recordings, a recording, a text file, ``.jsonl``, or a folder of those;
+            ``None`` where ``statistics`` holds everything.
+        statistics: File that statistics are kept in: read where it exists, else written.
+        padding_weight: What a frame of padding counts, 0 to 1.
+        ridge: Share of white input in every second moment, 0 to 1.
+        varied: Vary the recordings, so that other voices and rooms are not cut away.
+        limit: Take only the first so many recordings or documents.
+        language: What is spoken, for a multilingual Whisper's decoder.
+        device: Where the model runs; the CPU by default.
+
+    Raises:
+        UsageError: There is neither data nor statistics, or a number is out of range.
+    """
+
+    data: str | None = None
+    statistics: str | None = None
+    padding_weight: float = PADDING_WEIGHT
+    ridge: float = RIDGE
+    varied: bool = True
+    limit: int | None = None
+    language: str = "en"
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.data is None and self.statistics is None:
+            raise UsageError(
+                "Calibration needs data or saved statistics",
+                expected="--calibrate DIR|FILE, --statistics FILE, or both",
+            )
+        for name, value in (("--padding-weight", self.padding_weight), ("--ridge", self.ridge)):
+            if not (isfinite(value) and 0 <= value <= 1):
+                raise UsageError(f"{name} is out of range", found=value, expected="0 … 1")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as JSON values, by the command line's names.
+
+        Of the data only what it was called is kept; what it held is part of the provenance.
+        """
+        return {
+            "calibrate": self.data,
+            "statistics": self.statistics,
+            "padding_weight": self.padding_weight,
+            "ridge": self.ridge,
+            "as_recorded": not self.varied,
+            "limit": self.limit,
+        }

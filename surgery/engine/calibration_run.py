@@ -1,0 +1,231 @@
+"""One calibration: statistics from a file or from real input, and trials on the running model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from surgery.calibration.collect import collect
+from surgery.calibration.data import CalibrationData, open_data
+from surgery.calibration.moments import Moments
+from surgery.calibration.sensitivity import Trials, measure_sensitivities
+from surgery.calibration.statistics import CalibratedOn, Statistics
+from surgery.calibration.storage import read_statistics, statistics_sha256, write_statistics
+from surgery.calibration.witness import Output, Witness, error_of, witness
+from surgery.engine.calibrate import Calibrate
+from surgery.engine.dense import dense_directory
+from surgery.engine.loading import load
+from surgery.engine.measure import read_tokenizer
+from surgery.engine.plan import Plan
+from surgery.errors import UsageError
+from surgery.evaluation.fingerprints import Kind
+from surgery.events import Progress
+from surgery.methods import PAIRS, SiteDecomposition
+
+
+class CalibrationRun:
+    """What real input tells of the blocks of a plan; entered while the model may be run.
+
+    The model is loaded when it is first needed: a file of statistics may make that never.
+
+    Args:
+        plan: The checked plan, with calibration asked for.
+        progress: Called with :class:`surgery.events.Event`.
+
+    Raises:
+        SurgeryError: The data cannot be read, or does not fit the model.
+    """
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        settings = plan.options.calibrate
+        if settings is None:
+            raise ValueError("the plan asks for no calibration")
+        self.plan, self.settings, self.progress = plan, settings, progress
+        self.sites = [each.site for each in plan.sites if each.qk or each.vo]
+        self.data = open_calibration_data(settings, plan.source.config["model_type"])
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Open nothing yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the model go."""
+        self._opened.close()
+        for name in ("directory", "model", "processor", "witness"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Moments of all blocks: saved ones, else taken now, and saved where that was asked.
+
+        Raises:
+            UsageError: Saved ones are of another model, other data or other settings.
+        """
+        saved = self._saved()
+        if saved is not None:
+            return saved
+        data = self._needed("Statistics are to be taken")
+        settings = self.settings
+        statistics = Statistics(
+            sites=collect(
+                self.model,
+                self.sites,
+                data,
+                self.processor,
+                padding_weight=settings.padding_weight,
+                varied=settings.varied,
+                progress=self.progress,
+                language=settings.language,
+            ),
+            source_sha256=self.plan.source.sha256(),
+            data=CalibratedOn.of(data),
+            padding_weight=settings.padding_weight,
+            varied=settings.varied and data.kind == "audio",
+        )
+        self._save(statistics)
+        return statistics
+
+    @property
+    def moments(self) -> Mapping[str, Moments]:
+        """Moments of every block that is treated, by its path."""
+        return self.statistics.select(self.sites)
+
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 of the statistics' file, where there is one."""
+        return None if self.settings.statistics is None else statistics_sha256(self.statistics)
+
+    @property
+    def queries(self) -> float:
+        """Positions that were counted, by weight, in the block that saw most."""
+        return max(each.queries for each in self.moments.values())
+
+    def trials(self, decompositions: Mapping[str, SiteDecomposition]) -> Trials:
+        """Return what cutting every pair on trial did: saved, or measured now.
+
+        Raises:
+            UsageError: They are not saved, and there is no data to measure them on.
+        """
+        wanted = [
+            (path, pair)
+            for path, found in decompositions.items()
+            for pair in PAIRS
+            if found.pair(pair) is not None
+        ]
+        saved = self.statistics
+        if saved.ridge == self.settings.ridge and set(wanted) <= saved.trials.keys():
+            return {key: saved.trials[key] for key in wanted}
+        self._needed("The file of statistics lacks trials of these blocks at this ridge")
+        trials = measure_sensitivities(self.witness, self.sites, decompositions, self.progress)
+        self.statistics = replace(
+            saved, ridge=self.settings.ridge, output=self.witness.output, trials=trials
+        )
+        self._save(self.statistics)
+        return trials
+
+    @property
+    def output(self) -> Output:
+        """Which output of the model is compared."""
+        return self.statistics.output or self.witness.output
+
+    def error(self, damage: float) -> float:
+        """Return a damage as people are told it."""
+        return error_of(self.output, damage)
+
+    @cached_property
+    def witness(self) -> Witness:
+        """A few of the samples, with what the original says of them."""
+        data = self._needed("A cut is to be tried on real input")
+        return witness(
+            self.model, self.sites, data, self.processor, language=self.settings.language
+        )
+
+    @cached_property
+    def directory(self) -> Path:
+        """A directory that transformers can load the original from."""
+        return self._opened.enter_context(dense_directory(self.plan.source))
+
+    @cached_property
+    def model(self) -> Any:
+        """The original, in float32 on the CPU; on an accelerator as it is stored."""
+        return load(self.directory, device=self.settings.device)
+
+    @cached_property
+    def processor(self) -> Any:
+        """Whisper's processor, or a language model's tokenizer."""
+        from transformers import AutoTokenizer, WhisperProcessor
+
+        speech = self.plan.source.config["model_type"] == "whisper"
+        return read_tokenizer(self.directory, WhisperProcessor if speech else AutoTokenizer)
+
+    def _needed(self, why: str) -> CalibrationData:
+        if self.data is None:
+            raise UsageError(f"{why}, and there is no data", hint="give --calibrate DIR|FILE")
+        return self.data
+
+    def _saved(self) -> Statistics | None:
+        """Return saved statistics where there are any, checked against what is asked for."""
+        settings = self.settings
+        if settings.statistics is None:
+            return None
+        path = Path(settings.statistics)
+        if not path.exists() and self.data is not None:
+            return None
+        statistics = read_statistics(path, source_sha256=self.plan.source.sha256())
+        if self.data is None:
+            return statistics
+        asked = (CalibratedOn.of(self.data).samples, settings.padding_weight)
+        if asked != (statistics.data.samples, statistics.padding_weight):
+            raise UsageError(
+                "The saved statistics were taken on other data, or with another padding weight",
+                where=path,
+                found=f"{statistics.data.name}, padding weight {statistics.padding_weight:g}",
+                expected=f"{self.data.name}, padding weight {settings.padding_weight:g}",
+                hint="leave out --calibrate to use them, or name another file",
+            )
+        # Blocks that the file lacks are looked at afresh, and the file then holds these.
+        missing = any(site.path not in statistics.sites for site in self.sites)
+        return None if missing else statistics
+
+    def _save(self, statistics: Statistics) -> None:
+        if self.settings.statistics is not None:
+            write_statistics(Path(self.settings.statistics), statistics)
+
+
+def open_calibration_data(settings: Calibrate, model_type: str) -> CalibrationData | None:
+    """Open the data of a calibration; ``None`` where only statistics are named.
+
+    Raises:
+        SurgeryError: It cannot be read, or does not fit the model.
+    """
+    if settings.data is None:
+        return None
+    kind: Kind = "audio" if model_type == "whisper" else "text"
+    return open_data(Path(settings.data), kind, settings.limit)
+
+
+def calibrated_on(plan: Plan) -> CalibratedOn | None:
+    """Return what a plan is calibrated on, by content; ``None`` where by nothing.
+
+    Raises:
+        SurgeryError: Data or statistics cannot be read.
+    """
+    settings = plan.options.calibrate
+    if settings is None:
+        return None
+    data = open_calibration_data(settings, plan.source.config["model_type"])
+    if data is not None:
+        return CalibratedOn.of(data)
+    path = Path(settings.statistics or "")
+    return read_statistics(path, source_sha256=plan.source.sha256()).data

@@ -1,0 +1,104 @@
+"""What is cut, decided on real input: decompositions, measured damage, ranks, and their price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from surgery.architectures.ranks import SiteRanks
+from surgery.calibration.sensitivity import Trials
+from surgery.calibration.witness import unit_of
+from surgery.engine.calibration_run import CalibrationRun
+from surgery.engine.decompose import Spill, decompose_sites, spectra_of
+from surgery.engine.plan import Plan
+from surgery.engine.pricing import Pricing
+from surgery.engine.ranks import plan_ranks, site_ranks
+from surgery.engine.search import search
+from surgery.events import Progress
+from surgery.methods import (
+    PAIRS,
+    Bound,
+    DamageCurve,
+    MaxError,
+    MaxWerIncrease,
+    Pair,
+    SiteDecomposition,
+    SiteSpectra,
+)
+from surgery.report.calibration import Calibration, SearchStep, Sensitivity
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be cut.
+
+    Attributes:
+        decompositions: Of every block, by its path.
+        ranks: What stays.
+        told: What real input told, for the report.
+    """
+
+    decompositions: Mapping[str, SiteDecomposition]
+    ranks: Mapping[str, SiteRanks]
+    told: Calibration
+
+
+def decide(
+    plan: Plan, run: CalibrationRun, spill: Spill | None, progress: Progress, *, curve: bool
+) -> Decision:
+    """Decompose every block on what it saw, and find the ranks that the rule leaves.
+
+    Args:
+        plan: What was asked for.
+        run: The calibration.
+        spill: Where decomposed blocks are kept for a resumed run.
+        progress: Called with :class:`surgery.events.Event`.
+        curve: Try the whole price curve on the running model, not this budget alone.
+    """
+    found = dict(decompose_sites(plan, spill, progress, lambda: run.moments))
+    decompositions = {each.site.path: result for each, result in found.items()}
+    trials = run.trials(decompositions)
+    spectra: dict[str, SiteSpectra] = {
+        each.site.path: spectra_of(each, result, _curves(trials, each.site.path))
+        for each, result in found.items()
+    }
+    pricing = Pricing(plan, run, decompositions, spectra)
+    rule, steps = plan.options.rule, list[SearchStep]()
+    if isinstance(rule, Bound):
+        fraction, steps = search(rule, pricing, progress)
+        chosen = pricing.ranks(fraction)
+    else:
+        chosen = plan_ranks(plan, spectra)
+    statistics, settings = run.statistics, run.settings
+    told = Calibration(
+        data=statistics.data.name,
+        samples=len(statistics.data.samples),
+        queries=run.queries,
+        output=run.output,
+        unit=unit_of(run.output),
+        padding_weight=statistics.padding_weight,
+        ridge=settings.ridge,
+        statistics=run.sha256,
+        sensitivities=[
+            Sensitivity(path, pair, [at for at, _ in tried], [damage for _, damage in tried])
+            for (path, pair), tried in trials.items()
+        ],
+        prices=pricing.curve(measure=curve and run.data is not None),
+        predicted=pricing.predicted(chosen),
+        measured=None if run.data is None else pricing.measured(chosen),
+        bound=_bound_name(rule) if isinstance(rule, Bound) else None,
+        search=steps,
+    )
+    return Decision(decompositions, site_ranks(plan, chosen, decompositions), told)
+
+
+def _curves(trials: Trials, path: str) -> dict[Pair, DamageCurve | None]:
+    return {
+        pair: DamageCurve.measured(trials[path, pair]) for pair in PAIRS if (path, pair) in trials
+    }
+
+
+def _bound_name(bound: Bound) -> str:
+    if isinstance(bound, MaxError):
+        return "max_error"
+    return "max_wer_increase" if isinstance(bound, MaxWerIncrease) else "max_ppl_increase"

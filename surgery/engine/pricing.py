@@ -1,0 +1,138 @@
+"""What budgets cost: predicted from trials, and tried on the running model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from surgery.calibration.cut import SiteCut, cut_heads, kept_product
+from surgery.engine.calibration_run import CalibrationRun
+from surgery.engine.pack import vector_cost
+from surgery.engine.plan import Plan
+from surgery.engine.ranks import budget_base, plan_ranks
+from surgery.errors import UsageError
+from surgery.methods import (
+    LAYOUTS,
+    PAIRS,
+    Layout,
+    Ranks,
+    Remove,
+    SiteDecomposition,
+    SiteSpectra,
+    predicted_damage,
+)
+from surgery.report.calibration import Price
+
+BUDGETS = tuple(number / 16 for number in range(1, 13))
+"""Fractions of the attention in scope on a price curve."""
+
+TRIED = (0.125, 0.25, 0.375, 0.5, 0.625)
+"""Those of them that are tried on the running model."""
+
+
+class Pricing:
+    """Prices of cuts of one model.
+
+    Args:
+        plan: What was asked for.
+        run: The calibration.
+        decompositions: How every block would be cut, by its path.
+        spectra: The same with costs and measured damage.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: CalibrationRun,
+        decompositions: Mapping[str, SiteDecomposition],
+        spectra: Mapping[str, SiteSpectra],
+    ) -> None:
+        self.plan, self.run = plan, run
+        self.decompositions, self.spectra = decompositions, spectra
+
+    @property
+    def most(self) -> float:
+        """Largest fraction of the attention in scope that can go."""
+        plan = self.plan
+        gone = 0
+        for pairs in self.spectra.values():
+            for spectrum in pairs.values():
+                heads, d = spectrum.values.shape
+                gone += heads * (d - max(plan.options.multiple, spectrum.step)) * spectrum.cost
+        return max(0.0, gone / self._whole)
+
+    @property
+    def _whole(self) -> int:
+        base = budget_base(self.plan, Remove(0.0))
+        if base is not None:
+            return base
+        return sum(
+            spectrum.values.numel() * spectrum.cost
+            for pairs in self.spectra.values()
+            for spectrum in pairs.values()
+        )
+
+    def removed(self, ranks: Ranks) -> float:
+        """Return the fraction of the attention in scope that these ranks remove."""
+        gone = 0
+        for each in self.plan.sites:
+            costs = dict(zip(PAIRS, vector_cost(each.site), strict=True))
+            for pair, kept in ranks.get(each.site.path, {}).items():
+                gone += (len(kept) * each.site.head_dim - sum(kept)) * costs[pair]
+        return gone / self._whole
+
+    def ranks(self, fraction: float, layout: Layout | None = None) -> Ranks:
+        """Return the ranks of a budget.
+
+        Raises:
+            UsageError: It cannot be had under this layout.
+        """
+        return plan_ranks(self.plan, self.spectra, rule=Remove(fraction), layout=layout)
+
+    def predicted(self, ranks: Ranks) -> float:
+        """Return the predicted error of the model's output."""
+        return self.run.error(predicted_damage(self.spectra, ranks))
+
+    def measured(self, ranks: Ranks) -> float:
+        """Return the error of the model's output on calibration data, with the cut in place."""
+        with self.in_place(ranks):
+            return self.run.error(self.run.witness.damage())
+
+    @contextmanager
+    def in_place(self, ranks: Ranks) -> Iterator[None]:
+        """Run the model as if it had been cut to these ranks."""
+        cuts: dict[str, SiteCut] = {}
+        for path, pairs in ranks.items():
+            found = self.decompositions[path]
+            products = {
+                pair: kept_product(part, pairs[pair])
+                for pair in PAIRS
+                if pair in pairs and (part := found.pair(pair)) is not None
+            }
+            cuts[path] = SiteCut(products.get("qk"), products.get("vo"))
+        with cut_heads(self.run.model, self.run.sites, cuts):
+            yield
+
+    def curve(self, *, measure: bool) -> list[Price]:
+        """Return the price of every budget under every layout that can be had.
+
+        Args:
+            measure: Try some budgets of the plan's own layout on the running model, too.
+        """
+        prices: list[Price] = []
+        for layout in LAYOUTS:
+            for fraction in BUDGETS:
+                try:
+                    ranks = self.ranks(fraction, layout)
+                except UsageError:  # this layout, or so much, cannot be had
+                    break
+                tried = measure and layout == self.plan.options.layout and fraction in TRIED
+                prices.append(
+                    Price(
+                        layout,
+                        self.removed(ranks),
+                        self.predicted(ranks),
+                        self.measured(ranks) if tried else None,
+                    )
+                )
+        return prices

@@ -1,0 +1,142 @@
+"""Find the largest budget that keeps within a bound on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from surgery.calibration.data import CalibrationData
+from surgery.engine.pricing import Pricing
+from surgery.errors import UsageError
+from surgery.evaluation.perplexity import perplexity
+from surgery.evaluation.transcribe import transcribe
+from surgery.evaluation.wer import word_errors
+from surgery.events import Event, Progress
+from surgery.methods import Bound, MaxError, MaxPplIncrease, MaxWerIncrease
+from surgery.report.calibration import SearchStep
+
+TRIES = 8
+CLOSE = 0.005  # of the attention in scope: a narrower bracket is not worth a try
+CHARACTERS = 1 << 16  # of text that a perplexity is taken on
+SPARE = 8  # tokens that a transcript may be longer than twice the original's
+
+
+def search(bound: Bound, pricing: Pricing, progress: Progress) -> tuple[float, list[SearchStep]]:
+    """Return the largest budget found within the bound, 0 if none is, and every try.
+
+    The damage of a budget rises with it, but for noise: the bracket between the largest budget
+    that kept the bound and the smallest that broke it is halved until it is narrow.
+
+    Args:
+        bound: What has to hold.
+        pricing: Prices of the model's cuts.
+        progress: Receives one event a try.
+
+    Raises:
+        UsageError: The calibration data cannot tell: it has no transcripts, or is of another
+            kind.
+    """
+    price, limit = _price(bound, pricing)
+    low, high = 0.0, pricing.most
+    at = _guess(bound, pricing) if isinstance(bound, MaxError) else high / 2
+    steps: list[SearchStep] = []
+    while len(steps) < TRIES and high - low > CLOSE:
+        progress(Event("Searching the budget", len(steps), TRIES, f"{at:.1%} removed"))
+        value = price(at)
+        steps.append(SearchStep(at, value, value <= limit))
+        low, high = (at, high) if value <= limit else (low, at)
+        at = (low + high) / 2
+    progress(Event("Searching the budget", TRIES, TRIES))
+    return low, steps
+
+
+def _price(bound: Bound, pricing: Pricing) -> tuple[Callable[[float], float], float]:
+    """Return what a budget costs in the bound's own unit, and the bound."""
+    run = pricing.run
+    if isinstance(bound, MaxError):
+        if run.data is None:  # saved statistics alone: nothing to run, trust the prediction
+            return lambda fraction: pricing.predicted(pricing.ranks(fraction)), bound.error
+        return lambda fraction: pricing.measured(pricing.ranks(fraction)), bound.error
+    if run.data is None:
+        raise UsageError(
+            "This bound is measured on data, and only saved statistics were given",
+            hint="give --calibrate DIR|FILE",
+        )
+    if isinstance(bound, MaxWerIncrease):
+        figure = _error_rate(pricing, run.data)
+    else:
+        figure = _perplexity(pricing, run.data)
+    before = figure()
+
+    def increase(fraction: float) -> float:
+        with pricing.in_place(pricing.ranks(fraction)):
+            after = figure()
+        scale = before if isinstance(bound, MaxPplIncrease) else 1.0
+        return 100 * (after - before) / scale
+
+    if isinstance(bound, MaxPplIncrease):
+        return increase, 100 * bound.fraction
+    return increase, bound.points
+
+
+def _error_rate(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
+    run = pricing.run
+    said = [each for each in data.recordings if each.words is not None]
+    if data.kind != "audio" or not said:
+        raise UsageError(
+            "A word error rate needs recordings with transcripts",
+            where="--max-wer-increase",
+            found=f"{data.name}: {len(data.recordings)} recordings, none with its words",
+            expected="transcripts.tsv in the calibration folder",
+            hint="use --max-error, which needs none",
+        )
+    audio = [each.audio() for each in said]
+    words = [each.words or "" for each in said]
+    longest: int | None = None
+
+    def rate() -> float:
+        nonlocal longest
+        texts = transcribe(
+            run.model,
+            run.processor,
+            audio,
+            language=run.settings.language,
+            max_new_tokens=longest,
+        )
+        if longest is None:  # a damaged model repeats itself up to the limit: bound that
+            tokens = run.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            most = int(run.model.config.max_target_positions) // 2
+            longest = min(most, 2 * max(map(len, tokens)) + SPARE)
+        return word_errors(words, texts, language=run.settings.language).rate
+
+    return rate
+
+
+def _perplexity(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
+    run = pricing.run
+    if data.kind != "text" or run.witness.output != "next token":
+        raise UsageError(
+            "A perplexity needs a model that predicts text",
+            where="--max-ppl-increase",
+            found=f"{data.name}, {run.witness.output}",
+            hint="use --max-error",
+        )
+    texts: list[str] = []
+    size = 0
+    for document in data.documents:
+        texts.append(document.text[: CHARACTERS - size])
+        size += len(texts[-1])
+        if size >= CHARACTERS:
+            break
+    return lambda: perplexity(run.model, run.processor, texts).perplexity
+
+
+def _guess(bound: MaxError, pricing: Pricing) -> float:
+    """Return the largest budget that is predicted to keep the bound."""
+    low, high = 0.0, pricing.most
+    while high - low > CLOSE / 4:
+        at = (low + high) / 2
+        if pricing.predicted(pricing.ranks(at)) <= bound.error:
+            low = at
+        else:
+            high = at
+    return max(low, CLOSE)
