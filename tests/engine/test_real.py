@@ -6,29 +6,26 @@ The whole table of pruned results is the benchmarks' work; here stands what must
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import AutoTokenizer, WhisperForConditionalGeneration, WhisperProcessor
+from transformers import AutoTokenizer, WhisperProcessor
 
 import surgery
 from surgery.checkpoint.resolve import resolve
 from surgery.engine.decompose import decompose_sites, load_block
 from surgery.engine.plan import make_plan
-from surgery.evaluation.audio import SpeechFolder
-from surgery.evaluation.transcribe import log_mel, transcribe
+from surgery.evaluation.transcribe import transcribe
 from surgery.events import ignore
 from surgery.linalg import product_error
 from surgery.methods import prepare
 from surgery.report.model import Report
+from tests.engine.real import CLIPS, RealWhisper
 from tests.engine.support import regauge, rounded, tensors_of
 
 LOSSLESS = surgery.Lossless()
-CLIPS = 8  # of each folder of digits; benchmarks/whisper_frontier.py transcribes them all
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 class Operated:
@@ -54,38 +51,13 @@ class Operated:
 
 
 @pytest.fixture(scope="module")
-def whisper(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Operated:
-    model = shared / "checkpoints" / "whisper-tiny.en-digits"
-    return Operated(model, tmp_path_factory.mktemp("whisper"))
+def whisper(real: RealWhisper, tmp_path_factory: pytest.TempPathFactory) -> Operated:
+    return Operated(real.path, tmp_path_factory.mktemp("whisper"))
 
 
 @pytest.fixture(scope="module")
 def llama(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Operated:
     return Operated(shared / "checkpoints" / "stories260K", tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def original(whisper: Operated) -> Any:
-    return WhisperForConditionalGeneration.from_pretrained(whisper.model, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def encoded(whisper: Operated, shared: Path, original: Any) -> Callable[[Any], Tensor]:
-    """Encoder output on real sentences."""
-    processor = WhisperProcessor.from_pretrained(whisper.model)
-    audio = SpeechFolder.open(shared / "audio" / "speech" / "test", limit=2).audio()
-    window = processor.feature_extractor.n_samples
-    features = log_mel(original, processor, [clip[:window] for clip in audio])
-
-    def encode(model: Any) -> Tensor:
-        with torch.inference_mode():
-            return model.model.encoder(features.to(model.dtype)).last_hidden_state.double()
-
-    return encode
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("name", ["whisper-tiny.en-digits", "stories260K"])
@@ -119,42 +91,33 @@ def test_the_report_says_how_exact_the_heads_are(whisper: Operated) -> None:
             assert found.changed == []
 
 
-def test_in_float32_the_encoder_says_the_same(
-    whisper: Operated, original: Any, encoded: Callable[[Any], Tensor]
-) -> None:
-    assert error(encoded(surgery.load(whisper.path("float32"))), encoded(original)) <= 1e-5
+def test_in_float32_the_encoder_says_the_same(whisper: Operated, real: RealWhisper) -> None:
+    assert real.error(surgery.load(whisper.path("float32"))) <= 1e-5
 
 
 def test_in_its_own_dtype_the_encoder_errs_at_most_three_times_as_rounding_does(
-    whisper: Operated, original: Any, encoded: Callable[[Any], Tensor]
+    whisper: Operated, real: RealWhisper
 ) -> None:
     # The source's weights are fp16 numbers, so rounding them costs nothing. An equivalent form
     # of them, that fp16 does not happen to hold exactly, shows what fp16 costs this model.
-    truth = encoded(original)
-    other = rounded(regauge(copy.deepcopy(original).double(), 1.3), torch.float16).float()
-    found = error(encoded(surgery.load(whisper.path(None))), truth)
-    assert found <= 3 * error(encoded(other), truth)
+    other = rounded(regauge(copy.deepcopy(real.model).double(), 1.3), torch.float16).float()
+    assert real.error(surgery.load(whisper.path(None))) <= 3 * real.error(other)
 
 
 def test_in_bfloat16_the_encoder_errs_at_most_three_times_as_rounding_does(
-    whisper: Operated, original: Any, encoded: Callable[[Any], Tensor]
+    whisper: Operated, real: RealWhisper
 ) -> None:
-    truth = encoded(original)
-    other = copy.deepcopy(original).bfloat16().float()
-    found = error(encoded(surgery.load(whisper.path("bfloat16"))), truth)
-    assert found <= 3 * error(encoded(other), truth)
+    other = copy.deepcopy(real.model).bfloat16().float()
+    assert real.error(surgery.load(whisper.path("bfloat16"))) <= 3 * real.error(other)
 
 
 def test_what_was_said_is_transcribed_to_the_same_words(
-    whisper: Operated, shared: Path, original: Any
+    whisper: Operated, real: RealWhisper
 ) -> None:
-    processor = WhisperProcessor.from_pretrained(whisper.model)
-    folders = [shared / "audio" / "digits" / name for name in ("test_seen", "test_unseen")]
-    audio = [clip for each in folders for clip in SpeechFolder.open(each, limit=CLIPS).audio()]
-    expected = transcribe(original, processor, audio)
-    assert len({*expected}) > CLIPS  # it does say something
+    assert len({*real.texts}) > CLIPS  # it does say something
     for dtype in ("float32", None):
-        assert transcribe(surgery.load(whisper.path(dtype)), processor, audio) == expected
+        model = surgery.load(whisper.path(dtype))
+        assert transcribe(model, real.processor, real.clips) == real.texts
 
 
 def test_the_openai_file_gives_the_same_tensors_as_the_directory(
