@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ def test_more_dropped_never_damages_less(
     found = [curve(share) for share in at]
     assert all(math.isfinite(value) and value >= 0 for value in found)
     # exp and log each err by a few roundings, the exponent of at most 1e3 by as many more.
-    for lower, higher in zip(found, found[1:], strict=False):
+    for lower, higher in itertools.pairwise(found):
         assert lower <= higher * (1 + 1e-12)
 
 
