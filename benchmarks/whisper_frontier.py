@@ -1,13 +1,15 @@
 """What does removing attention parameters cost a real Whisper, per layout and method?
 
     python benchmarks/whisper_frontier.py --model DIR --speech DIR --digits DIR [DIR ...]
-        [--fractions 12.5% 25% 46.4%] [--clips N] [--device cpu] [--markdown FILE]
+        [--calibrate DIR] [--fractions 12.5% 25% 46.4%] [--layouts ...] [--methods ...]
+        [--clips N] [--device cpu] [--markdown FILE]
 
-For every fraction of the encoder's attention parameters, layout and method: prunes (no training,
-no calibration), then measures the relative error of the encoder's output on speech (frames of
+For every fraction of the encoder's attention parameters, layout and method: prunes (no training),
+then measures the relative error of the encoder's output on speech (frames of
 speech, mean removed) and the word error rate on each folder of spoken digits. ``per-pair`` is the
 paper's way of cutting QK and VO each by the fraction; ``one budget`` cuts both together;
-``magnitude`` prunes the existing vectors, with the same one budget.
+``magnitude`` prunes the existing vectors, with the same one budget; ``calibrated`` decides by what
+attention computes on the recordings of ``--calibrate``, which are none of those measured on.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"baseline": "magnitude"},
     "per-pair": {"per_pair": True},
     "one budget": {},
+    "calibrated": {},
 }
 LONGEST = 24  # tokens a clip; digits need at most 8, a damaged model would repeat itself to 448
 
@@ -65,11 +68,13 @@ def percent(text: str) -> float:
     return float(text.removesuffix("%")) / 100
 
 
-def cases(fractions: list[float]) -> Iterator[tuple[float, Layout, str]]:
+def cases(
+    fractions: list[float], layouts: list[Layout], methods: list[str]
+) -> Iterator[tuple[float, Layout, str]]:
     """Yield every combination that makes sense."""
     for fraction in fractions:
-        for layout in LAYOUTS:
-            for method in METHODS:
+        for layout in layouts:
+            for method in methods:
                 if not (layout == "tied" and method == "per-pair"):  # a contradiction
                     yield fraction, layout, method
 
@@ -81,10 +86,16 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, required=True)
     parser.add_argument("--digits", type=Path, nargs="+", required=True)
     parser.add_argument("--fractions", type=percent, nargs="+", default=[0.125, 0.25, 0.464])
+    parser.add_argument("--calibrate", help="recordings to calibrate on")
+    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--clips", type=int, help="only so many of each digit folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
+    methods = options.methods or [name for name in METHODS if name != "calibrated"]
+    if options.calibrate and not options.methods:
+        methods.append("calibrated")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -113,9 +124,13 @@ def main() -> None:
     dense = error_rates(original)
     lines.append(f"| 0 % | | dense | 100 % | 0 | {' | '.join(f'{rate:.1f}' for rate in dense)} |")
     print("\n".join(lines), flush=True)
-    for fraction, layout, method in cases(options.fractions):
+    kept = tempfile.TemporaryDirectory()  # of the statistics, which every calibrated case uses
+    for fraction, layout, method in cases(options.fractions, options.layouts, methods):
         start = time.perf_counter()
         settings = dict(METHODS[method])
+        if method == "calibrated":
+            statistics = f"{kept.name}/statistics.safetensors"
+            settings["calibrate"] = surgery.Calibrate(options.calibrate, statistics)
         rule = surgery.Remove(fraction, settings.pop("per_pair", False))
         with tempfile.TemporaryDirectory() as work:
             report = surgery.absorb_decompose(

@@ -16,6 +16,7 @@ from surgery.version import VERSION
 
 if TYPE_CHECKING:
     from surgery.engine.absorb import absorb_decompose
+    from surgery.engine.calibrate import Calibrate
     from surgery.engine.evaluate import evaluate
     from surgery.engine.export_adapter import export_peft
     from surgery.engine.import_adapter import import_adapter
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
     from surgery.engine.verify import verify
     from surgery.errors import SurgeryError
     from surgery.evaluation.results import Evaluation
-    from surgery.methods.rules import Energy, Lossless, Remove, Thresholds
+    from surgery.methods.rules import (
+        Energy,
+        Lossless,
+        MaxError,
+        MaxPplIncrease,
+        MaxWerIncrease,
+        Remove,
+        Thresholds,
+    )
     from surgery.report.model import Report
 
 __version__ = VERSION
@@ -43,20 +52,28 @@ _HOMES = {
     "reparam": "surgery.engine.split",
     "split": "surgery.engine.split",
     "verify": "surgery.engine.verify",
+    "Calibrate": "surgery.engine.calibrate",
     "Options": "surgery.engine.options",
     "SurgeryError": "surgery.errors",
     "Evaluation": "surgery.evaluation.results",
     "Energy": "surgery.methods.rules",
     "Lossless": "surgery.methods.rules",
+    "MaxError": "surgery.methods.rules",
+    "MaxPplIncrease": "surgery.methods.rules",
+    "MaxWerIncrease": "surgery.methods.rules",
     "Remove": "surgery.methods.rules",
     "Thresholds": "surgery.methods.rules",
     "Report": "surgery.report.model",
 }
 
 __all__ = [
+    "Calibrate",
     "Energy",
     "Evaluation",
     "Lossless",
+    "MaxError",
+    "MaxPplIncrease",
+    "MaxWerIncrease",
     "Options",
     "Remove",
     "Report",

@@ -53,17 +53,19 @@ def predicted_damage(spectra: Mapping[str, SiteSpectra], ranks: Ranks) -> float:
     """Return the damage that cutting to these ranks is predicted to do: the sum over all pairs.
 
     Raises:
-        ValueError: The damage of a pair was not measured.
+        ValueError: A pair loses energy, and the damage of that was not measured.
     """
     damage = 0.0
     for site, pairs in spectra.items():
         for pair, spectrum in pairs.items():
-            if spectrum.damage is None:
-                raise ValueError(f"{site} {pair}: no measured damage")
             energies = spectrum.values.square()
             whole = float(energies.sum()) or 1.0
             kept = ranks[site][pair]
             lost = sum(float(row[rank:].sum()) for row, rank in zip(energies, kept, strict=True))
+            if lost == 0.0:  # trials that dropped nothing have no curve, and need none
+                continue
+            if spectrum.damage is None:
+                raise ValueError(f"{site} {pair}: no measured damage")
             damage += spectrum.damage(lost / whole)
     return damage
 
