@@ -90,11 +90,10 @@ def distinct_names(asked: Sequence[str]) -> list[str]:
     parts = [_parts(each) for each in asked]
     names = []
     for index, own in enumerate(parts):
+        others = [other for other in parts if other != own]
         for length in range(1, len(own) + 1):
-            name = "/".join(own[-length:])
-            if all(
-                other[-length:] != own[-length:] for other in parts[:index] + parts[index + 1 :]
-            ):
+            name = "/".join(own[-length:]).replace("//", "/")
+            if all(other[-length:] != own[-length:] for other in others):
                 break
         same = sum(other == own for other in parts[:index])
         names.append(f"{name} ({same + 1})" if same else name)

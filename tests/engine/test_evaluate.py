@@ -262,4 +262,6 @@ def test_models_are_called_by_what_tells_them_apart() -> None:
         "b/pruned",
     ]
     assert distinct_names(["x", "x", "y/x"]) == ["x", "x (2)", "y/x"]
+    assert distinct_names(["/a/x", "/a/x"]) == ["x", "x (2)"]
+    assert distinct_names(["/x", "/a/x"]) == ["/x", "a/x"]
     assert distinct_names(["."]) == [Path.cwd().name]
