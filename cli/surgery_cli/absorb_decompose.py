@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from surgery_cli import common, cutting
+from surgery_cli import calibrating, common, cutting
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -21,7 +21,9 @@ surgery absorb-decompose ./my-llama --remove 25% --pairs vo
 
 surgery absorb-decompose ./my-whisper --lossless --dtype float32
 
-surgery absorb-decompose ./my-whisper --remove 25% --data ./recordings
+surgery absorb-decompose ./my-whisper --remove 25% --calibrate ./some --data ./others
+
+surgery absorb-decompose ./my-llama --max-ppl-increase 2% --calibrate calib.txt
 """
 
 
@@ -39,13 +41,29 @@ def command(
     energy: cutting.Energy = None,
     remove: cutting.Remove = None,
     per_pair: cutting.PerPair = False,
+    of: cutting.OfOption = cutting.Of.qkvo,
+    max_error: cutting.MaxError = None,
+    max_wer_increase: cutting.MaxWerIncrease = None,
+    max_ppl_increase: cutting.MaxPplIncrease = None,
     scope: cutting.ScopeOption = None,
     pairs: cutting.PairsOption = None,
     layout: cutting.LayoutOption = cutting.Layout.ragged,
     multiple: cutting.Multiple = 1,
+    calibrate: calibrating.Data = None,
+    statistics: calibrating.Statistics = None,
+    samples: calibrating.Samples = None,
+    padding_weight: calibrating.PaddingWeight = None,
+    ridge: calibrating.Ridge = None,
+    as_recorded: calibrating.AsRecorded = False,
+    language: calibrating.Language = "en",
+    device: calibrating.Device = None,
     baseline: cutting.BaselineOption = None,
     dtype: common.DtypeOption = None,
     data: common.Data = None,
+    allow_leakage: Annotated[
+        bool,
+        typer.Option("--allow-leakage", help="Measure on calibration data too, and label it."),
+    ] = False,
     dry_run: common.DryRun = False,
     force: common.Force = False,
     resume: common.Resume = False,
@@ -68,10 +86,24 @@ def command(
             energy=energy,
             remove=remove,
             per_pair=per_pair,
+            of=of,
+            max_error=max_error,
+            max_wer_increase=max_wer_increase,
+            max_ppl_increase=max_ppl_increase,
             scope=scope,
             pairs=pairs,
             layout=layout,
             multiple=multiple,
+            calibrate=calibrating.make_calibrate(
+                data=calibrate,
+                statistics=statistics,
+                samples=samples,
+                padding_weight=padding_weight,
+                ridge=ridge,
+                as_recorded=as_recorded,
+                language=language,
+                device=device,
+            ),
             baseline=baseline,
             dtype=dtype,
         )
@@ -80,6 +112,7 @@ def command(
             out,
             options=options,
             data=data,
+            allow_leakage=allow_leakage,
             force=force,
             resume=resume,
             dry_run=dry_run,

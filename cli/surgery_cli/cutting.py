@@ -11,6 +11,7 @@ from surgery.errors import UsageError
 from surgery_cli.common import Dtype, Scope
 
 if TYPE_CHECKING:
+    from surgery.engine.calibrate import Calibrate
     from surgery.engine.options import Options
     from surgery.methods import Pair, Rule
 
@@ -21,6 +22,14 @@ class Layout(StrEnum):
     ragged = "ragged"
     block = "block"
     tied = "tied"
+
+
+class Of(StrEnum):
+    """What a fraction is of."""
+
+    qkvo = "qkvo"
+    tower = "tower"
+    model = "model"
 
 
 class Baseline(StrEnum):
@@ -35,6 +44,18 @@ def fraction(text: str) -> float:
     Raises:
         typer.BadParameter: It is neither.
     """
+    value = increase(text)
+    if value > 1:
+        raise typer.BadParameter(f"{text!r} is not between 0% and 100% (a quarter: 25% or 0.25)")
+    return value
+
+
+def increase(text: str) -> float:
+    """Parse ``150%`` or ``1.5``: a share that may exceed the whole.
+
+    Raises:
+        typer.BadParameter: It is neither, or negative.
+    """
     words = text.strip()
     try:
         value = float(words.removesuffix("%"))
@@ -42,7 +63,7 @@ def fraction(text: str) -> float:
         raise typer.BadParameter(f"{text!r} is no fraction: write 25% or 0.25") from None
     if words.endswith("%"):
         value /= 100
-    if not 0 <= value <= 1:
+    if not 0 <= value < float("inf"):
         raise typer.BadParameter(f"{text!r} is not between 0% and 100% (a quarter: 25% or 0.25)")
     return value
 
@@ -76,6 +97,40 @@ Remove = Annotated[
         parser=fraction,
         metavar="F",
         help="Remove this fraction of the attention parameters in scope: 25% or 0.25.",
+        rich_help_panel=_WHERE,
+    ),
+]
+OfOption = Annotated[
+    Of,
+    typer.Option(
+        help="With --remove: a fraction of the attention in scope, of its encoder or decoder, "
+        "or of the model.",
+        rich_help_panel=_WHERE,
+    ),
+]
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="With --calibrate: remove as much as keeps the output's error below this.",
+        rich_help_panel=_WHERE,
+    ),
+]
+MaxWerIncrease = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        metavar="POINTS",
+        help="With --calibrate: as much as costs at most so many points of word error rate.",
+        rich_help_panel=_WHERE,
+    ),
+]
+MaxPplIncrease = Annotated[
+    float | None,
+    typer.Option(
+        parser=increase,
+        metavar="F",
+        help="With --calibrate: as much as raises perplexity by at most this: 2% or 0.02.",
         rich_help_panel=_WHERE,
     ),
 ]
@@ -117,10 +172,15 @@ def make_options(
     energy: float | None,
     remove: float | None,
     per_pair: bool,
+    of: Of,
+    max_error: float | None,
+    max_wer_increase: float | None,
+    max_ppl_increase: float | None,
     scope: Scope | None,
     pairs: str | None,
     layout: Layout,
     multiple: int,
+    calibrate: Calibrate | None,
     baseline: Baseline | None = None,
     dtype: Dtype | None = None,
 ) -> Options:
@@ -135,39 +195,59 @@ def make_options(
     if pairs is not None:
         words = tuple(word.strip().lower() for word in pairs.split(",") if word.strip())
     return Options(
-        rule=_rule(lossless, threshold_qk, threshold_vo, energy, remove, per_pair),
+        rule=_rule(
+            lossless=lossless,
+            thresholds=(threshold_qk, threshold_vo),
+            energy=energy,
+            remove=remove,
+            per_pair=per_pair,
+            of=of,
+            bounds=(max_error, max_wer_increase, max_ppl_increase),
+        ),
         scope=None if scope is None else scope.value,
         pairs=cast("tuple[Pair, ...] | None", words),
         layout=layout.value,
         multiple=multiple,
         baseline=None if baseline is None else "magnitude",
         dtype=None if dtype is None else dtype.value,
+        calibrate=calibrate,
     )
 
 
 def _rule(
+    *,
     lossless: bool,
-    threshold_qk: float | None,
-    threshold_vo: float | None,
+    thresholds: tuple[float | None, float | None],
     energy: float | None,
     remove: float | None,
     per_pair: bool,
+    of: Of,
+    bounds: tuple[float | None, float | None, float | None],
 ) -> Rule | None:
     from surgery import methods
 
+    max_error, max_wer_increase, max_ppl_increase = bounds
     given: dict[str, Rule] = {}
     if lossless:
         given["--lossless"] = methods.Lossless()
-    if threshold_qk is not None or threshold_vo is not None:
-        given["--threshold-qk/--threshold-vo"] = methods.Thresholds(threshold_qk, threshold_vo)
+    if thresholds != (None, None):
+        given["--threshold-qk/--threshold-vo"] = methods.Thresholds(*thresholds)
     if energy is not None:
         given["--energy"] = methods.Energy(energy)
     if remove is not None:
-        given["--remove"] = methods.Remove(remove, per_pair)
+        given["--remove"] = methods.Remove(remove, per_pair, of.value)
+    if max_error is not None:
+        given["--max-error"] = methods.MaxError(max_error)
+    if max_wer_increase is not None:
+        given["--max-wer-increase"] = methods.MaxWerIncrease(max_wer_increase)
+    if max_ppl_increase is not None:
+        given["--max-ppl-increase"] = methods.MaxPplIncrease(max_ppl_increase)
     if len(given) > 1:
         raise UsageError(
             "Two rules say where to cut", found=" and ".join(given), expected="one of them"
         )
     if per_pair and remove is None:
         raise UsageError("--per-pair says how --remove cuts, and there is no --remove")
+    if of is not Of.qkvo and remove is None:
+        raise UsageError("--of says what --remove is a fraction of, and there is no --remove")
     return next(iter(given.values()), None)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from surgery_cli import common, cutting
+from surgery_cli import calibrating, common, cutting
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -16,6 +16,8 @@ EXAMPLES = """
 surgery inspect whisper-micro
 
 surgery inspect ./my-whisper --scope all --html inspect.html
+
+surgery inspect ./my-whisper --calibrate ./recordings        what each budget would cost
 
 surgery inspect openai/whisper-large-v3 --structure         headers only, nothing else fetched
 """
@@ -29,10 +31,22 @@ def command(
     energy: cutting.Energy = None,
     remove: cutting.Remove = None,
     per_pair: cutting.PerPair = False,
+    of: cutting.OfOption = cutting.Of.qkvo,
+    max_error: cutting.MaxError = None,
+    max_wer_increase: cutting.MaxWerIncrease = None,
+    max_ppl_increase: cutting.MaxPplIncrease = None,
     scope: cutting.ScopeOption = None,
     pairs: cutting.PairsOption = None,
     layout: cutting.LayoutOption = cutting.Layout.ragged,
     multiple: cutting.Multiple = 1,
+    calibrate: calibrating.Data = None,
+    statistics: calibrating.Statistics = None,
+    samples: calibrating.Samples = None,
+    padding_weight: calibrating.PaddingWeight = None,
+    ridge: calibrating.Ridge = None,
+    as_recorded: calibrating.AsRecorded = False,
+    language: calibrating.Language = "en",
+    device: calibrating.Device = None,
     structure: Annotated[
         bool, typer.Option("--structure", help="Read only headers: no spectra, nothing cut.")
     ] = False,
@@ -56,10 +70,24 @@ def command(
             energy=energy,
             remove=remove,
             per_pair=per_pair,
+            of=of,
+            max_error=max_error,
+            max_wer_increase=max_wer_increase,
+            max_ppl_increase=max_ppl_increase,
             scope=scope,
             pairs=pairs,
             layout=layout,
             multiple=multiple,
+            calibrate=calibrating.make_calibrate(
+                data=calibrate,
+                statistics=statistics,
+                samples=samples,
+                padding_weight=padding_weight,
+                ridge=ridge,
+                as_recorded=as_recorded,
+                language=language,
+                device=device,
+            ),
         )
         report = surgery.inspect(
             model, options=options, structure=structure, revision=revision, progress=progress

@@ -27,7 +27,7 @@ class Calibrate:
         padding_weight: What a frame of padding counts, 0 to 1.
         ridge: Share of white input in every second moment, 0 to 1.
         varied: Vary the recordings, so that other voices and rooms are not cut away.
-        limit: Take only the first so many recordings or documents.
+        samples: Take only the first so many recordings or documents.
         language: What is spoken, for a multilingual Whisper's decoder.
         device: Where the model runs; the CPU by default.
 
@@ -40,7 +40,7 @@ class Calibrate:
     padding_weight: float = PADDING_WEIGHT
     ridge: float = RIDGE
     varied: bool = True
-    limit: int | None = None
+    samples: int | None = None
     language: str = "en"
     device: str | None = None
 
@@ -66,5 +66,6 @@ class Calibrate:
             "padding_weight": self.padding_weight,
             "ridge": self.ridge,
             "as_recorded": not self.varied,
-            "limit": self.limit,
+            "samples": self.samples,
+            "language": self.language,
         }

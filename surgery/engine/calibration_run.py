@@ -212,7 +212,7 @@ def open_calibration_data(settings: Calibrate, model_type: str) -> CalibrationDa
     if settings.data is None:
         return None
     kind: Kind = "audio" if model_type == "whisper" else "text"
-    return open_data(Path(settings.data), kind, settings.limit)
+    return open_data(Path(settings.data), kind, settings.samples)
 
 
 def calibrated_on(plan: Plan) -> CalibratedOn | None:

@@ -38,6 +38,7 @@ DEFAULTS = {
     "of": "qkvo",
     "padding_weight": PADDING_WEIGHT,
     "ridge": RIDGE,
+    "language": "en",
 }
 """What a command need not spell out."""
 

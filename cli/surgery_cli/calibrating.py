@@ -1,0 +1,120 @@
+"""The options of calibration, shared by every command that plans a cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from surgery.engine.calibrate import Calibrate
+
+_PANEL = "Calibration: decide by what the model computes on real input"
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate",
+        metavar="DIR|FILE",
+        help="Recordings (Whisper), or text, .jsonl, or a folder of them.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Statistics = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Keep what calibration found here; used again where it exists.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Calibrate on the first so many recordings or documents only.",
+        rich_help_panel=_PANEL,
+    ),
+]
+PaddingWeight = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="What a frame of the silence that fills a window counts; default 0.1.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Ridge = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Share of white input that is mixed in; default 0.05. More is more cautious.",
+        rich_help_panel=_PANEL,
+    ),
+]
+AsRecorded = Annotated[
+    bool,
+    typer.Option(
+        "--as-recorded",
+        help="Do not vary the recordings in speed, noise and bandwidth.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Language = Annotated[
+    str,
+    typer.Option(help="What is spoken, for a multilingual decoder.", rich_help_panel=_PANEL),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the model runs: cpu (the default), cuda, cuda:1, …", rich_help_panel=_PANEL
+    ),
+]
+
+
+def make_calibrate(
+    *,
+    data: Path | None,
+    statistics: Path | None,
+    samples: int | None,
+    padding_weight: float | None,
+    ridge: float | None,
+    as_recorded: bool,
+    language: str,
+    device: str | None,
+) -> Calibrate | None:
+    """Return the library's settings; ``None`` where neither data nor statistics are named.
+
+    Raises:
+        UsageError: Settings of a calibration are given, and none is asked for.
+    """
+    from surgery.engine.calibrate import Calibrate
+    from surgery.errors import UsageError
+
+    given = {
+        "--samples": samples,
+        "--padding-weight": padding_weight,
+        "--ridge": ridge,
+        "--as-recorded": as_recorded or None,
+    }
+    if data is None and statistics is None:
+        stray = [name for name, value in given.items() if value is not None]
+        if stray:
+            raise UsageError(
+                f"{stray[0]} is a setting of calibration, and none is asked for",
+                hint="give --calibrate DIR|FILE, or --statistics FILE",
+            )
+        return None
+    numbers = {"padding_weight": padding_weight, "ridge": ridge}
+    return Calibrate(
+        data=None if data is None else str(data),
+        statistics=None if statistics is None else str(statistics),
+        samples=samples,
+        varied=not as_recorded,
+        language=language,
+        device=device,
+        **{name: value for name, value in numbers.items() if value is not None},
+    )
