@@ -43,17 +43,19 @@ class Decision:
     told: Calibration
 
 
-def decide(
-    plan: Plan, run: CalibrationRun, spill: Spill | None, progress: Progress, *, curve: bool
-) -> Decision:
-    """Decompose every block on what it saw, and find the ranks that the rule leaves.
+def price(
+    plan: Plan, run: CalibrationRun, spill: Spill | None, progress: Progress
+) -> tuple[Pricing, Trials]:
+    """Decompose every block on what it saw, and cut every pair on trial.
 
     Args:
         plan: What was asked for.
         run: The calibration.
         spill: Where decomposed blocks are kept for a resumed run.
         progress: Called with :class:`surgery.events.Event`.
-        curve: Try the whole price curve on the running model, not this budget alone.
+
+    Returns:
+        What any budget costs, and the trials that say so.
     """
     found = dict(decompose_sites(plan, spill, progress, lambda: run.moments))
     decompositions = {each.site.path: result for each, result in found.items()}
@@ -62,13 +64,28 @@ def decide(
         each.site.path: spectra_of(each, result, _curves(trials, each.site.path))
         for each, result in found.items()
     }
-    pricing = Pricing(plan, run, decompositions, spectra)
+    return Pricing(plan, run, decompositions, spectra), trials
+
+
+def decide(
+    plan: Plan, run: CalibrationRun, spill: Spill | None, progress: Progress, *, curve: bool
+) -> Decision:
+    """Find the ranks that the rule leaves, and what they cost.
+
+    Args:
+        plan: What was asked for.
+        run: The calibration.
+        spill: Where decomposed blocks are kept for a resumed run.
+        progress: Called with :class:`surgery.events.Event`.
+        curve: Try the whole price curve on the running model, not this budget alone.
+    """
+    pricing, trials = price(plan, run, spill, progress)
     rule, steps = plan.options.rule, list[SearchStep]()
     if isinstance(rule, Bound):
         fraction, steps = search(rule, pricing, progress)
         chosen = pricing.ranks(fraction)
     else:
-        chosen = plan_ranks(plan, spectra)
+        chosen = plan_ranks(plan, pricing.spectra)
     statistics, settings = run.statistics, run.settings
     told = Calibration(
         data=statistics.data.name,
@@ -89,7 +106,8 @@ def decide(
         bound=_bound_name(rule) if isinstance(rule, Bound) else None,
         search=steps,
     )
-    return Decision(decompositions, site_ranks(plan, chosen, decompositions), told)
+    found = pricing.decompositions
+    return Decision(found, site_ranks(plan, chosen, found), told)
 
 
 def _curves(trials: Trials, path: str) -> dict[Pair, DamageCurve | None]:
