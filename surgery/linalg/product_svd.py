@@ -97,8 +97,8 @@ def core_svd(
 ) -> ProductSVD:
     """Decompose ``R_L R_Nᵀ`` and return the transforms that roots R_L, R_N give (see above).
 
-    The roots need not be those of the factors' own Gram matrices: with roots of their second
-    moments under some input, the product is decomposed as that input sees it.
+    The roots, of at most d rows, need not be those of the factors' own Gram matrices: with roots of
+    their second moments under some input, the product is decomposed as that input sees it.
     """
     d = root_left.shape[-1]
     u, s, vh = torch.linalg.svd(root_left @ root_right.mT, full_matrices=False)

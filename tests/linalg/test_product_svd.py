@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surgery.linalg import product_error, product_svd
+from surgery.linalg import core_svd, product_error, product_svd
 from surgery.linalg.metrics import probed_product_errors
+from surgery.linalg.product_svd import qr_root
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -113,6 +114,29 @@ def test_factors_thinner_than_the_head_are_padded_with_empty_components() -> Non
     values, to_left, to_right = product_svd(left, right)
     assert values.shape == (2, 8) and torch.all(values[:, 3:] == 0)
     assert float(product_error(left, right, to_left @ left, to_right @ right).max()) < 1e-13
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), d=st.integers(1, 8), more=st.integers(0, 6))
+def test_roots_of_second_moments_decompose_the_identity_between_their_samples(
+    seed: int, d: int, more: int
+) -> None:
+    """Scores xᵀy of samples: what is kept loses as much as the dense SVD's tail."""
+    x, y = factors(seed, 2, d, d + more, d + 2 * more, 1.0)
+    values, left, right = core_svd(qr_root(x), qr_root(y))
+    scores = x.mT @ y
+    scale = torch.linalg.matrix_norm(x) * torch.linalg.matrix_norm(y)
+    # The identity is off by as many roundings as the samples' condition numbers.
+    condition = torch.linalg.cond(x) * torch.linalg.cond(y)
+    noise = 64 * d * EPS * condition
+    identity = torch.eye(d, dtype=torch.float64)
+    assert torch.all(torch.linalg.matrix_norm(left.mT @ right - identity) <= noise)
+    oracle = torch.linalg.svdvals(scores)[:, :d]
+    for rank in range(d):
+        cut = x.mT @ left[:, :rank].mT @ right[:, :rank] @ y
+        lost = torch.linalg.matrix_norm(cut - scores)
+        for tail in (values, oracle):
+            assert torch.all((lost - tail[:, rank:].norm(dim=1)).abs() <= noise * scale)
 
 
 @pytest.mark.parametrize("change", [0.0, 1e-12, 1e-3])
