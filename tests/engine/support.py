@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,12 +28,24 @@ def save_tiny(
     seed: int = 0,
 ) -> Path:
     """Save a tiny model as a hub would, with two files of a tokenizer beside it."""
-    model = tiny_model(name, dtype=DTYPES[dtype], seed=seed)
-    model.save_pretrained(directory, max_shard_size="30KB" if sharded else "5GB")
-    for file, text in TOKENIZER.items():
-        (directory / file).write_text(text)
-    assert (directory / "model.safetensors").exists() != sharded
+    torch.manual_seed(seed)  # what follows is as random as after building the model
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, data in _saved(name, dtype, sharded, seed).items():
+        (directory / file).write_bytes(data)
     return directory
+
+
+@cache
+def _saved(name: str, dtype: str, sharded: bool, seed: int) -> dict[str, bytes]:
+    """Every file of a saved model: building one takes longer than most of what is done to it."""
+    model = tiny_model(name, dtype=DTYPES[dtype], seed=seed)
+    with TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        model.save_pretrained(directory, max_shard_size="30KB" if sharded else "5GB")
+        for file, text in TOKENIZER.items():
+            (directory / file).write_text(text)
+        assert (directory / "model.safetensors").exists() != sharded
+        return contents(directory)
 
 
 def tensors_of(directory: Path) -> dict[str, Tensor]:
