@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from surgery.errors import UsageError
@@ -58,11 +59,15 @@ class Calibrate:
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON values, by the command line's names.
 
-        Of the data only what it was called is kept; what it held is part of the provenance.
+        They travel with the result, so of the data's place only its last two names are kept, and
+        one of the statistics'; what the data held is part of the provenance.
         """
+        data, statistics = (
+            None if path is None else Path(path).resolve() for path in (self.data, self.statistics)
+        )
         return {
-            "calibrate": self.data,
-            "statistics": self.statistics,
+            "calibrate": None if data is None else "/".join(data.parts[-2:]),
+            "statistics": None if statistics is None else statistics.name,
             "padding_weight": self.padding_weight,
             "ridge": self.ridge,
             "as_recorded": not self.varied,

@@ -163,10 +163,19 @@ class Options:
             plain |= self.calibrate.plain()
         return plain
 
-    def command(self, model: str, output: str | None) -> str:
-        """Return the shell command that asks for the same, the preset spelled out."""
+    def command(self, model: str, output: str | None, *, as_typed: bool = False) -> str:
+        """Return the shell command that asks for the same, the preset spelled out.
+
+        Args:
+            model: What to call the source.
+            output: Where the result goes, if anywhere.
+            as_typed: Name calibration's files as the user did: not for others' eyes.
+        """
         words = ["surgery", "absorb-decompose", model]
-        for name, value in self.plain().items():
+        plain = self.plain()
+        if as_typed and self.calibrate is not None:
+            plain |= {"calibrate": self.calibrate.data, "statistics": self.calibrate.statistics}
+        for name, value in plain.items():
             flag = "--" + name.replace("_", "-")
             if value is None or value is False or value == DEFAULTS.get(name):
                 continue

@@ -66,7 +66,7 @@ def build_report(
         ),
         notes=_notes(plan),
         output=output,
-        command=plan.options.command(plan.asked, output),
+        command=plan.options.command(plan.asked, output, as_typed=True),
     )
 
 
