@@ -130,7 +130,7 @@ def test_it_transcribes_digits_like_the_directory(
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
     folder = shared / "audio" / "digits" / "test_seen"
-    lines = (folder / "transcripts.tsv").read_text().splitlines()[:3]
+    lines = (folder / "transcripts.tsv").read_text().splitlines()[:2]
     rows = [line.split("\t") for line in lines if line.split("\t")[0].endswith(".flac")]
     audio = []
     for file, _ in rows:
@@ -148,7 +148,7 @@ def test_it_transcribes_digits_like_the_directory(
     right = sum(
         text.split() == words.split() for text, (_, words) in zip(texts[0], rows, strict=True)
     )
-    assert right >= len(rows) - 1
+    assert right == len(rows) == 2
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ cases = {
 }
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(**cases, tolerance=st.sampled_from([1e-1, 1e-3, 1e-6]))
 def test_the_proved_shortfall_is_never_less_than_the_true_one(
     name: str,
