@@ -94,20 +94,28 @@ def make_calibrate(
     from surgery.engine.calibrate import Calibrate
     from surgery.errors import UsageError
 
-    given = {
+    of_data = {
         "--samples": samples,
         "--padding-weight": padding_weight,
-        "--ridge": ridge,
         "--as-recorded": as_recorded or None,
+        "--language": None if language == "en" else language,
+        "--device": device,
     }
+    stray = [name for name, value in of_data.items() if value is not None]
     if data is None and statistics is None:
-        stray = [name for name, value in given.items() if value is not None]
+        if ridge is not None:
+            stray.append("--ridge")
         if stray:
             raise UsageError(
                 f"{stray[0]} is a setting of calibration, and none is asked for",
                 hint="give --calibrate DIR|FILE, or --statistics FILE",
             )
         return None
+    if data is None and stray:
+        raise UsageError(
+            f"{stray[0]} says how statistics are taken, and saved ones are to be used",
+            hint="give --calibrate DIR|FILE, or leave it out",
+        )
     numbers = {"padding_weight": padding_weight, "ridge": ridge}
     return Calibrate(
         data=None if data is None else str(data),

@@ -51,9 +51,10 @@ def measure_sensitivities(
     trials: Trials = {}
     for number, (site, pair, part) in enumerate(todo):
         progress(Event("Measuring sensitivities", number, len(todo), f"{site.path} {pair}"))
-        trials[site.path, pair] = [
-            try_cut(witness, witness.model, site, pair, part, fraction) for fraction in TRIALS
-        ]
+        tried = [try_cut(witness, witness.model, site, pair, part, each) for each in TRIALS]
+        if not any(dropped for dropped, _ in tried):  # a few vectors hold all of the energy
+            tried.append(try_cut(witness, witness.model, site, pair, part, 1.0))
+        trials[site.path, pair] = tried
     progress(Event("Measuring sensitivities", len(todo), len(todo)))
     return trials
 

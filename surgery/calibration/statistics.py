@@ -23,16 +23,18 @@ class CalibratedOn:
         kind: ``audio`` or ``text``.
         samples: A sketch of the content hashes of its samples, to notice data that is later
             measured on (see :mod:`surgery.evaluation.fingerprints`).
+        count: How many recordings or documents there were.
     """
 
     name: str
     kind: Kind
     samples: tuple[str, ...]
+    count: int
 
     @classmethod
     def of(cls, data: CalibrationData) -> CalibratedOn:
         """Describe data; reads every recording."""
-        return cls(data.name, data.kind, tuple(sketch(data.fingerprints())))
+        return cls(data.name, data.kind, tuple(sketch(data.fingerprints())), len(data))
 
 
 @dataclass(frozen=True, eq=False)

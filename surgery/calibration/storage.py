@@ -96,7 +96,12 @@ def read_statistics(path: Path, *, source_sha256: Mapping[str, str]) -> Statisti
         statistics = Statistics(
             _moments(load_file(path), sites, path),
             _strings(described["source_sha256"]),
-            CalibratedOn(str(data["name"]), data["kind"], tuple(map(str, data["samples"]))),
+            CalibratedOn(
+                str(data["name"]),
+                data["kind"],
+                tuple(map(str, data["samples"])),
+                int(data["count"]),
+            ),
             padding_weight,
             bool(described["varied"]),
             None if ridge is None else float(ridge),
@@ -131,7 +136,12 @@ def _serialised(statistics: Statistics) -> bytes:
     described = {
         "version": VERSION,
         "source_sha256": dict(statistics.source_sha256),
-        "data": {"name": data.name, "kind": data.kind, "samples": list(data.samples)},
+        "data": {
+            "name": data.name,
+            "kind": data.kind,
+            "samples": list(data.samples),
+            "count": data.count,
+        },
         "padding_weight": statistics.padding_weight,
         "varied": statistics.varied,
         "ridge": statistics.ridge,

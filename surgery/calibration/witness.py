@@ -37,6 +37,12 @@ def error_of(output: Output, damage: float) -> float:
     return damage if output == "next token" else sqrt(max(damage, 0.0))
 
 
+def output_of_speech(sites: Sequence[AttentionSite]) -> Output:
+    """Return which output of a Whisper shows what cutting these blocks does."""
+    encoder = all(site.scope == "encoder" for site in sites)
+    return "encoder output" if encoder else "next token"
+
+
 def unit_of(output: Output) -> str:
     """Return the unit of the error."""
     return "nat/token" if output == "next token" else "relative"
@@ -70,7 +76,8 @@ class Witness(ABC):
                 else:
                     relative.add(before, after)
         if self.output == "next token":
-            return max(0.0, divergence / max(1, positions))
+            # In this order NaN stays NaN: a model that breaks is not unharmed.
+            return max(divergence / max(1, positions), 0.0)
         return relative.value**2
 
     @abstractmethod
@@ -143,7 +150,7 @@ def witness(
         chosen = _evenly(data.recordings, RECORDINGS)
         batches = list(speech_batches(model, processor, chosen, padding_weight=0.0, batch=batch))
         tokens = None
-        if any(site.scope != "encoder" for site in sites):
+        if output_of_speech(sites) == "next token":
             tokens = []
             for each in batches:
                 with torch.no_grad():

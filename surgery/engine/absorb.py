@@ -13,7 +13,7 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.block import ABSORB_DECOMPOSE, Operation, site_entry
-from surgery.engine.calibration_run import CalibrationRun, calibrated_on
+from surgery.engine.calibration_run import CalibrationRun
 from surgery.engine.decide import decide
 from surgery.engine.decompose import Spill, decompose_sites, spectra_of
 from surgery.engine.leakage import check_leakage
@@ -70,13 +70,15 @@ def absorb_decompose(
             source.start_hashing()
         plan = make_plan(source, options or Options(), str(model))
         check_ranks(plan)
-        leaked = check_leakage(plan, data, allow=allow_leakage)
+        surgery = AbsorbDecompose(plan, progress)
+        if data is not None or not dry_run:
+            surgery.check_leakage(data, allow=allow_leakage)
         target = Path(out) if out is not None else default_output(source, ABSORB_DECOMPOSE)
         if dry_run:
-            report = forecast(plan, progress)
+            report = surgery.forecast(progress)
             return replace(report, notes=[*report.notes, f"Dry run: {target} was not written."])
         return produce(
-            AbsorbDecompose(plan, leaked=leaked),
+            surgery,
             target,
             method=ABSORB_DECOMPOSE,
             asked=plan.asked,
@@ -87,33 +89,25 @@ def absorb_decompose(
         )
 
 
-def forecast(plan: Plan, progress: Progress, *, curve: bool = False) -> Report:
-    """Decompose and report what the plan would save; nothing is written.
-
-    Args:
-        plan: The checked plan.
-        progress: Called with :class:`surgery.events.Event`.
-        curve: Try the whole price curve on the running model, where the plan is calibrated.
-    """
-    surgery = AbsorbDecompose(plan, curve=curve)
-    surgery.decompose(None, progress)
-    return surgery.report({}, None)
-
-
 class AbsorbDecompose:
     """Absorb-Decompose of one checkpoint: what :func:`produce` needs to write and report it.
 
     Args:
         plan: The checked plan.
+        progress: Called with :class:`surgery.events.Event` while real input is run on.
         curve: Try the whole price curve on the running model, where the run is calibrated.
-        leaked: Samples that are both calibrated and measured on.
+
+    Raises:
+        SurgeryError: Calibration data or statistics cannot be read, or do not fit.
     """
 
     before: tuple[Operation, ...] = ()
 
-    def __init__(self, plan: Plan, *, curve: bool = False, leaked: int = 0) -> None:
+    def __init__(self, plan: Plan, progress: Progress, *, curve: bool = False) -> None:
         self.plan = plan
-        self._curve, self._leaked = curve, leaked
+        calibrated = plan.options.calibrate is not None
+        self._run = CalibrationRun(plan, progress) if calibrated else None
+        self._curve, self._leaked = curve, 0
         self._calibration: Calibration | None = None
         self._results: Mapping[str, SiteDecomposition] = {}
         self._ranks: Mapping[str, SiteRanks] = {}
@@ -129,9 +123,24 @@ class AbsorbDecompose:
         """Where to cut and how, resolved."""
         return self.plan.options
 
+    def check_leakage(self, data: str | Path | None, *, allow: bool) -> None:
+        """Refuse to measure on samples that are calibrated on, or count them for the report.
+
+        Raises:
+            UsageError: There are such samples, and they are not allowed.
+            SurgeryError: Data cannot be read.
+        """
+        if self._run is not None:
+            self._leaked = check_leakage(self.plan, self._run, data, allow=allow)
+
+    def forecast(self, progress: Progress) -> Report:
+        """Decompose and report what the plan would save; nothing is written."""
+        self.decompose(None, progress)
+        return self.report({}, None)
+
     def decompose(self, spill: Spill | None, progress: Progress) -> None:
         """Find every block's spectrum and transforms, and the ranks that the rule leaves."""
-        if self.plan.options.calibrate is None:
+        if self._run is None:
             spectra: dict[str, SiteSpectra] = {}
             results: dict[str, SiteDecomposition] = {}
             for each, result in decompose_sites(self.plan, spill, progress):
@@ -140,7 +149,7 @@ class AbsorbDecompose:
             self._results = results
             self._ranks = site_ranks(self.plan, plan_ranks(self.plan, spectra), results)
             return
-        with CalibrationRun(self.plan, progress) as run:
+        with self._run as run:
             found = decide(self.plan, run, spill, progress, curve=self._curve)
         self._results, self._ranks = found.decompositions, found.ranks
         self._calibration = found.told
@@ -157,9 +166,9 @@ class AbsorbDecompose:
 
     def provenance(self) -> dict[str, Any]:
         """Return what was calibrated on, so that nobody measures on the same unawares."""
-        on = calibrated_on(self.plan)
-        if on is None:
+        if self._run is None:
             return {}
+        on = self._run.on
         return {"calibration": {"name": on.name, "kind": on.kind, "samples": list(on.samples)}}
 
     def sites(self) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from surgery.calibration.moments import Moments
 from surgery.calibration.sensitivity import Trials, measure_sensitivities
 from surgery.calibration.statistics import CalibratedOn, Statistics
 from surgery.calibration.storage import read_statistics, statistics_sha256, write_statistics
-from surgery.calibration.witness import Output, Witness, error_of, witness
-from surgery.engine.calibrate import Calibrate
+from surgery.calibration.witness import Output, Witness, error_of, output_of_speech, witness
+from surgery.engine.bounds import check_bound
 from surgery.engine.dense import dense_directory
-from surgery.engine.loading import load
+from surgery.engine.loading import check_device, load
 from surgery.engine.measure import read_tokenizer
 from surgery.engine.plan import Plan
 from surgery.errors import UsageError
@@ -38,7 +38,8 @@ class CalibrationRun:
         progress: Called with :class:`surgery.events.Event`.
 
     Raises:
-        SurgeryError: The data cannot be read, or does not fit the model.
+        SurgeryError: Data or saved statistics cannot be read, or do not fit the model or what is
+            asked of them. Nothing was computed by then.
     """
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
@@ -47,7 +48,14 @@ class CalibrationRun:
             raise ValueError("the plan asks for no calibration")
         self.plan, self.settings, self.progress = plan, settings, progress
         self.sites = [each.site for each in plan.sites if each.qk or each.vo]
-        self.data = open_calibration_data(settings, plan.source.config["model_type"])
+        check_device(settings.device)
+        model_type = plan.source.config["model_type"]
+        kind: Kind = "audio" if model_type == "whisper" else "text"
+        self.data: CalibrationData | None = None
+        if settings.data is not None:
+            self.data = open_data(Path(settings.data), kind, settings.samples)
+        check_bound(plan.options.rule, self.data, model_type)
+        self._saved = self._read_saved()
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
@@ -67,15 +75,10 @@ class CalibrationRun:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Moments of all blocks: saved ones, else taken now, and saved where that was asked.
-
-        Raises:
-            UsageError: Saved ones are of another model, other data or other settings.
-        """
-        saved = self._saved()
-        if saved is not None:
-            return saved
-        data = self._needed("Statistics are to be taken")
+        """Moments of all blocks: saved ones, else taken now, and saved where that was asked."""
+        if self._saved is not None:
+            return self._saved
+        data = self.needed("Statistics are to be taken")
         settings = self.settings
         statistics = Statistics(
             sites=collect(
@@ -89,9 +92,9 @@ class CalibrationRun:
                 language=settings.language,
             ),
             source_sha256=self.plan.source.sha256(),
-            data=CalibratedOn.of(data),
+            data=self.on,
             padding_weight=settings.padding_weight,
-            varied=settings.varied and data.kind == "audio",
+            varied=self._varied,
         )
         self._save(statistics)
         return statistics
@@ -124,9 +127,11 @@ class CalibrationRun:
             if found.pair(pair) is not None
         ]
         saved = self.statistics
-        if saved.ridge == self.settings.ridge and set(wanted) <= saved.trials.keys():
+        known = saved.ridge == self.settings.ridge and set(wanted) <= saved.trials.keys()
+        # Trials of more blocks than these may have compared another output.
+        if known and (self.data is None or saved.output == self._compared):
             return {key: saved.trials[key] for key in wanted}
-        self._needed("The file of statistics lacks trials of these blocks at this ridge")
+        self.needed("The file of statistics lacks trials of these blocks at this ridge")
         trials = measure_sensitivities(self.witness, self.sites, decompositions, self.progress)
         self.statistics = replace(
             saved, ridge=self.settings.ridge, output=self.witness.output, trials=trials
@@ -146,7 +151,7 @@ class CalibrationRun:
     @cached_property
     def witness(self) -> Witness:
         """A few of the samples, with what the original says of them."""
-        data = self._needed("A cut is to be tried on real input")
+        data = self.needed("A cut is to be tried on real input")
         return witness(
             self.model, self.sites, data, self.processor, language=self.settings.language
         )
@@ -169,12 +174,32 @@ class CalibrationRun:
         speech = self.plan.source.config["model_type"] == "whisper"
         return read_tokenizer(self.directory, WhisperProcessor if speech else AutoTokenizer)
 
-    def _needed(self, why: str) -> CalibrationData:
+    @cached_property
+    def on(self) -> CalibratedOn:
+        """What is calibrated on, by content; reads every recording."""
+        return self.statistics.data if self.data is None else CalibratedOn.of(self.data)
+
+    def needed(self, why: str) -> CalibrationData:
+        """Return the data.
+
+        Raises:
+            UsageError: There is none; ``why`` says what it is needed for.
+        """
         if self.data is None:
             raise UsageError(f"{why}, and there is no data", hint="give --calibrate DIR|FILE")
         return self.data
 
-    def _saved(self) -> Statistics | None:
+    @property
+    def _varied(self) -> bool:
+        return self.settings.varied and self.data is not None and self.data.kind == "audio"
+
+    @property
+    def _compared(self) -> Output | None:
+        """Which output trials of these blocks compare."""
+        heard = self.plan.source.config["model_type"] == "whisper"
+        return output_of_speech(self.sites) if heard else self.statistics.output
+
+    def _read_saved(self) -> Statistics | None:
         """Return saved statistics where there are any, checked against what is asked for."""
         settings = self.settings
         if settings.statistics is None:
@@ -184,14 +209,16 @@ class CalibrationRun:
             return None
         statistics = read_statistics(path, source_sha256=self.plan.source.sha256())
         if self.data is None:
+            statistics.select(self.sites)
             return statistics
-        asked = (CalibratedOn.of(self.data).samples, settings.padding_weight)
-        if asked != (statistics.data.samples, statistics.padding_weight):
+        saved, how = statistics.data, (statistics.padding_weight, statistics.varied)
+        asked = (settings.padding_weight, self._varied)
+        if (self.on.samples, asked) != (saved.samples, how):
             raise UsageError(
-                "The saved statistics were taken on other data, or with another padding weight",
+                "The saved statistics were taken on other data, or in another way",
                 where=path,
-                found=f"{statistics.data.name}, padding weight {statistics.padding_weight:g}",
-                expected=f"{self.data.name}, padding weight {settings.padding_weight:g}",
+                found=_described(saved.name, *how),
+                expected=_described(self.data.name, *asked),
                 hint="leave out --calibrate to use them, or name another file",
             )
         # Blocks that the file lacks are looked at afresh, and the file then holds these.
@@ -203,29 +230,6 @@ class CalibrationRun:
             write_statistics(Path(self.settings.statistics), statistics)
 
 
-def open_calibration_data(settings: Calibrate, model_type: str) -> CalibrationData | None:
-    """Open the data of a calibration; ``None`` where only statistics are named.
-
-    Raises:
-        SurgeryError: It cannot be read, or does not fit the model.
-    """
-    if settings.data is None:
-        return None
-    kind: Kind = "audio" if model_type == "whisper" else "text"
-    return open_data(Path(settings.data), kind, settings.samples)
-
-
-def calibrated_on(plan: Plan) -> CalibratedOn | None:
-    """Return what a plan is calibrated on, by content; ``None`` where by nothing.
-
-    Raises:
-        SurgeryError: Data or statistics cannot be read.
-    """
-    settings = plan.options.calibrate
-    if settings is None:
-        return None
-    data = open_calibration_data(settings, plan.source.config["model_type"])
-    if data is not None:
-        return CalibratedOn.of(data)
-    path = Path(settings.statistics or "")
-    return read_statistics(path, source_sha256=plan.source.sha256()).data
+def _described(name: str, padding_weight: float, varied: bool) -> str:
+    how = ", recordings varied" if varied else ""
+    return f"{name}, padding weight {padding_weight:g}{how}"

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.block import read_operations
@@ -176,28 +174,3 @@ def _kind(candidates: Sequence[Candidate], models: Sequence[Any], *, whisper: bo
             expected=f"the same as {candidates[0].asked}",
         )
     return "text" if speaks[0] else "embedding"
-
-
-def check_device(device: str | None) -> None:
-    """Refuse a device that is not there, before anything is loaded.
-
-    Raises:
-        UsageError: It is misspelled, or this machine has none.
-    """
-    if device is None:
-        return
-    try:
-        chosen = torch.device(device)
-        available = chosen.type != "cuda" or (chosen.index or 0) < torch.cuda.device_count()
-        found = device if available else f"{device}, and this machine has {_cards()}"
-    except RuntimeError as error:
-        available, found = False, f"{device}: {str(error).splitlines()[0]}"
-    if not available:
-        raise UsageError(
-            "There is no such device", where="--device", found=found, expected="cpu, cuda, cuda:1 …"
-        )
-
-
-def _cards() -> str:
-    count = torch.cuda.device_count()
-    return "no CUDA device" if count == 0 else f"{count} of them"

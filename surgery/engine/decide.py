@@ -89,7 +89,7 @@ def decide(
     statistics, settings = run.statistics, run.settings
     told = Calibration(
         data=statistics.data.name,
-        samples=len(statistics.data.samples),
+        samples=statistics.data.count,
         queries=run.queries,
         output=run.output,
         unit=unit_of(run.output),

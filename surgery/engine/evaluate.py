@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from surgery.engine.candidates import Candidate, check_device, load_candidates, open_candidates
+from surgery.engine.candidates import Candidate, load_candidates, open_candidates
 from surgery.engine.leakage import refuse_leakage, shared_samples
+from surgery.engine.loading import check_device
 from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, embedded
 from surgery.engine.result import versions
 from surgery.errors import TargetError, UsageError

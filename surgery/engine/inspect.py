@@ -7,11 +7,12 @@ from pathlib import Path
 
 from surgery.architectures.ranks import full_ranks
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.absorb import forecast
+from surgery.engine.absorb import AbsorbDecompose
 from surgery.engine.options import Options
 from surgery.engine.plan import make_plan
 from surgery.engine.ranks import check_ranks
 from surgery.engine.reporting import build_report
+from surgery.errors import UsageError
 from surgery.events import Progress, ignore
 from surgery.report.model import Report
 
@@ -43,11 +44,17 @@ def inspect(
     Raises:
         SurgeryError: What is wrong, where, and what to do.
     """
+    if structure and options is not None and options.calibrate is not None:
+        raise UsageError(
+            "--structure reads headers only, and calibration runs the model",
+            found="--structure with --calibrate or --statistics",
+            expected="one of them",
+        )
     with resolve(str(model), revision=revision, headers_only=structure) as source:
         plan = make_plan(source, options or Options(), str(model))
         if not structure:
             check_ranks(plan)
-            report = forecast(plan, progress, curve=True)
+            report = AbsorbDecompose(plan, progress, curve=True).forecast(progress)
         else:
             full = {each.site.path: full_ranks(each.site) for each in plan.sites}
             report = build_report(plan, full, decompositions={}, errors={}, sha256={}, output=None)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from surgery.engine.block import read_operations
-from surgery.engine.calibration_run import calibrated_on
+from surgery.engine.calibration_run import CalibrationRun
+from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, check_data, embedded
 from surgery.engine.plan import Plan
 from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.fingerprints import Kind, Overlap, data_fingerprints, overlap
@@ -67,22 +68,26 @@ def shared_samples(
     return overlap(samples, evaluation)
 
 
-def check_leakage(plan: Plan, data: str | Path | None, *, allow: bool) -> int:
+def check_leakage(plan: Plan, run: CalibrationRun, data: str | Path | None, *, allow: bool) -> int:
     """Return how many samples would be both calibrated and measured on.
 
     Args:
         plan: What was asked for.
-        data: What is to be measured on.
+        run: Its calibration.
+        data: What is to be measured on; without any, the embedded model's own clips are.
         allow: Count them, instead of refusing them.
 
     Raises:
         UsageError: There are such samples, and they are not allowed.
         SurgeryError: Data cannot be read.
     """
-    on = calibrated_on(plan)
-    if on is None or data is None:
-        return 0
-    found = overlap(on.samples, data_fingerprints(Path(data), on.kind))
+    if data is None:
+        if plan.source.name != EMBEDDED:
+            return 0
+        with embedded(EMBEDDED_CLIPS) as clips:
+            return check_leakage(plan, run, clips, allow=allow)
+    check_data(plan.source, data)
+    found = overlap(run.on.samples, data_fingerprints(Path(data), run.on.kind))
     if not allow:
         refuse_leakage(found, model=plan.asked, data=str(data))
     return found.shared

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from surgery.engine.block import checkpoint_error
+from surgery.errors import UsageError
 from surgery.runtime import LoadError
 from surgery.runtime import load as load_directory
 
@@ -49,3 +50,28 @@ def load(
         )
     except LoadError as error:
         raise checkpoint_error(error) from error
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is not there, before anything is loaded.
+
+    Raises:
+        UsageError: It is misspelled, or this machine has none.
+    """
+    if device is None:
+        return
+    try:
+        chosen = torch.device(device)
+        available = chosen.type != "cuda" or (chosen.index or 0) < torch.cuda.device_count()
+        found = device if available else f"{device}, and this machine has {_cards()}"
+    except RuntimeError as error:
+        available, found = False, f"{device}: {str(error).splitlines()[0]}"
+    if not available:
+        raise UsageError(
+            "There is no such device", where="--device", found=found, expected="cpu, cuda, cuda:1 …"
+        )
+
+
+def _cards() -> str:
+    count = torch.cuda.device_count()
+    return "no CUDA device" if count == 0 else f"{count} of them"

@@ -99,7 +99,7 @@ def read_tokenizer(directory: Path, kind: Any) -> Any:
             where=directory,
             found=f"{type(error).__name__}: {error}",
             hint="put the original's tokenizer files beside its weights, or measure nothing: "
-            "leave out --data, or verify with --weights-only",
+            "leave out --data and --calibrate, or verify with --weights-only",
         ) from error
 
 

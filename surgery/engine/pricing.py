@@ -19,6 +19,7 @@ from surgery.methods import (
     Remove,
     SiteDecomposition,
     SiteSpectra,
+    most_removable,
     predicted_damage,
 )
 from surgery.report.calibration import Price
@@ -53,13 +54,8 @@ class Pricing:
     @property
     def most(self) -> float:
         """Largest fraction of the attention in scope that can go."""
-        plan = self.plan
-        gone = 0
-        for pairs in self.spectra.values():
-            for spectrum in pairs.values():
-                heads, d = spectrum.values.shape
-                gone += heads * (d - max(plan.options.multiple, spectrum.step)) * spectrum.cost
-        return max(0.0, gone / self._whole)
+        options = self.plan.options
+        return most_removable(self.spectra, options.layout, options.multiple) / self._whole
 
     @property
     def _whole(self) -> int:

@@ -20,7 +20,7 @@ from surgery.methods import (
     SiteSpectra,
     choose_ranks,
 )
-from surgery.methods.rules import Pair
+from surgery.methods.rules import Pair, check_rule
 from surgery.report.accounting import site_parameters
 
 
@@ -120,5 +120,8 @@ def check_ranks(plan: Plan) -> None:
             spectra["vo"] = PairSpectrum(ones, vo_cost)
         flat[each.site.path] = spectra
     # A bound is kept by removing nothing, if need be; but its layout must be possible.
-    bound = isinstance(plan.options.rule, Bound)
-    plan_ranks(plan, flat, rule=Remove(0.0) if bound else None)
+    rule = plan.options.rule
+    if isinstance(rule, Bound):
+        check_rule(rule)
+        rule = Remove(0.0)
+    plan_ranks(plan, flat, rule=rule)

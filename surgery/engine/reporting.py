@@ -108,7 +108,7 @@ def cut_errors(part: PairDecomposition, ranks: list[int]) -> list[float]:
 
 def _notes(plan: Plan) -> list[str]:
     notes: list[str] = []
-    if any(each.qk and each.site.k.bias for each in plan.sites):
+    if any(each.qk and not each.rotary and each.site.k.bias for each in plan.sites):
         notes.append("The bias of k was dropped: softmax over keys does not see it.")
     if any(each.vo and each.site.v.bias and each.site.o.bias for each in plan.sites):
         notes.append("The bias of v was moved into o's: attention weights sum to one.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from surgery.calibration.data import CalibrationData
+from surgery.engine.bounds import refuse_perplexity
 from surgery.engine.pricing import Pricing
-from surgery.errors import UsageError
 from surgery.evaluation.perplexity import perplexity
 from surgery.evaluation.transcribe import transcribe
 from surgery.evaluation.wer import word_errors
@@ -56,15 +56,8 @@ def _price(bound: Bound, pricing: Pricing) -> tuple[Callable[[float], float], fl
         if run.data is None:  # saved statistics alone: nothing to run, trust the prediction
             return lambda fraction: pricing.predicted(pricing.ranks(fraction)), bound.error
         return lambda fraction: pricing.measured(pricing.ranks(fraction)), bound.error
-    if run.data is None:
-        raise UsageError(
-            "This bound is measured on data, and only saved statistics were given",
-            hint="give --calibrate DIR|FILE",
-        )
-    if isinstance(bound, MaxWerIncrease):
-        figure = _error_rate(pricing, run.data)
-    else:
-        figure = _perplexity(pricing, run.data)
+    data = run.needed("This bound is measured on data")
+    figure = (_error_rate if isinstance(bound, MaxWerIncrease) else _perplexity)(pricing, data)
     before = figure()
 
     def increase(fraction: float) -> float:
@@ -81,14 +74,6 @@ def _price(bound: Bound, pricing: Pricing) -> tuple[Callable[[float], float], fl
 def _error_rate(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
     run = pricing.run
     said = [each for each in data.recordings if each.words is not None]
-    if data.kind != "audio" or not said:
-        raise UsageError(
-            "A word error rate needs recordings with transcripts",
-            where="--max-wer-increase",
-            found=f"{data.name}: {len(data.recordings)} recordings, none with its words",
-            expected="transcripts.tsv in the calibration folder",
-            hint="use --max-error, which needs none",
-        )
     audio = [each.audio() for each in said]
     words = [each.words or "" for each in said]
     longest: int | None = None
@@ -113,13 +98,8 @@ def _error_rate(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
 
 def _perplexity(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
     run = pricing.run
-    if data.kind != "text" or run.witness.output != "next token":
-        raise UsageError(
-            "A perplexity needs a model that predicts text",
-            where="--max-ppl-increase",
-            found=f"{data.name}, {run.witness.output}",
-            hint="use --max-error",
-        )
+    if run.witness.output != "next token":
+        refuse_perplexity(f"no language-model head: {run.witness.output}")
     texts: list[str] = []
     size = 0
     for document in data.documents:

@@ -4,7 +4,7 @@ from surgery.methods.absorb_decompose import absorb_decompose
 from surgery.methods.activation_aware import RIDGE, activation_aware
 from surgery.methods.adopted import Adopted
 from surgery.methods.attention import AttentionWeights
-from surgery.methods.budget import predicted_damage
+from surgery.methods.budget import most_removable, predicted_damage
 from surgery.methods.damage import DamageCurve
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
 from surgery.methods.givens import Goft, Qgoft
@@ -70,6 +70,7 @@ __all__ = [
     "activation_aware",
     "choose_ranks",
     "magnitude",
+    "most_removable",
     "predicted_damage",
     "prepare",
 ]

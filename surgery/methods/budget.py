@@ -9,8 +9,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 from torch import Tensor
 
 from surgery.errors import UsageError
-from surgery.methods.rules import PAIRS, Pair, Remove
-from surgery.methods.units import Ranks, SiteSpectra, Unit, energy_share, pairs_of
+from surgery.methods.rules import PAIRS, Layout, Pair, Remove
+from surgery.methods.units import Ranks, SiteSpectra, Unit, energy_share, make_units, pairs_of
 
 SLACK = 1e-12
 """Relative rounding that decides no budget."""
@@ -47,6 +47,14 @@ def budget_ranks(
         for i, rank in zip(chosen, cut.cut(rule.fraction, _cost_of(part, spectra)), strict=True):
             ranks[i] = rank
     return ranks
+
+
+def most_removable(spectra: Mapping[str, SiteSpectra], layout: Layout, multiple: int) -> int:
+    """Return how many parameters can go at most: every unit keeps one step of its ranks."""
+    return sum(
+        unit.cost(spectra) * (unit.d - min(unit.step(spectra, multiple), unit.d))
+        for unit in make_units(spectra, layout)
+    )
 
 
 def predicted_damage(spectra: Mapping[str, SiteSpectra], ranks: Ranks) -> float:

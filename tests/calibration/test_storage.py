@@ -36,7 +36,7 @@ def moments(seed: int, kv: int = 2, d: int = 8) -> Moments:
 
 def statistics() -> Statistics:
     sites = {site.path: moments(number) for number, site in enumerate(SITES)}
-    data = CalibratedOn("speech/calib", "audio", ("00ff", "12ab"))
+    data = CalibratedOn("speech/calib", "audio", ("00ff", "12ab"), 2)
     return Statistics(sites, SOURCE, data, padding_weight=0.1)
 
 
