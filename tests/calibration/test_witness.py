@@ -118,6 +118,14 @@ def test_where_nothing_was_cut_there_is_no_damage(name: str) -> None:
     assert seen.damage() == 0.0
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_a_model_that_breaks_is_not_unharmed(name: str) -> None:
+    model = tiny_model(name)
+    seen = witness(model, sites_of(model), text(*TEXTS), Letters())
+    with shaken(model, math.nan):
+        assert math.isnan(seen.damage())
+
+
 def test_damage_grows_as_the_square_of_a_small_change() -> None:
     for name in ("gpt2", "bert"):
         model = tiny_model(name, dtype=torch.float64)
