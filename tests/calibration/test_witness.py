@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,21 @@ def test_every_pair_is_tried_alone_and_deeper_cuts_damage_more(
     with cut_heads(model, [site], {site.path: SiteCut(vo=kept_product(part, ranks))}):
         expected = dropped_share(part.spectrum, ranks), heard.damage()
     assert trials[site.path, "vo"][1] == expected
+
+
+def test_where_a_few_vectors_hold_all_energy_one_trial_goes_deeper(
+    micro: Micro, heard: Witness, decomposed: dict[str, SiteDecomposition]
+) -> None:
+    """Three quarters of the vectors are worth nothing: cutting them tells nothing of the rest."""
+    site = sites_of(micro[0])[0]
+    part = decomposed[site.path].vo
+    assert part is not None
+    spectrum = part.spectrum.clone()
+    spectrum[:, 8:] = 0.0
+    few = {site.path: SiteDecomposition(None, replace(part, spectrum=spectrum))}
+    (tried,) = measure_sensitivities(heard, [site], few, lambda _: None).values()
+    assert [dropped for dropped, _ in tried[:3]] == [0.0] * 3
+    assert tried[3][0] > 0 and tried[3][1] > tried[2][1]
 
 
 def test_pairs_that_stay_as_they_are_are_not_tried(heard: Witness, micro: Micro) -> None:

@@ -22,6 +22,7 @@ from surgery.methods import (
     Remove,
     SiteSpectra,
     choose_ranks,
+    most_removable,
     predicted_damage,
 )
 from surgery.methods.budget import _Allocation
@@ -216,6 +217,18 @@ def test_what_is_given_back_leaves_the_budget_met_and_damages_no_more(
     assert predicted_damage(spectra, ranks) <= predicted_damage(spectra, taken)
     for site, pair, head in members(spectra):
         assert ranks[site][pair][head] >= taken[site][pair][head]
+
+
+@pytest.mark.parametrize("layout", ["ragged", "block", "tied"])
+@pytest.mark.parametrize("multiple", [1, 3])
+def test_the_most_that_can_go_can_go_and_no_more(layout: Layout, multiple: int) -> None:
+    spectra = model(0, d=8, rope=True)
+    most = most_removable(spectra, layout, multiple)
+    ranks = choose_ranks(spectra, Remove(most / whole(spectra)), layout=layout, multiple=multiple)
+    assert removed(spectra, ranks) == most
+    with pytest.raises(UsageError, match="More is to be removed"):
+        more = Remove((most + 1) / whole(spectra))
+        choose_ranks(spectra, more, layout=layout, multiple=multiple)
 
 
 def test_a_large_last_step_lets_smaller_ones_before_it_be_undone() -> None:
