@@ -72,6 +72,6 @@ def rotary_decoder(
             scope="decoder",
             pairs=("vo",),
             energy=0.95,
-            reason="95 % of each head's VO energy; QK stands across RoPE and is left exact",
+            reason="95 % of each head's VO energy; QK stands across RoPE and stays as it was",
         ),
     )
