@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models import tiny_model
-from tests.runtime.naive import Site, outputs, sites
+from tests.runtime.naive import Site, outputs, relative_error, sites
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENIZER = {"tokenizer_config.json": '{"model_max_length": 64}', "vocab.json": '{"a": 0}'}
@@ -117,6 +118,16 @@ def rounded(model: Any, dtype: torch.dtype) -> Any:
             for parameter in model.get_submodule(site.path).parameters():
                 parameter.copy_(parameter.to(dtype).double())
     return model
+
+
+def measured_rounding(original: Any, dtype: torch.dtype) -> float:
+    """Worst error that rounding costs three equivalent forms of a float64 model."""
+    truth = run(original)
+    errors = []
+    for c in (1.3, 0.71, 1.9):
+        other = rounded(regauge(copy.deepcopy(original), c), dtype)
+        errors.append(relative_error(run(other), truth))
+    return max(errors)
 
 
 def head_products(model: Any, site: Site) -> tuple[list[Tensor], list[Tensor]]:

@@ -29,8 +29,7 @@ from tests.engine.support import (
     config_of,
     contents,
     head_products,
-    regauge,
-    rounded,
+    measured_rounding,
     run,
     save_tiny,
     tensors_of,
@@ -152,17 +151,6 @@ def _nbytes(tensors: dict[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def measured_rounding(name: str, original: Any, dtype: torch.dtype) -> float:
-    """Worst error that rounding costs three equivalent forms of a model."""
-    truth = run(original)
-    errors = []
-    for c in (1.3, 0.71, 1.9):
-        model = tiny_model(name).double()
-        model.load_state_dict(original.state_dict())
-        errors.append(relative_error(run(rounded(regauge(model, c), dtype)), truth))
-    return max(errors)
-
-
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @pytest.mark.parametrize("name", list(TINY))
@@ -177,7 +165,7 @@ def test_lossless_is_the_original_within_three_times_its_rounding(
         assert max([*site.qk.cast_error, *site.vo.cast_error]) <= bound
     original = stock(tmp_path / "source", name)
     error = relative_error(run(surgery.load(tmp_path / "out", dtype=torch.float64)), run(original))
-    assert error <= 3 * measured_rounding(name, original, DTYPES[dtype])
+    assert error <= 3 * measured_rounding(original, DTYPES[dtype])
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -200,7 +188,7 @@ def test_writing_another_dtype_rounds_once_and_says_so(
     # fp16 weights are exact in float32, so only what surgery adds is left.
     original = stock(tmp_path / "source", name)
     error = relative_error(run(surgery.load(tmp_path / "out", dtype=torch.float64)), run(original))
-    assert error <= 3 * measured_rounding(name, original, torch.float32)
+    assert error <= 3 * measured_rounding(original, torch.float32)
 
 
 @pytest.mark.usefixtures("no_pictures")

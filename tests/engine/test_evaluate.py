@@ -19,25 +19,10 @@ from surgery.evaluation.fingerprints import data_fingerprints, sketch
 from surgery.evaluation.results import SCHEMA, from_json
 from surgery.events import Event
 from surgery.micro.assets import DIRECTORY
+from tests.engine.spoken import CLIPS, save_spoken
 from tests.engine.support import config_of, save_tiny
 
-CLIPS = DIRECTORY / "test"
 STORY = "once upon a time there was a little cat who lived in a house by the sea and sang"
-
-
-def save_spoken(name: str, directory: Path, *, letters: str = "abcdefghijklmnopqrstuvwxyz") -> Path:
-    """Save a tiny text model with a tokenizer of letters that transformers loads."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    save_tiny(name, directory)
-    words = {"<s>": 1, "</s>": 2, "?": 3} | {each: 4 + at for at, each in enumerate(letters)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
-    (directory / "vocab.json").unlink()
-    fast.save_pretrained(directory)
-    return directory
 
 
 def damage(directory: Path, target: Path, tensor: str) -> Path:
