@@ -91,8 +91,9 @@ class Pricing:
 
     def measured(self, ranks: Ranks) -> float:
         """Return the error of the model's output on calibration data, with the cut in place."""
+        witness = self.run.witness  # hears the original when it is first asked for: uncut
         with self.in_place(ranks):
-            return self.run.error(self.run.witness.damage())
+            return self.run.error(witness.damage())
 
     @contextmanager
     def in_place(self, ranks: Ranks) -> Iterator[None]:
