@@ -2,9 +2,9 @@
 
     python benchmarks/calibration_figures.py --shared DIR -o OUT [--only NAME ...]
 
-DIR holds ``checkpoints``, ``audio`` and ``text`` as the benchmarks below name them. Calibration reads
-``audio/speech/calib`` and ``text/tinystories/calib.txt`` and nothing else; everything is measured on
-other recordings and texts. Tables and the picture go to OUT. An hour on two cores.
+DIR holds ``checkpoints``, ``audio`` and ``text`` as the benchmarks below name them. Calibration
+reads ``audio/speech/calib`` and ``text/tinystories/calib.txt`` and nothing else; everything is
+measured on other recordings and texts. Tables and the picture go to OUT. An hour on two cores.
 """
 
 from __future__ import annotations
