@@ -35,15 +35,16 @@ from surgery.report.figures.canvas import CUT, INK, NARROW, TRAINED, axes, draw,
 
 def allocation(pricing: Pricing, generator: random.Random) -> Ranks:
     """Draw ranks: each pair of each block is in with some chance, at a depth of its own."""
-    chance, deepest = generator.uniform(0.2, 1.0), generator.uniform(0.1, 0.8)
     ranks: Ranks = {}
-    for path, found in pricing.decompositions.items():
-        for pair in PAIRS:
-            part = found.pair(pair)
-            if part is None:
-                continue
-            share = generator.uniform(0, deepest) if generator.random() < chance else 0.0
-            ranks.setdefault(path, {})[pair] = least_energy_ranks(part, share)
+    while not ranks or pricing.removed(ranks) == 0:
+        chance, deepest = generator.uniform(0.2, 1.0), generator.uniform(0.1, 0.8)
+        for path, found in pricing.decompositions.items():
+            for pair in PAIRS:
+                part = found.pair(pair)
+                if part is None:
+                    continue
+                share = generator.uniform(0, deepest) if generator.random() < chance else 0.0
+                ranks.setdefault(path, {})[pair] = least_energy_ranks(part, share)
     return ranks
 
 
