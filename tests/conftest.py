@@ -41,3 +41,9 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("needs the real checkpoints: set SURGERY_SHARED to the folder that holds them")
     return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of a tiny run's time, and the report's own tests draw them."""
+    monkeypatch.setattr("surgery.report.html.to_html", lambda report: "<html></html>")

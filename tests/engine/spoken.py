@@ -29,12 +29,13 @@ def save_spoken(
     *,
     letters: str = "abcdefghijklmnopqrstuvwxyz",
     dtype: str = "fp32",
+    seed: int = 0,
 ) -> Path:
     """Save a tiny text model with a tokenizer of letters that transformers loads."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    save_tiny(name, directory, dtype=dtype)
+    save_tiny(name, directory, dtype=dtype, seed=seed)
     words = {"<s>": 1, "</s>": 2, "?": 3} | {each: 4 + at for at, each in enumerate(letters)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
