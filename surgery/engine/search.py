@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log1p
 
 from surgery.calibration.data import CalibrationData
 from surgery.engine.bounds import refuse_perplexity
@@ -37,7 +38,7 @@ def search(bound: Bound, pricing: Pricing, progress: Progress) -> tuple[float, l
     """
     price, limit = _price(bound, pricing)
     low, high = 0.0, pricing.most
-    at = _guess(bound, pricing) if isinstance(bound, MaxError) else high / 2
+    at = _guess(bound, pricing)
     steps: list[SearchStep] = []
     while len(steps) < TRIES and high - low > CLOSE:
         progress(Event("Searching the budget", len(steps), TRIES, f"{at:.1%} removed"))
@@ -110,12 +111,19 @@ def _perplexity(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
     return lambda: perplexity(run.model, run.processor, texts).perplexity
 
 
-def _guess(bound: MaxError, pricing: Pricing) -> float:
-    """Return the largest budget that is predicted to keep the bound."""
+def _guess(bound: Bound, pricing: Pricing) -> float:
+    """Return where to begin: the largest budget that is predicted to keep the bound."""
     low, high = 0.0, pricing.most
+    match bound:
+        case MaxError(error):
+            limit = error
+        case MaxPplIncrease(fraction):  # the divergence is close to what log-perplexity rises by
+            limit = log1p(fraction)
+        case _:  # what an encoder's error does to words is for the recordings to tell
+            return high / 2
     while high - low > CLOSE / 4:
         at = (low + high) / 2
-        if pricing.predicted(pricing.ranks(at)) <= bound.error:
+        if pricing.predicted(pricing.ranks(at)) <= limit:
             low = at
         else:
             high = at
