@@ -93,7 +93,8 @@ def decide(
         queries=run.queries,
         output=run.output,
         unit=unit_of(run.output),
-        padding_weight=statistics.padding_weight,
+        # Padding of text never counts.
+        padding_weight=statistics.padding_weight if statistics.data.kind == "audio" else 0.0,
         ridge=settings.ridge,
         statistics=run.sha256,
         sensitivities=[
