@@ -21,8 +21,9 @@ TOLD = 4  # stories, of those that nothing was calibrated on
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
-    """One trial a pair, on one recording: enough to tell pairs and blocks apart."""
+    """One trial a pair, on little: enough to tell pairs and blocks apart."""
     monkeypatch.setattr(witness, "RECORDINGS", 1)
+    monkeypatch.setattr(witness, "TOKENS", 1024)
     monkeypatch.setattr(sensitivity, "TRIALS", (0.5,))
     monkeypatch.setattr(pricing, "BUDGETS", (0.25,))
 
