@@ -25,7 +25,7 @@ from surgery.engine.plan import Plan
 from surgery.errors import UsageError
 from surgery.evaluation.fingerprints import Kind
 from surgery.events import Progress
-from surgery.methods import PAIRS, SiteDecomposition
+from surgery.methods import Pair, SiteDecomposition
 
 
 class CalibrationRun:
@@ -115,23 +115,11 @@ class CalibrationRun:
         return max(each.queries for each in self.moments.values())
 
     def trials(self, decompositions: Mapping[str, SiteDecomposition]) -> Trials:
-        """Return what cutting every pair on trial did: saved, or measured now.
-
-        Raises:
-            UsageError: They are not saved, and there is no data to measure them on.
-        """
-        wanted = [
-            (path, pair)
-            for path, found in decompositions.items()
-            for pair in PAIRS
-            if found.pair(pair) is not None
-        ]
+        """Return what cutting every pair on trial did: saved, or measured now."""
         saved = self.statistics
-        known = saved.ridge == self.settings.ridge and set(wanted) <= saved.trials.keys()
         # Trials of more blocks than these may have compared another output.
-        if known and (self.data is None or saved.output == self._compared):
-            return {key: saved.trials[key] for key in wanted}
-        self.needed("The file of statistics lacks trials of these blocks at this ridge")
+        if self._tried(saved) and (self.data is None or saved.output == self._compared):
+            return {key: saved.trials[key] for key in self._pairs}
         trials = measure_sensitivities(self.witness, self.sites, decompositions, self.progress)
         self.statistics = replace(
             saved, ridge=self.settings.ridge, output=self.witness.output, trials=trials
@@ -194,6 +182,20 @@ class CalibrationRun:
         return self.settings.varied and self.data is not None and self.data.kind == "audio"
 
     @property
+    def _pairs(self) -> list[tuple[str, Pair]]:
+        """Every pair that is treated, and the block that it is of."""
+        pairs: list[tuple[str, Pair]] = []
+        for each in self.plan.sites:
+            pairs += [(each.site.path, "qk")] if each.qk else []
+            pairs += [(each.site.path, "vo")] if each.vo else []
+        return pairs
+
+    def _tried(self, statistics: Statistics) -> bool:
+        """Whether every pair that is treated was cut on trial at the ridge that is asked for."""
+        same = statistics.ridge == self.settings.ridge
+        return same and set(self._pairs) <= statistics.trials.keys()
+
+    @property
     def _compared(self) -> Output | None:
         """Which output trials of these blocks compare."""
         heard = self.plan.source.config["model_type"] == "whisper"
@@ -210,6 +212,8 @@ class CalibrationRun:
         statistics = read_statistics(path, source_sha256=self.plan.source.sha256())
         if self.data is None:
             statistics.select(self.sites)
+            if not self._tried(statistics):
+                self.needed("The file of statistics lacks trials of these blocks at this ridge")
             return statistics
         saved, how = statistics.data, (statistics.padding_weight, statistics.varied)
         asked = (settings.padding_weight, self._varied)

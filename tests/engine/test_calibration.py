@@ -160,8 +160,7 @@ def test_statistics_of_something_else_are_refused(
     with pytest.raises(error, match=words):
         cut(**{"statistics": STATISTICS} | asked)
     assert kept.read_bytes() == was
-    # A ridge is told to be unknown only once the blocks are decomposed.
-    assert untouched(STATISTICS, *([LEFT_OVER] if "ridge" in asked else []))
+    assert untouched(STATISTICS)
 
 
 def test_a_dry_run_writes_the_statistics_that_were_asked_for_and_nothing_else() -> None:
