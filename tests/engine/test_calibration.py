@@ -147,7 +147,7 @@ def not_finite(path: Path) -> None:
         ({"spoil": damaged}, CheckpointError, "truncated"),
         ({"spoil": not_finite}, CheckpointError, "damaged"),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_statistics_of_something_else_are_refused(
     asked: dict[str, Any], error: type[Exception], words: str
