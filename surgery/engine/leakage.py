@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.source import TensorSource
 from surgery.engine.block import read_operations
 from surgery.engine.calibration_run import CalibrationRun
 from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, check_data, embedded
@@ -93,8 +95,30 @@ def check_leakage(plan: Plan, run: CalibrationRun, data: str | Path | None, *, a
     return found.shared
 
 
-def refuse_leakage(found: Overlap, *, model: str, data: str) -> None:
+def check_unseen(source: TensorSource, data: str | Path) -> None:
+    """Refuse to measure a checkpoint on samples that one of its operations was calibrated on.
+
+    Raises:
+        UsageError: There are such samples.
+        SurgeryError: Data cannot be read.
+    """
+    known = calibrations(source.config, where=f"{source.name}: config.json")
+    if not known:
+        return
+    kind: Kind = "audio" if source.config["model_type"] == "whisper" else "text"
+    found = shared_samples(known, kind, data_fingerprints(Path(data), kind))
+    label = shlex.join(["surgery", "evaluate", "…", "--data", str(data), ALLOW])
+    refuse_leakage(found, model=source.name, data=str(data), label=label)
+
+
+def refuse_leakage(found: Overlap, *, model: str, data: str, label: str = ALLOW) -> None:
     """Refuse to measure a model on what it was calibrated on.
+
+    Args:
+        found: What they share.
+        model: What to call the model.
+        data: What to call the data.
+        label: What measures all the same, and says so.
 
     Raises:
         UsageError: They share a sample.
@@ -106,5 +130,5 @@ def refuse_leakage(found: Overlap, *, model: str, data: str) -> None:
             where=f"{model} on {data}",
             found=f"{found.shared} of {found.of} samples: {names}",
             expected="data that the calibration has not seen",
-            hint=f"measure on other data, or label the figures with {ALLOW}",
+            hint=f"measure on other data, or label the figures with {label}",
         )

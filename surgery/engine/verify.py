@@ -11,7 +11,8 @@ from torch import Tensor
 
 from surgery.architectures import AttentionSite
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.measure import measure
+from surgery.engine.leakage import check_unseen
+from surgery.engine.measure import check_data, measure
 from surgery.engine.pack import read_site
 from surgery.engine.stored import Stored, read_stored
 from surgery.errors import CheckpointError
@@ -77,8 +78,12 @@ def verify(
 
     Raises:
         CheckpointError: The two are not the same model.
+        UsageError: The result was calibrated on some of the data.
     """
     with resolve(str(original)) as before, resolve(str(result)) as after:
+        if data is not None and not weights_only:
+            check_data(before, data)
+            check_unseen(after, data)
         old, new = read_stored(before), read_stored(after)
         _check_same_model(old, new)
         found = []

@@ -335,6 +335,14 @@ def test_the_clips_of_the_embedded_model_leak_like_any_others(idle: Callable[[],
     assert "2 of 48" in str(caught.value.found) and untouched()
 
 
+def test_what_was_calibrated_on_verifies_nothing() -> None:
+    cut()
+    with pytest.raises(UsageError, match="calibrated on some of the data") as caught:
+        surgery.verify("llama", "out", data="text.txt")
+    assert "surgery evaluate" in str(caught.value.hint)
+    surgery.verify("llama", "out", data="text.txt", weights_only=True)
+
+
 def test_the_same_is_not_done_twice_and_another_calibration_is_not_the_same() -> None:
     first = cut(statistics=STATISTICS)
     was = contents(Path("out"))
