@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from surgery.calibration.rows import Document, read_text
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import SUFFIXES, SpeechFolder, Utterance
 from surgery.evaluation.fingerprints import Kind, audio_fingerprint, text_fingerprints
+from surgery.evaluation.rows import Document, read_text
 
 
 @dataclass(frozen=True)

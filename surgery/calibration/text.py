@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from surgery.calibration.hooks import Recorder, Weights
-from surgery.calibration.rows import Document
 from surgery.evaluation.perplexity import Windows, token_windows
+from surgery.evaluation.rows import Document
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TypedDict
 
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.linear_plan import LinearPlan
@@ -12,8 +12,15 @@ from surgery.engine.result import versions
 from surgery.engine.stored import stored_dtype
 from surgery.report.model import LinearReport, Report, Source, Trainable
 
-if TYPE_CHECKING:
-    from surgery.engine.small_parts import Facts
+
+class Facts(TypedDict):
+    """What became known of one map, as JSON values; see :class:`LinearReport`."""
+
+    spectrum: list[float]
+    captured: float | None
+    shortfall: float | None
+    defect: float | None
+    start_error: float | None
 
 
 def build_linear_report(

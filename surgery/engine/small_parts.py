@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from surgery.checkpoint.validate import check_finite
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.block import Operation
 from surgery.engine.linear_plan import LinearPlan
-from surgery.engine.linear_reporting import build_linear_report
+from surgery.engine.linear_reporting import Facts, build_linear_report
 from surgery.engine.parallel import map_ahead
 from surgery.engine.result import AskedFor, Clock
 from surgery.engine.stream import Computed, cast, stream
@@ -27,16 +27,6 @@ from surgery.report.model import Report
 from surgery.runtime.parts import LINEAR_METHODS, part_shapes
 
 ROWS = 1024  # rows of a weight compared at once in float64
-
-
-class Facts(TypedDict):
-    """What became known of one map, as JSON values; see :class:`LinearReport`."""
-
-    spectrum: list[float]
-    captured: float | None
-    shortfall: float | None
-    defect: float | None
-    start_error: float | None
 
 
 class SmallParts:

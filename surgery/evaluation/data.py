@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from surgery.calibration.rows import read_text
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import SUFFIXES as AUDIO
 from surgery.evaluation.audio import TRANSCRIPTS, SpeechFolder
 from surgery.evaluation.fingerprints import Kind, audio_fingerprint, text_fingerprints
 from surgery.evaluation.hub import PREFIX, HubName, hub_documents, hub_recordings
+from surgery.evaluation.rows import read_text
 from surgery.evaluation.speech import Recording
 
 

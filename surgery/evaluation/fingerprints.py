@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from surgery.calibration.rows import SUFFIXES, read_text
 from surgery.evaluation.audio import Audio, SpeechFolder
+from surgery.evaluation.rows import SUFFIXES, read_text
 
 KEPT = 1024
 """Most fingerprints of a sketch: 16 kB of ``config.json``."""

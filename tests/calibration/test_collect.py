@@ -15,9 +15,9 @@ from surgery.architectures import AttentionSite
 from surgery.calibration.collect import collect
 from surgery.calibration.data import CalibrationData, open_data
 from surgery.calibration.moments import MOMENTS, Moments
-from surgery.calibration.rows import Document
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import Utterance
+from surgery.evaluation.rows import Document
 from surgery.events import Event
 from tests.calibration.oracle import Letters, Naive, block_inputs, difference, sites_of
 from tests.models import TINY, tiny_model

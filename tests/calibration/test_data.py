@@ -11,10 +11,10 @@ import pytest
 import soundfile
 
 from surgery.calibration.data import open_data
-from surgery.calibration.rows import Document
 from surgery.calibration.statistics import CalibratedOn
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.fingerprints import data_fingerprints, overlap
+from surgery.evaluation.rows import Document
 from tests.calibration.oracle import Letters
 
 CHAT = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hi."}]

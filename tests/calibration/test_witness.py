@@ -20,7 +20,6 @@ from surgery.architectures import AttentionSite
 from surgery.calibration.collect import collect
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
 from surgery.calibration.data import CalibrationData, open_data
-from surgery.calibration.rows import Document
 from surgery.calibration.sensitivity import (
     TRIALS,
     dropped_share,
@@ -30,6 +29,7 @@ from surgery.calibration.sensitivity import (
 from surgery.calibration.witness import Witness, witness
 from surgery.engine.pack import read_site
 from surgery.evaluation.audio import SpeechFolder
+from surgery.evaluation.rows import Document
 from surgery.events import Event
 from surgery.methods import DamageCurve, PairDecomposition, SiteDecomposition, activation_aware
 from surgery.micro import assets

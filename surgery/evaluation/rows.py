@@ -1,4 +1,4 @@
-"""Text to calibrate on: plain documents, prompts with completions, conversations."""
+"""Rows of text: plain documents, prompts with completions, conversations."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _shortened(line: str, most: int = 80) -> str:
 
 def _malformed(path: Path, line: int, found: str) -> SurgeryError:
     return SurgeryError(
-        "A row of the calibration data cannot be used.",
+        "A row of the data cannot be used.",
         where=f"{path}, line {line}",
         found=found,
         expected=FORMS,
