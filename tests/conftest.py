@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,13 @@ def shared_directory() -> Path | None:
 
 
 def pytest_configure() -> None:
-    """Give every worker of pytest-xdist one core: kernels that share cores wait for each other."""
+    """Hear Ctrl-C, and give every worker of pytest-xdist one core.
+
+    A shell that runs tests in the background makes them, and all they start, deaf to Ctrl-C, and
+    some of them press it. Kernels that share cores wait for each other.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         import torch
 
