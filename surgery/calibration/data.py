@@ -7,7 +7,8 @@ from pathlib import Path
 
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import SUFFIXES, SpeechFolder, Utterance
-from surgery.evaluation.fingerprints import Kind, audio_fingerprint, text_fingerprints
+from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
+from surgery.evaluation.kinds import Kind
 from surgery.evaluation.rows import Document, read_text
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
@@ -19,6 +18,7 @@ from surgery.calibration.witness import Witness
 from surgery.events import Event, Progress
 from surgery.methods import PairDecomposition, SiteDecomposition
 from surgery.methods.rules import PAIRS, Pair
+from surgery.methods.units import dropped_share
 
 TRIALS = (0.25, 0.5, 0.75)
 """Fractions of a pair's vectors that the trials cut, those of least energy."""
@@ -86,11 +86,3 @@ def least_energy_ranks(part: PairDecomposition, fraction: float) -> list[int]:
     gone[steps.flatten().argsort(stable=True)[: int(fraction * steps.numel())]] = True
     kept = torch.unflatten(~gone, 0, (heads, -1)).sum(dim=1).clamp(min=1)
     return [int(count) * part.step for count in kept]
-
-
-def dropped_share(spectrum: Tensor, ranks: Sequence[int]) -> float:
-    """Return the share of a pair's energy, over all its heads, that these ranks drop."""
-    energies = spectrum.square()
-    gone = torch.arange(spectrum.shape[1]) >= torch.tensor(ranks)[:, None]
-    whole = float(energies.sum())
-    return float(energies[gone].sum()) / whole if whole > 0 else 0.0

@@ -19,6 +19,7 @@ from surgery.calibration.hooks import Recorder, Weights
 from surgery.calibration.variations import vary
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, Utterance, split, window
+from surgery.evaluation.drift import filled_frames
 from surgery.evaluation.transcribe import ENGLISH, is_multilingual, log_mel
 
 TOKENS_PER_SECOND = 12
@@ -94,8 +95,7 @@ def _batch(
     positions = int(model.config.max_source_positions)
     frames = torch.full((len(clips), positions), padding_weight, dtype=torch.float64)
     for row, clip in enumerate(clips):
-        # One position stands for window / positions samples: 320 in every Whisper.
-        frames[row, : -(-clip.size * positions // window(processor))] = 1.0
+        frames[row, : filled_frames(clip, positions, window(processor))] = 1.0
     return SpeechBatch(
         log_mel(model, processor, clips),
         frames,

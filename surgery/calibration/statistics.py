@@ -11,7 +11,8 @@ from surgery.calibration.moments import MOMENTS, Moments
 from surgery.calibration.sensitivity import Trials
 from surgery.calibration.witness import Output
 from surgery.errors import UsageError
-from surgery.evaluation.fingerprints import Kind, sketch
+from surgery.evaluation.fingerprints import sketch
+from surgery.evaluation.kinds import Kind
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from surgery.architectures.base import AttentionSite
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches
 from surgery.calibration.text import TextBatch, text_batches, token_windows_of
-from surgery.evaluation.drift import ROWS, RelativeError
+from surgery.evaluation.drift import RelativeError, divergence
 
 Output = Literal["encoder output", "last hidden state", "next token"]
 OUTPUTS: tuple[Output, ...] = ("encoder output", "last hidden state", "next token")
@@ -67,17 +67,17 @@ class Witness(ABC):
 
     def damage(self) -> float:
         """Run the model as it is now, hooks and all, and return the damage."""
-        relative, divergence, positions = RelativeError(), 0.0, 0
+        relative, nats, positions = RelativeError(), 0.0, 0
         with torch.no_grad():
             for before, after in zip(self._original, self._rows(), strict=True):
                 if self.output == "next token":
-                    divergence += _divergence(before, after)
+                    nats += divergence(before, after)
                     positions += before.shape[0]
                 else:
                     relative.add(before, after)
         if self.output == "next token":
             # In this order NaN stays NaN: a model that breaks is not unharmed.
-            return max(divergence / max(1, positions), 0.0)
+            return max(nats / max(1, positions), 0.0)
         return relative.value**2
 
     @abstractmethod
@@ -170,15 +170,3 @@ def _evenly(items: Sequence[_T], most: int) -> list[_T]:
     if len(items) <= most:
         return list(items)
     return [items[(2 * number + 1) * len(items) // (2 * most)] for number in range(most)]
-
-
-def _divergence(before: Tensor, after: Tensor) -> float:
-    """Return the sum of KL(before || after) over rows of logits, in nats, in float64."""
-    total = 0.0
-    for start in range(0, before.shape[0], ROWS):
-        p, q = (
-            rows[start : start + ROWS].to("cpu", torch.float64).log_softmax(dim=-1)
-            for rows in (before, after)
-        )
-        total += float((p.exp() * (p - q)).sum())
-    return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
@@ -13,10 +13,7 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.block import ABSORB_DECOMPOSE, Operation, site_entry
-from surgery.engine.calibration_run import CalibrationRun
-from surgery.engine.decide import decide
 from surgery.engine.decompose import Spill, decompose_sites, spectra_of
-from surgery.engine.leakage import check_leakage
 from surgery.engine.options import Options
 from surgery.engine.plan import Plan, make_plan
 from surgery.engine.ranks import check_ranks, plan_ranks, site_ranks
@@ -27,6 +24,9 @@ from surgery.events import Progress, ignore
 from surgery.methods import SiteDecomposition, SiteSpectra
 from surgery.report.calibration import Calibration
 from surgery.report.model import Report
+
+if TYPE_CHECKING:
+    from surgery.engine.calibration_run import CalibrationRun
 
 
 def absorb_decompose(
@@ -105,8 +105,13 @@ class AbsorbDecompose:
 
     def __init__(self, plan: Plan, progress: Progress, *, curve: bool = False) -> None:
         self.plan = plan
-        calibrated = plan.options.calibrate is not None
-        self._run = CalibrationRun(plan, progress) if calibrated else None
+        self._run: CalibrationRun | None = None
+        if plan.options.calibrate is not None:
+            # Late, here and below: without calibration no model is run, and none of what runs
+            # them is imported.
+            from surgery.engine.calibration_run import CalibrationRun
+
+            self._run = CalibrationRun(plan, progress)
         self._curve, self._leaked = curve, 0
         self._calibration: Calibration | None = None
         self._results: Mapping[str, SiteDecomposition] = {}
@@ -131,6 +136,8 @@ class AbsorbDecompose:
             SurgeryError: Data cannot be read.
         """
         if self._run is not None:
+            from surgery.engine.leakage import check_leakage
+
             self._leaked = check_leakage(self.plan, self._run, data, allow=allow)
 
     def forecast(self, progress: Progress) -> Report:
@@ -149,6 +156,8 @@ class AbsorbDecompose:
             self._results = results
             self._ranks = site_ranks(self.plan, plan_ranks(self.plan, spectra), results)
             return
+        from surgery.engine.decide import decide
+
         with self._run as run:
             found = decide(self.plan, run, spill, progress, curve=self._curve)
         self._results, self._ranks = found.decompositions, found.ranks

@@ -20,10 +20,9 @@ from surgery.calibration.witness import Output, Witness, error_of, output_of_spe
 from surgery.engine.bounds import check_bound
 from surgery.engine.dense import dense_directory
 from surgery.engine.loading import check_device, load
-from surgery.engine.measure import read_tokenizer
+from surgery.engine.measure import data_kind, read_processor
 from surgery.engine.plan import Plan
 from surgery.errors import UsageError
-from surgery.evaluation.fingerprints import Kind
 from surgery.events import Progress
 from surgery.methods import Pair, SiteDecomposition
 
@@ -50,10 +49,9 @@ class CalibrationRun:
         self.sites = [each.site for each in plan.sites if each.qk or each.vo]
         check_device(settings.device)
         model_type = plan.source.config["model_type"]
-        kind: Kind = "audio" if model_type == "whisper" else "text"
         self.data: CalibrationData | None = None
         if settings.data is not None:
-            self.data = open_data(Path(settings.data), kind, settings.samples)
+            self.data = open_data(Path(settings.data), data_kind(plan.source), settings.samples)
         check_bound(plan.options.rule, self.data, model_type)
         self._saved = self._read_saved()
         self._opened = ExitStack()
@@ -157,10 +155,7 @@ class CalibrationRun:
     @cached_property
     def processor(self) -> Any:
         """Whisper's processor, or a language model's tokenizer."""
-        from transformers import AutoTokenizer, WhisperProcessor
-
-        speech = self.plan.source.config["model_type"] == "whisper"
-        return read_tokenizer(self.directory, WhisperProcessor if speech else AutoTokenizer)
+        return read_processor(self.directory, data_kind(self.plan.source))
 
     @cached_property
     def on(self) -> CalibratedOn:
@@ -198,7 +193,7 @@ class CalibrationRun:
     @property
     def _compared(self) -> Output | None:
         """Which output trials of these blocks compare."""
-        heard = self.plan.source.config["model_type"] == "whisper"
+        heard = data_kind(self.plan.source) == "audio"
         return output_of_speech(self.sites) if heard else self.statistics.output
 
     def _read_saved(self) -> Statistics | None:

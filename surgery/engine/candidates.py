@@ -14,7 +14,7 @@ from surgery.engine.block import read_operations
 from surgery.engine.dense import dense_directory
 from surgery.engine.leakage import Calibration, calibrations
 from surgery.engine.loading import load
-from surgery.engine.measure import read_tokenizer
+from surgery.engine.measure import data_kind, read_processor
 from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.results import Evaluated, Kind
 
@@ -115,11 +115,10 @@ def load_candidates(
         UsageError: Their vocabularies or front ends differ, or only some predict text.
         CheckpointError: One cannot be loaded, or has no tokenizer.
     """
-    from transformers import AutoTokenizer, WhisperProcessor
-
-    whisper = candidates[0].source.config["model_type"] == "whisper"
-    kind = WhisperProcessor if whisper else AutoTokenizer
-    tokenizers = [read_tokenizer(one.directory, kind) for one in candidates]
+    whisper = data_kind(candidates[0].source) == "audio"
+    tokenizers = [
+        read_processor(one.directory, "audio" if whisper else "text") for one in candidates
+    ]
     for one, tokenizer in zip(candidates[1:], tokenizers[1:], strict=True):
         _check_same_words(candidates[0], one, tokenizers[0], tokenizer, whisper=whisper)
     models: list[Any] = [load(one.directory, dtype=dtype, device=device) for one in candidates]

@@ -13,7 +13,7 @@ import torch
 from surgery.engine.candidates import Candidate, load_candidates, open_candidates
 from surgery.engine.leakage import refuse_leakage, shared_samples
 from surgery.engine.loading import check_device
-from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, embedded
+from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, data_kind, embedded
 from surgery.engine.result import versions
 from surgery.errors import TargetError, UsageError
 from surgery.evaluation.bootstrap import RESAMPLES, Bootstrap
@@ -80,7 +80,7 @@ def evaluate(
     target = None if output is None else _writable(Path(output))
     with ExitStack() as opened:
         candidates = open_candidates(opened, asked)
-        speech = candidates[0].source.config["model_type"] == "whisper"
+        speech = data_kind(candidates[0].source) == "audio"
         clips = opened.enter_context(embedded(EMBEDDED_CLIPS))
         whereabouts = [clips if str(place) == EMBEDDED else place for place in places]
         sets = _open(whereabouts, speech=speech, limit=limit)

@@ -11,10 +11,11 @@ from typing import Any
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.block import read_operations
 from surgery.engine.calibration_run import CalibrationRun
-from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, check_data, embedded
+from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, check_data, data_kind, embedded
 from surgery.engine.plan import Plan
 from surgery.errors import CheckpointError, UsageError
-from surgery.evaluation.fingerprints import Kind, Overlap, data_fingerprints, overlap
+from surgery.evaluation.fingerprints import Overlap, data_fingerprints, overlap
+from surgery.evaluation.kinds import Kind
 
 ALLOW = "--allow-leakage"
 
@@ -105,7 +106,7 @@ def check_unseen(source: TensorSource, data: str | Path) -> None:
     known = calibrations(source.config, where=f"{source.name}: config.json")
     if not known:
         return
-    kind: Kind = "audio" if source.config["model_type"] == "whisper" else "text"
+    kind = data_kind(source)
     found = shared_samples(known, kind, data_fingerprints(Path(data), kind))
     label = shlex.join(["surgery", "evaluate", "…", "--data", str(data), ALLOW])
     refuse_leakage(found, model=source.name, data=str(data), label=label)

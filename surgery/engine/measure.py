@@ -11,6 +11,7 @@ from typing import Any
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.dense import dense_directory
 from surgery.errors import CheckpointError, UsageError
+from surgery.evaluation.kinds import Kind
 from surgery.events import Event, Progress
 from surgery.report.model import Measurement
 
@@ -66,7 +67,7 @@ def check_data(source: TensorSource, data: str | Path | None) -> None:
     if data is None:
         return
     path = Path(data)
-    if source.config["model_type"] == "whisper":
+    if data_kind(source) == "audio":
         if not path.is_dir():
             raise UsageError(
                 "Whisper is measured on a folder of audio",
@@ -85,14 +86,22 @@ def check_data(source: TensorSource, data: str | Path | None) -> None:
         )
 
 
-def read_tokenizer(directory: Path, kind: Any) -> Any:
-    """Load a tokenizer or processor from a checkpoint.
+def data_kind(source: TensorSource) -> Kind:
+    """Return what a model is run on: recordings, or text."""
+    return "audio" if source.config["model_type"] == "whisper" else "text"
+
+
+def read_processor(directory: Path, kind: Kind) -> Any:
+    """Load Whisper's processor, or a language model's tokenizer, from a checkpoint.
 
     Raises:
         CheckpointError: The checkpoint has none that can be read.
     """
+    from transformers import AutoTokenizer, WhisperProcessor
+
+    kinds: dict[Kind, Any] = {"audio": WhisperProcessor, "text": AutoTokenizer}
     try:
-        return kind.from_pretrained(directory, local_files_only=True)
+        return kinds[kind].from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise CheckpointError(
             "The checkpoint's tokenizer or processor cannot be loaded, so nothing can be measured",
@@ -106,15 +115,13 @@ def read_tokenizer(directory: Path, kind: Any) -> Any:
 def _speech(
     original: Path, result: Path, data: str | Path | None, *, batch: int
 ) -> list[Measurement]:
-    from transformers import WhisperProcessor
-
     from surgery.engine.loading import load
     from surgery.evaluation.audio import SpeechFolder
     from surgery.evaluation.measure import measure_speech
 
     with embedded(EMBEDDED_CLIPS) if data is None else _given(data) as folder:
         speech = SpeechFolder.open(folder)
-        processor = read_tokenizer(result, WhisperProcessor)
+        processor = read_processor(result, "audio")
         named = "embedded dialled digits (synthetic)" if data is None else None
         return measure_speech(
             load(original),
@@ -129,15 +136,13 @@ def _speech(
 def _text(
     original: Path, result: Path, data: str | Path | None, *, causal: bool
 ) -> list[Measurement]:
-    from transformers import AutoTokenizer
-
     from surgery.engine.loading import load
     from surgery.evaluation.measure import measure_embeddings, measure_text
 
     measured = measure_text if causal else measure_embeddings
     with embedded("sample.txt") if data is None else _given(data) as path:
         named = "sample text of the package" if data is None else None
-        tokenizer = read_tokenizer(result, AutoTokenizer)
+        tokenizer = read_processor(result, "text")
         return measured(load(original), load(result), tokenizer, path, data=named)
 
 

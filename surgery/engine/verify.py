@@ -11,7 +11,6 @@ from torch import Tensor
 
 from surgery.architectures import AttentionSite
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.leakage import check_unseen
 from surgery.engine.measure import check_data, measure
 from surgery.engine.pack import read_site
 from surgery.engine.stored import Stored, read_stored
@@ -82,6 +81,8 @@ def verify(
     """
     with resolve(str(original)) as before, resolve(str(result)) as after:
         if data is not None and not weights_only:
+            from surgery.engine.leakage import check_unseen  # late: it brings audio with it
+
             check_data(before, data)
             check_unseen(after, data)
         old, new = read_stored(before), read_stored(after)

@@ -169,6 +169,23 @@ def output_drift(original: Any, restructured: Any, windows: Iterable[Windows]) -
     return errors.drift
 
 
+def divergence(reference: Tensor, other: Tensor) -> float:
+    """Return KL(reference || other) summed over positions, in nats, in float64.
+
+    Args:
+        reference: The original's logits, shape (positions, vocabulary).
+        other: The other model's, of the same shape.
+    """
+    total = 0.0
+    for start in range(0, reference.shape[0], ROWS):
+        p, q = (
+            rows[start : start + ROWS].cpu().double().log_softmax(dim=-1)
+            for rows in (reference, other)
+        )
+        total += float((p.exp() * (p - q)).sum())
+    return total
+
+
 class OutputErrors:
     """What :class:`OutputDrift` tells, over positions that come in pieces."""
 
@@ -192,8 +209,7 @@ class OutputErrors:
             if vocabulary:
                 y = y - y.mean(dim=-1, keepdim=True)
                 z = z - z.mean(dim=-1, keepdim=True)
-                p, q = y.log_softmax(dim=-1), z.log_softmax(dim=-1)
-                self._divergence += float((p.exp() * (p - q)).sum())
+                self._divergence += divergence(y, z)
                 self._agreeing += int((y.argmax(dim=-1) == z.argmax(dim=-1)).sum())
             self._relative.add(y, z)
 

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from surgery.evaluation.audio import Audio, SpeechFolder
-from surgery.evaluation.rows import SUFFIXES, read_text
+from surgery.evaluation.kinds import Kind
+from surgery.evaluation.rows import read_text, text_files
 
 KEPT = 1024
 """Most fingerprints of a sketch: 16 kB of ``config.json``."""
@@ -24,8 +24,6 @@ KEPT = 1024
 LONG_ENOUGH = 32  # characters: shorter lines ("Yes.", "*/") stand in texts that share nothing
 EXAMPLES = 3
 _DIGITS = 16  # 64 bits: a chance hit among a million samples against a sketch, one in 10^10
-
-Kind = Literal["audio", "text"]
 
 
 def audio_fingerprint(audio: Audio) -> str:
@@ -80,11 +78,8 @@ def data_fingerprints(
             _relative(each.path, path): frozenset({audio_fingerprint(each.audio())})
             for each in utterances
         }
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     found: dict[str, frozenset[str]] = {}
-    for file in files:
+    for file in text_files(path):
         documents = read_text(file)
         name = _relative(file, path)
         for number, document in enumerate(documents, start=1):

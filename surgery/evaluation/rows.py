@@ -50,14 +50,19 @@ def read_text(path: Path) -> list[Document]:
     Raises:
         SurgeryError: Something cannot be read; names the file, and the line of a bad row.
     """
-    if not path.is_dir():
-        return _read_file(path)
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = text_files(path)
     if not files:
         raise SurgeryError(
             "There is no text here.", where=path, expected=f"files ending in {', '.join(SUFFIXES)}"
         )
     return [document for file in files for document in _read_file(file)]
+
+
+def text_files(path: Path) -> list[Path]:
+    """Return a file itself, or every text and JSONL file below a folder, sorted by path."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
 
 
 def _read_file(path: Path) -> list[Document]:

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from surgery.errors import UsageError
 from surgery.methods.rules import PAIRS, Layout, Pair, Remove
-from surgery.methods.units import Ranks, SiteSpectra, Unit, energy_share, make_units, pairs_of
+from surgery.methods.units import (
+    Ranks,
+    SiteSpectra,
+    Unit,
+    dropped_share,
+    energy_share,
+    make_units,
+    pairs_of,
+)
 
 SLACK = 1e-12
 """Relative rounding that decides no budget."""
@@ -51,10 +59,7 @@ def budget_ranks(
 
 def most_removable(spectra: Mapping[str, SiteSpectra], layout: Layout, multiple: int) -> int:
     """Return how many parameters can go at most: every unit keeps one step of its ranks."""
-    return sum(
-        unit.cost(spectra) * (unit.d - min(unit.step(spectra, multiple), unit.d))
-        for unit in make_units(spectra, layout)
-    )
+    return _Allocation(make_units(spectra, layout), {}, spectra, multiple).most
 
 
 def predicted_damage(spectra: Mapping[str, SiteSpectra], ranks: Ranks) -> float:
@@ -66,15 +71,12 @@ def predicted_damage(spectra: Mapping[str, SiteSpectra], ranks: Ranks) -> float:
     damage = 0.0
     for site, pairs in spectra.items():
         for pair, spectrum in pairs.items():
-            energies = spectrum.values.square()
-            whole = float(energies.sum()) or 1.0
-            kept = ranks[site][pair]
-            lost = sum(float(row[rank:].sum()) for row, rank in zip(energies, kept, strict=True))
+            lost = dropped_share(spectrum.values, ranks[site][pair])
             if lost == 0.0:  # trials that dropped nothing have no curve, and need none
                 continue
             if spectrum.damage is None:
                 raise ValueError(f"{site} {pair}: no measured damage")
-            damage += spectrum.damage(lost / whole)
+            damage += spectrum.damage(lost)
     return damage
 
 
@@ -141,13 +143,17 @@ class _Allocation:
         self.ranks = [unit.d for unit in units]
         self.lost = dict.fromkeys(losses, 0.0)
 
-    def cut(self, fraction: float, whole: int) -> list[int]:
-        """Take steps until ``fraction`` of ``whole`` parameters is gone; return the ranks."""
-        wanted = fraction * whole * (1 - SLACK)
-        most = sum(
+    @property
+    def most(self) -> int:
+        """Parameters that can go at most."""
+        return sum(
             cost * (unit.d - self._least(index))
             for index, (unit, cost) in enumerate(zip(self.units, self.costs, strict=True))
         )
+
+    def cut(self, fraction: float, whole: int) -> list[int]:
+        """Take steps until ``fraction`` of ``whole`` parameters is gone; return the ranks."""
+        wanted, most = fraction * whole * (1 - SLACK), self.most
         if fraction * whole > most * (1 + SLACK):
             self._refuse(fraction, whole, most)
         # The rank as a tie-break keeps one unit's steps in order where prices are equal.

@@ -57,10 +57,8 @@ class DamageCurve:
 
     def __call__(self, share: float) -> float:
         """Return the damage of dropping this share of the pair's energy."""
-        if share <= self.dropped[0]:
-            return self.damage[0] * max(share, 0.0) / self.dropped[0]
-        if len(self.dropped) == 1:
-            return self.damage[0] * (share / self.dropped[0])
+        if share <= self.dropped[0] or len(self.dropped) == 1:
+            return self.damage[0] * (max(share, 0.0) / self.dropped[0])
         right = min(bisect_left(self.dropped, share), len(self.dropped) - 1)
         x0, x1 = self.dropped[right - 1], self.dropped[right]
         y0, y1 = self.damage[right - 1], self.damage[right]

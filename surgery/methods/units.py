@@ -78,6 +78,14 @@ def energy_share(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]
     return squared / torch.where(total > 0, total, torch.ones_like(total))
 
 
+def dropped_share(spectrum: Tensor, ranks: Sequence[int]) -> float:
+    """Return the share of a pair's energy, over all its heads, that these ranks drop."""
+    energies = spectrum.square()
+    gone = torch.arange(spectrum.shape[1]) >= torch.tensor(ranks)[:, None]
+    whole = float(energies.sum())
+    return float(energies[gone].sum()) / whole if whole > 0 else 0.0
+
+
 def make_units(spectra: Mapping[str, SiteSpectra], layout: Layout) -> list[Unit]:
     """Return the units of every site under ``layout``."""
     units: list[Unit] = []

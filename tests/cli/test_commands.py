@@ -77,6 +77,12 @@ def test_help_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code, "--help"], check=True, capture_output=True)
 
 
+def test_cutting_by_weights_imports_nothing_that_runs_models() -> None:
+    code = "import sys, surgery.engine.absorb, surgery.engine.split, surgery.engine.verify\n"
+    code += "assert not {'transformers', 'scipy.signal', 'soundfile'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_json_is_one_document_and_nothing_else(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,8 @@ import torch
 
 import surgery
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
-from surgery.engine import absorb, pricing
+from surgery.engine import decide as deciding
+from surgery.engine import pricing
 from surgery.engine.decide import Decision, decide
 from surgery.errors import UsageError
 from surgery.report.model import Report
@@ -98,7 +99,7 @@ class Workshop:
         path = self.folder / f"{name}-{dtype}-{type(rule).__name__}"
         options = surgery.Options(rule=rule, scope="all", calibrate=self.calibrate(name, dtype))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(absorb, "decide", spy)
+            patch.setattr(deciding, "decide", spy)
             report = surgery.absorb_decompose(source, path, options=options)
         return Cut(source, path, report, decided[0])
 
