@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.report.calibration import Calibration
+from surgery.report.tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ class Report:
             ``sites`` and ``savings`` are empty.
         trainable: How many numbers those parts hold.
         calibration: What was found on real input beforehand, where the run was calibrated.
+        tuning: What was trained and how it went, where the run trained; then ``sites``,
+            ``savings`` and ``linears`` are empty.
     """
 
     title: str
@@ -223,3 +226,4 @@ class Report:
     linears: list[LinearReport] = field(default_factory=list)
     trainable: Trainable | None = None
     calibration: Calibration | None = None
+    tuning: Tuning | None = None
