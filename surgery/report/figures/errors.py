@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from surgery.report.figures.by_layer import Dots, layers_of, legend_above, paint_by_layer
 from surgery.report.figures.canvas import (
     INK,
     NARROW,
@@ -18,7 +19,6 @@ from surgery.report.figures.canvas import (
     log_ticks,
     plain,
     power,
-    whole_ticks,
 )
 from surgery.report.model import PairReport, Report, SiteReport
 from surgery.report.summary import PAIRS, is_pruned, pair_of, sites_by_scope
@@ -57,13 +57,25 @@ def _axis_title(report: Report) -> str:
     return "Relative error of the head products"
 
 
+def _dots(pair: str, one: _Series) -> Dots:
+    """Return mean and range over heads of each layer."""
+    return Dots(
+        PAIR_TITLES[pair],
+        PAIR_COLOURS[pair],
+        list(one),
+        low=[max(min(errors), _TINY) for errors in one.values()],
+        middle=[max(float(np.mean(errors)), _TINY) for errors in one.values()],
+        high=[max(*errors, _TINY) for errors in one.values()],
+    )
+
+
 def _picture(scope: str, series: dict[str, _Series], what: str, *, pruned: bool) -> Picture:
     everything = np.array([e for one in series.values() for errors in one.values() for e in errors])
     everything = everything[np.isfinite(everything)]
     top = float(everything.max()) if everything.size else 1.0
     linear = pruned and top > 1e-3
-    layers = sorted({layer for one in series.values() for layer in one})
-
+    dots = [_dots(pair, one) for pair, one in series.items()]
+    layers = layers_of(dots)
     wide = len(layers) > 40
 
     def paint(figure: Figure) -> None:
@@ -79,42 +91,8 @@ def _picture(scope: str, series: dict[str, _Series], what: str, *, pruned: bool)
             axis.set_yticks([], minor=True)
             axis.yaxis.set_major_formatter(power)
         axis.set_title(what, color=INK)
-        axis.set_xlabel("layer")
-        axis.grid(axis="y")
-        axis.tick_params(length=0)
-        axis.set_xlim(-0.6, len(layers) - 0.4)
-        ticks = whole_ticks(len(layers), 20 if wide else 12)
-        axis.set_xticks(ticks, [str(layers[tick]) for tick in ticks])
-        place = {layer: index for index, layer in enumerate(layers)}
-        size = 6
-        for index, (pair, one) in enumerate(series.items()):
-            shift = 0.16 * (2 * index - len(series) + 1)
-            colour = PAIR_COLOURS[pair]
-            x = np.array([place[layer] + shift for layer in one])
-            lower = np.array([max(min(errors), _TINY) for errors in one.values()])
-            upper = np.array([max(*errors, _TINY) for errors in one.values()])
-            mean = np.array([max(float(np.mean(errors)), _TINY) for errors in one.values()])
-            axis.vlines(x, lower, upper, colors=colour, linewidths=1.6, alpha=0.45)
-            axis.plot(
-                x,
-                mean,
-                "o",
-                color=colour,
-                markersize=size,
-                label=PAIR_TITLES[pair],
-                markeredgecolor="white",
-                markeredgewidth=0.8,
-            )
-        axis.legend(
-            loc="lower right",
-            bbox_to_anchor=(1, 1),
-            ncols=2,
-            frameon=False,
-            fontsize=10,
-            handletextpad=0.2,
-            columnspacing=1,
-            borderaxespad=0,
-        )
+        paint_by_layer(axis, dots, layers=layers, ticks=20 if wide else 12)
+        legend_above(axis)
 
     title = f"Error of each pair, {plain(scope)}"
     parts = []

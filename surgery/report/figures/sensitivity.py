@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from surgery.report.calibration import Calibration, Sensitivity
 from surgery.report.calibration_text import is_relative
+from surgery.report.figures.by_layer import Dots, layers_of, legend_above, paint_by_layer
 from surgery.report.figures.canvas import (
     INK,
     NARROW,
@@ -23,7 +24,6 @@ from surgery.report.figures.canvas import (
     log_ticks,
     plain,
     power,
-    whole_ticks,
 )
 from surgery.report.model import Report
 from surgery.report.summary import PAIRS, sites_by_scope
@@ -86,13 +86,25 @@ def _dot(layer: int, one: Sensitivity) -> _Dot | None:
     return _Dot(layer, float(np.exp(np.mean(np.log(slopes)))), min(slopes), max(slopes))
 
 
+def _painted(pair: str, dots: list[_Dot], low: float) -> Dots:
+    return Dots(
+        PAIR_TITLES[pair],
+        PAIR_COLOURS[pair],
+        [dot.layer for dot in dots],
+        low=[max(dot.least, low) for dot in dots],
+        middle=[max(dot.mean, low) for dot in dots],
+        high=[dot.most for dot in dots],
+    )
+
+
 def _picture(
     scope: str, series: _Series, calibration: Calibration, limits: tuple[float, float]
 ) -> Picture:
-    layers = sorted({dot.layer for dots in series.values() for dot in dots})
+    low, high = limits
+    painted = [_painted(pair, dots, low) for pair, dots in series.items()]
+    layers = layers_of(painted)
     wide = len(layers) > 40
     width = WIDE if wide else NARROW
-    low, high = limits
 
     def paint(figure: Figure) -> None:
         axis = axes(figure, 50, 44, 12, 44)
@@ -101,48 +113,12 @@ def _picture(
         axis.set_yticks(log_ticks(low, high))
         axis.set_yticks([], minor=True)
         axis.yaxis.set_major_formatter(power)
-        axis.set_xlabel("layer")
-        axis.grid(axis="y")
-        axis.tick_params(length=0)
-        axis.set_xlim(-0.6, len(layers) - 0.4)
-        ticks = whole_ticks(len(layers), 20 if wide else 12)
-        axis.set_xticks(ticks, [str(layers[tick]) for tick in ticks])
         figure.text(
             4 / width, 1 - 16 / _HEIGHT, f"Damage per 1 % of energy, {plain(scope)}", color=INK
         )
-        place = {layer: index for index, layer in enumerate(layers)}
-        for index, (pair, dots) in enumerate(series.items()):
-            shift = 0.16 * (2 * index - len(series) + 1)
-            colour = PAIR_COLOURS[pair]
-            x = np.array([place[dot.layer] + shift for dot in dots])
-            axis.vlines(
-                x,
-                [max(dot.least, low) for dot in dots],
-                [dot.most for dot in dots],
-                colors=colour,
-                linewidths=1.6,
-                alpha=0.45,
-            )
-            axis.plot(
-                x,
-                [max(dot.mean, low) for dot in dots],
-                "os"[index % 2],
-                color=colour,
-                markersize=6.5,
-                label=PAIR_TITLES[pair],
-                markeredgecolor="white",
-                markeredgewidth=0.8,
-            )
-        axis.legend(
-            loc="lower right",
-            bbox_to_anchor=(1, 1.01),
-            ncols=2,
-            frameon=False,
-            fontsize=10,
-            handletextpad=0.2,
-            columnspacing=1,
-            borderaxespad=0,
-        )
+        ticks = 20 if wide else 12
+        paint_by_layer(axis, painted, layers=layers, ticks=ticks, size=6.5, markers="os")
+        legend_above(axis, 1.01)
 
     unit = "squared relative error" if is_relative(calibration) else plain(calibration.unit)
     said = []
