@@ -8,9 +8,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from surgery.report.linear_tables import columns, role_rows
-from surgery.report.linear_text import error_text, growth_text, place_text, shortfall_text
-from surgery.report.linears import byte_rows, worst
+from surgery.report.linear_text import error_text, growth_text, shortfall_text
+from surgery.report.linears import byte_rows
 from surgery.report.model import Report
+from surgery.report.roles import place_text, worst
 from surgery.report.wording import amount, count, percent, printable
 from surgery_cli.tables import capped, quantities, remarks, table
 

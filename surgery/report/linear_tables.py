@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from surgery.report.linear_text import DASH, error_text, shortfall_text, span_text
 from surgery.report.linear_words import words
-from surgery.report.linears import known, role_groups, trainable_of, weights_of, worst
+from surgery.report.linears import role_groups, trainable_of, weights_of
 from surgery.report.model import LinearReport, Report
+from surgery.report.roles import known, worst
 from surgery.report.wording import count, percent
 
 

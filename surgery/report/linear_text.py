@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from surgery.report.linear_words import words
-from surgery.report.linears import trainable_of, worst
-from surgery.report.model import LinearReport, Report, Trainable
+from surgery.report.linears import trainable_of
+from surgery.report.model import Report, Trainable
+from surgery.report.roles import worst
 from surgery.report.wording import change, count, percent, scientific
 
 DASH = "—"
@@ -49,12 +50,6 @@ def extent(values: Iterable[int]) -> str:
     """Write the range of some whole numbers: ``64–128``, or the one there is."""
     ordered = sorted(set(values))
     return f"{ordered[0]}–{ordered[-1]}" if len(ordered) > 1 else f"{ordered[0]}"
-
-
-def place_text(linear: LinearReport) -> str:
-    """Name a map in few words: ``encoder up, layer 3``."""
-    where = f"{linear.scope} {linear.role}"
-    return where if linear.layer is None else f"{where}, layer {linear.layer}"
 
 
 def plural(number: int, noun: str) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from surgery.report.model import LinearReport, Quantity, Report
-
-_ROLES = ("q", "k", "v", "q,k,v", "k,v", "o", "gate", "up", "down")
+from surgery.report.roles import by_role
 
 
 @dataclass(frozen=True)
@@ -27,18 +25,7 @@ def is_linear(report: Report) -> bool:
 
 def role_groups(report: Report) -> list[RoleGroup]:
     """Return the maps by scope, as they occur, and role: attention first, then the MLP."""
-    found: dict[str, dict[str, list[LinearReport]]] = {}
-    for linear in report.linears:
-        found.setdefault(linear.scope, {}).setdefault(linear.role, []).append(linear)
-
-    def place(role: str) -> int:
-        return _ROLES.index(role) if role in _ROLES else len(_ROLES)
-
-    return [
-        RoleGroup(scope, role, sorted(roles[role], key=_layer))
-        for scope, roles in found.items()
-        for role in sorted(roles, key=place)
-    ]
+    return [RoleGroup(*key, linears) for key, linears in by_role(report.linears).items()]
 
 
 def groups_by_scope(report: Report) -> dict[str, list[RoleGroup]]:
@@ -47,26 +34,6 @@ def groups_by_scope(report: Report) -> dict[str, list[RoleGroup]]:
     for group in role_groups(report):
         scopes.setdefault(group.scope, []).append(group)
     return scopes
-
-
-def _layer(linear: LinearReport) -> float:
-    return math.inf if linear.layer is None else linear.layer
-
-
-def known(linears: Iterable[LinearReport], name: str) -> list[float]:
-    """Return the values of one figure (``captured``, ``defect``, ...) where there is one."""
-    values = (getattr(linear, name) for linear in linears)
-    return [float(value) for value in values if value is not None]
-
-
-def worst(linears: Iterable[LinearReport], name: str) -> tuple[float, LinearReport] | None:
-    """Return the largest of one figure and the map it belongs to; NaN is worse than any."""
-    pairs = [
-        (float(value), linear) for linear in linears if (value := getattr(linear, name)) is not None
-    ]
-    if not pairs:
-        return None
-    return max(pairs, key=lambda pair: (math.isnan(pair[0]), pair[0]))
 
 
 def weights_of(linears: Iterable[LinearReport]) -> int:

@@ -11,7 +11,6 @@ from surgery.report.linear_text import (
     DASH,
     error_text,
     growth_text,
-    place_text,
     share_text,
     shortfall_text,
     size_text,
@@ -22,13 +21,12 @@ from surgery.report.linear_words import words
 from surgery.report.linears import (
     byte_rows,
     groups_by_scope,
-    known,
     trainable_of,
     weights_of,
-    worst,
 )
 from surgery.report.model import Report
 from surgery.report.page import Group, Tile, View, measured_tiles
+from surgery.report.roles import known, place_text, worst
 from surgery.report.wording import amount, change, count, percent
 
 

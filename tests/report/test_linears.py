@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from surgery.report.linear_text import linear_sentence, place_text, share_text, start_tone
-from surgery.report.linears import role_groups, worst
+from surgery.report.linear_text import linear_sentence, share_text, start_tone
+from surgery.report.linears import role_groups
 from surgery.report.model import Report
+from surgery.report.roles import place_text, worst
 from surgery.report.serialise import from_json, to_json
 from surgery_cli.render import report_view
 from tests.report.factory import make_report

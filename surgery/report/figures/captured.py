@@ -25,8 +25,9 @@ from surgery.report.figures.canvas import (
     whole_ticks,
 )
 from surgery.report.linear_text import share_text, span_text
-from surgery.report.linears import RoleGroup, groups_by_scope, known
+from surgery.report.linears import RoleGroup, groups_by_scope
 from surgery.report.model import LinearReport, Report
+from surgery.report.roles import known
 
 _WIDE_LAYERS = 16
 _ANNOTATED_LAYERS = 36
