@@ -9,9 +9,10 @@ from typing import Any
 from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks
 from surgery.errors import CheckpointError
+from surgery.runtime.entries import read_entry
 from surgery.runtime.errors import LoadError
 from surgery.runtime.frequencies import KEY, check_pairs, check_rotary, read_pairs
-from surgery.runtime.parts import LINEAR_METHODS, read_entry
+from surgery.runtime.parts import LINEAR_METHODS
 
 FORMAT_VERSION = 1
 ABSORB_DECOMPOSE = "absorb-decompose"

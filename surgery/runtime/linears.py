@@ -13,11 +13,19 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from .blocks import mix_outputs, scale_outputs
+from .entries import read_entry
 from .errors import LoadError
 from .givens import mix, rotate
 from .householder import reflect
 from .lowrank import add_lowrank
-from .parts import LINEAR_METHODS, linear_method, merged_weight, part_shapes, read_entry
+from .parts import (
+    LINEAR_METHODS,
+    linear_method,
+    merged_bias,
+    merged_weight,
+    part_shapes,
+)
 from .penalties import block_orthogonality_penalty, orthonormality_penalty
 
 
@@ -48,6 +56,14 @@ class PartedLinear:
         weight = stored.T if turned else stored
         merged = merged_weight(self.method, self.entry, weight, self.parts())
         return merged.T.contiguous() if turned else merged
+
+    @torch.no_grad()
+    def merged_bias(self) -> Tensor | None:
+        """Return the plain bias ``(out,)`` in float64; None where the map has none."""
+        bias: Tensor | None = cast(Any, self).bias
+        if bias is None:
+            return None
+        return merged_bias(self.method, self.entry, bias.double(), self.parts())
 
 
 class Sorsa(PartedLinear):
@@ -122,6 +138,29 @@ class Qgoft(PartedLinear):
         return block_orthogonality_penalty(self.qgoft_blocks)
 
 
+class Core(PartedLinear):
+    """``y = C (W x + b)``, C free square blocks, one a head (CLOVER, arXiv 2411.17426)."""
+
+    core_blocks: nn.Parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map activations ``(..., in)`` to ``(..., out)``."""
+        y = super().forward(x)  # type: ignore[misc]  # of the stock class
+        return mix_outputs(y, self.core_blocks, self.entry["blocks"], self.entry["offset"])
+
+
+class Diagonal(PartedLinear):
+    """``y = C (W x + b)``, C diagonal: singular values alone (CLOVER, arXiv 2411.17426)."""
+
+    singular_values: nn.Parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map activations ``(..., in)`` to ``(..., out)``."""
+        y = super().forward(x)  # type: ignore[misc]  # of the stock class
+        blocks, offset, shared = (self.entry[key] for key in ("blocks", "offset", "shared"))
+        return scale_outputs(y, self.singular_values, blocks, offset, shared)
+
+
 class SorsaLinear(Sorsa, nn.Linear):
     """``nn.Linear`` with SORSA's parts."""
 
@@ -162,12 +201,30 @@ class QgoftConv1D(Qgoft, Conv1D):
     """``Conv1D`` behind free 2×2 blocks."""
 
 
+class CoreLinear(Core, nn.Linear):
+    """``nn.Linear`` in front of square blocks."""
+
+
+class CoreConv1D(Core, Conv1D):
+    """``Conv1D`` in front of square blocks."""
+
+
+class DiagonalLinear(Diagonal, nn.Linear):
+    """``nn.Linear`` in front of a diagonal."""
+
+
+class DiagonalConv1D(Diagonal, Conv1D):
+    """``Conv1D`` in front of a diagonal."""
+
+
 COUNTERPARTS: dict[str, tuple[type[nn.Linear], type[Conv1D]]] = {
     "sorsa": (SorsaLinear, SorsaConv1D),
     "pissa": (PissaLinear, PissaConv1D),
     "hra": (HraLinear, HraConv1D),
     "goft": (GoftLinear, GoftConv1D),
     "qgoft": (QgoftLinear, QgoftConv1D),
+    "core": (CoreLinear, CoreConv1D),
+    "diagonal": (DiagonalLinear, DiagonalConv1D),
 }
 """For each method, the counterparts of ``nn.Linear`` and of ``Conv1D``."""
 
@@ -176,7 +233,7 @@ def swap_linear(model: nn.Module, path: str, method: str, entry: Mapping[str, An
     """Give the linear map at ``path`` the parts of a method, in place.
 
     Its weight, bias, hooks and identity stay. The parts are float32 parameters on the weight's
-    device (meta too) that change nothing until they are loaded: zeros, or identity blocks.
+    device (meta too) that change nothing until they are loaded: zeros, ones or identity blocks.
 
     Args:
         model: The model that holds the map.
@@ -213,7 +270,5 @@ def swap_linear(model: nn.Module, path: str, method: str, entry: Mapping[str, An
     linear.__class__ = COUNTERPARTS[method][transposed]
     linear.method, linear.entry = method, entry
     for name, shape in shapes.items():
-        blank = torch.zeros(shape, dtype=torch.float32, device=linear.weight.device)
-        if name == "qgoft_blocks":
-            blank += torch.eye(2, device=blank.device)
-        linear.register_parameter(name, nn.Parameter(blank))
+        blank = LINEAR_METHODS[method].blank(entry, shape)
+        linear.register_parameter(name, nn.Parameter(blank.to(linear.weight.device, torch.float32)))

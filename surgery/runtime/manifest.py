@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from .entries import read_entry
 from .errors import LoadError, malformed
 from .frequencies import read_pairs
 from .heads import HeadLayout
-from .parts import LINEAR_METHODS, read_entry
+from .parts import LINEAR_METHODS
 
 FORMAT_VERSION = 1
 """Newest format this runtime reads."""

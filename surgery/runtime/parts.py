@@ -4,18 +4,22 @@ A *linear* is one stored weight W, here always as ``(out, in)``. Its method leav
 ``bias`` under their names and stores its parts, always float32, beside them. All start out so
 that the map is the original one, to the rounding of the weight.
 
-| method | ``y − b`` for a row x                   | parts: (shape)                                |
-|--------|-----------------------------------------|-----------------------------------------------|
-| sorsa  | ``x Wᵀ + scale·((x V)·S) Uᵀ``           | sorsa_u (out,r), sorsa_s (r), sorsa_vt (r,in) |
-| pissa  | ``x Wᵀ + scale·(x Aᵀ) Bᵀ``              | pissa_a (r,in), pissa_b (out,r)               |
-| hra    | ``x (W H)ᵀ``, H Householder reflections | hra_u (in,r)                                  |
-| goft   | ``x (W Rᵀ)ᵀ``, R Givens rotations       | goft_angles (in−1)                            |
-| qgoft  | the same, free 2×2 blocks               | qgoft_blocks (in−1,2,2)                       |
+| method   | y for a row x                               | parts: (shape)                     |
+|----------|---------------------------------------------|------------------------------------|
+| sorsa    | ``x Wᵀ + scale·((x V)·S) Uᵀ + b``           | sorsa_u (out,r), sorsa_s (r),      |
+|          |                                             | sorsa_vt (r,in)                    |
+| pissa    | ``x Wᵀ + scale·(x Aᵀ) Bᵀ + b``              | pissa_a (r,in), pissa_b (out,r)    |
+| hra      | ``x (W H)ᵀ + b``, H Householder reflections | hra_u (in,r)                       |
+| goft     | ``x (W Rᵀ)ᵀ + b``, R Givens rotations       | goft_angles (in−1)                 |
+| qgoft    | the same, free 2×2 blocks                   | qgoft_blocks (in−1,2,2)            |
+| core     | ``(x Wᵀ + b) Cᵀ``, C square blocks          | core_blocks (Σ r²)                 |
+| diagonal | ``(x Wᵀ + b) Cᵀ``, C diagonal               | singular_values (Σ r / shared)     |
+
+The last two stand behind the map, bias included, on some of its outputs; merging changes the bias.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import LoadError, malformed
+from .blocks import mix_rows, scale_rows
+from .errors import LoadError
 from .givens import mix_weight, rotate_weight
 from .householder import reflect_weight
 
@@ -38,12 +43,17 @@ class LinearMethod:
 
     Attributes:
         parts: Names of the parts.
-        by_output: Those of them that have one row an output of the map.
         counts: Keys of a site's entry that hold positive integers.
         numbers: Keys of a site's entry that hold finite numbers.
         shapes: Shapes of the parts, from the entry, ``out`` and ``in``.
         merge: The plain weight ``(out, in)``, from the entry, the stored weight and the parts in
             the same dtype.
+        by_output: Those of the parts that have one row an output of the map.
+        behind: Whether the parts act on the map's outputs, its bias included. Then ``merge`` takes
+            any number of columns, and the bias is one.
+        sizes: Keys of a site's entry that hold a list of positive integers.
+        places: Keys of a site's entry that hold an integer from zero.
+        blank: The parts that change nothing, where they are not zeros.
     """
 
     parts: tuple[str, ...]
@@ -52,6 +62,15 @@ class LinearMethod:
     shapes: Callable[[Entry, int, int], Shapes]
     merge: Callable[[Entry, Tensor, Parts], Tensor]
     by_output: tuple[str, ...] = ()
+    behind: bool = False
+    sizes: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    blank: Callable[[Entry, tuple[int, ...]], Tensor] = lambda _, shape: torch.zeros(shape)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key of a site's entry."""
+        return (*self.counts, *self.numbers, *self.sizes, *self.places)
 
 
 LINEAR_METHODS: dict[str, LinearMethod] = {
@@ -102,6 +121,35 @@ LINEAR_METHODS: dict[str, LinearMethod] = {
         numbers=(),
         shapes=lambda _, __, into: {"qgoft_blocks": (into - 1, 2, 2)},
         merge=lambda _, weight, parts: mix_weight(weight, parts["qgoft_blocks"]),
+        blank=lambda _, shape: torch.eye(2).repeat(shape[0], 1, 1),
+    ),
+    "core": LinearMethod(
+        parts=("core_blocks",),
+        counts=(),
+        numbers=(),
+        sizes=("blocks",),
+        places=("offset",),
+        shapes=lambda entry, _, __: {"core_blocks": (sum(r * r for r in entry["blocks"]),)},
+        merge=lambda entry, weight, parts: mix_rows(
+            weight, parts["core_blocks"], entry["blocks"], entry["offset"]
+        ),
+        behind=True,
+        blank=lambda entry, _: torch.cat([torch.eye(r).flatten() for r in entry["blocks"]]),
+    ),
+    "diagonal": LinearMethod(
+        parts=("singular_values",),
+        counts=("shared",),
+        numbers=(),
+        sizes=("blocks",),
+        places=("offset",),
+        shapes=lambda entry, _, __: {
+            "singular_values": (sum(r // entry["shared"] for r in entry["blocks"]),)
+        },
+        merge=lambda entry, weight, parts: scale_rows(
+            weight, parts["singular_values"], entry["blocks"], entry["offset"], entry["shared"]
+        ),
+        behind=True,
+        blank=lambda _, shape: torch.ones(shape),
     ),
 }
 """Every method, under the name it has in config.json."""
@@ -127,49 +175,21 @@ def linear_method(method: object, where: str = "method") -> LinearMethod:
     )
 
 
-def read_entry(where: str, method: str, entry: object) -> dict[str, Any]:
-    """Check what config.json says of one site, and return it as a dict of its own.
-
-    Args:
-        where: What to call the entry in an error.
-        method: One of :data:`LINEAR_METHODS`.
-        entry: The entry as parsed from JSON.
-
-    Raises:
-        LoadError: If the entry is not of the method's form.
-    """
-    form = linear_method(method, where)
-    keys = (*form.counts, *form.numbers)
-    if not isinstance(entry, Mapping):
-        raise malformed(where, entry, "an object")
-    for key in entry:
-        if key not in keys:
-            expected = "only " + ", ".join(keys) if keys else "no keys"
-            raise malformed(where, key, f"{expected} ({method})")
-    for key in form.counts:
-        value = entry.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise malformed(f"{where}.{key}", value, "a positive integer")
-    for key in form.numbers:
-        value = entry.get(key)
-        # JSON as Python reads it may hold NaN, Infinity, and integers beyond any float.
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not _finite(value):
-            raise malformed(f"{where}.{key}", value, "a finite number")
-    return {key: entry[key] for key in keys}
-
-
 def part_shapes(method: str, entry: Entry, out_features: int, in_features: int) -> Shapes:
     """Return the shape of every part of a linear map, by name.
 
     Args:
         method: One of :data:`LINEAR_METHODS`.
-        entry: Its entry, as :func:`read_entry` gives it.
+        entry: Its entry, as :func:`.entries.read_entry` gives it.
         out_features: Rows of the weight as ``(out, in)``.
         in_features: Columns.
 
     Raises:
-        LoadError: If the weight is too small for so many orthonormal vectors.
+        LoadError: If the weight is too small for so many orthonormal vectors or such blocks, or
+            blocks cannot share their values.
     """
+    if "blocks" in entry:
+        _check_blocks(entry, out_features)
     widest = min(out_features, in_features)
     # PiSSA's factors need not be independent: a LoRA that was imported may have any rank.
     if method == "sorsa" and entry["rank"] > widest:
@@ -186,7 +206,7 @@ def merged_weight(method: str, entry: Entry, weight: Tensor, parts: Parts) -> Te
 
     Args:
         method: One of :data:`LINEAR_METHODS`.
-        entry: Its entry, as :func:`read_entry` gives it.
+        entry: Its entry, as :func:`.entries.read_entry` gives it.
         weight: Stored weight as ``(out, in)``. The result is computed and returned in its dtype:
             pass float64 (or float32) and cast once, at the end.
         parts: The parts by name, of any floating dtype.
@@ -197,6 +217,23 @@ def merged_weight(method: str, entry: Entry, weight: Tensor, parts: Parts) -> Te
     Raises:
         LoadError: If a part is missing or has another shape than the entry says.
     """
+    return _merge(method, entry, weight, parts)
+
+
+def merged_bias(method: str, entry: Entry, bias: Tensor, parts: Parts) -> Tensor:
+    """Return the plain bias ``(out,)`` of the map, as :func:`merged_weight` does the weight.
+
+    Only parts behind the map change it: ``C (W x + b) = (C W) x + C b``.
+
+    Raises:
+        LoadError: As above.
+    """
+    if not linear_method(method).behind:
+        return bias
+    return _merge(method, entry, bias[:, None], parts).squeeze(1)
+
+
+def _merge(method: str, entry: Entry, weight: Tensor, parts: Parts) -> Tensor:
     shapes = part_shapes(method, entry, *weight.shape)
     for name, shape in shapes.items():
         found = tuple(parts[name].shape) if name in parts else None
@@ -211,8 +248,23 @@ def merged_weight(method: str, entry: Entry, weight: Tensor, parts: Parts) -> Te
     return linear_method(method).merge(entry, weight, same)
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+def _check_blocks(entry: Entry, out_features: int) -> None:
+    """Require blocks that lie within the map's outputs and have whole numbers of values.
+
+    Raises:
+        LoadError: They do not.
+    """
+    blocks, offset, shared = entry["blocks"], entry["offset"], entry.get("shared", 1)
+    if offset + sum(blocks) > out_features:
+        raise LoadError(
+            "The blocks behind a linear map reach beyond its outputs.",
+            found=f"{sum(blocks)} rows from row {offset} on",
+            expected=f"at most {out_features} rows in all",
+        )
+    odd = [size for size in blocks if size % shared]
+    if odd:
+        raise LoadError(
+            "The rows of a block cannot share their values evenly.",
+            found=f"a block of {odd[0]} rows",
+            expected=f"multiples of {shared}",
+        )

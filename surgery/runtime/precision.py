@@ -38,11 +38,25 @@ def project(x: Tensor, columns: Tensor) -> Tensor:
 
     Args:
         x: Activations ``(n, d)``, of any floating dtype.
-        columns: ``(d, r)``, in the dtype to compute in.
+        columns: ``(d, r)``, in the dtype to compute in. Both may be batched: ``(b, n, d)`` and
+            ``(b, d, r)``.
     """
     if x.dtype == columns.dtype:
         return x @ columns
     product: Tensor = _Project.apply(x, columns)  # type: ignore[no-untyped-call]
+    return product
+
+
+def scale(x: Tensor, factors: Tensor) -> Tensor:
+    """Return ``x · factors`` in the dtype of ``factors``, keeping ``x`` as it is, as above.
+
+    Args:
+        x: Activations ``(n, d)``, of any floating dtype.
+        factors: ``(d,)``, in the dtype to compute in.
+    """
+    if x.dtype == factors.dtype:
+        return x * factors
+    product: Tensor = _Scale.apply(x, factors)  # type: ignore[no-untyped-call]
     return product
 
 
@@ -59,6 +73,23 @@ class _Project(torch.autograd.Function):
         to_x, to_columns = ctx.needs_input_grad
         with no_autocast(x.device):
             return (
-                (gradient @ columns.T).to(x.dtype) if to_x else None,
-                x.to(columns.dtype).T @ gradient if to_columns else None,
+                (gradient @ columns.mT).to(x.dtype) if to_x else None,
+                x.to(columns.dtype).mT @ gradient if to_columns else None,
             )
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factors: Tensor) -> Tensor:
+        ctx.save_for_backward(x, factors)
+        return x.to(factors.dtype) * factors
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, factors = ctx.saved_tensors
+        to_x, to_factors = ctx.needs_input_grad
+        return (
+            (gradient * factors).to(x.dtype) if to_x else None,
+            (x.to(factors.dtype) * gradient).sum(dim=0) if to_factors else None,
+        )

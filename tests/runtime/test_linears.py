@@ -26,6 +26,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "hra": {"reflections": 4},
     "goft": {},
     "qgoft": {},
+    "core": {"blocks": [2, 3], "offset": 1},
+    "diagonal": {"blocks": [2, 4], "offset": 0, "shared": 2},
 }
 IN, OUT = 11, 6
 METHODS = pytest.mark.parametrize("method", ENTRIES)
@@ -69,8 +71,35 @@ def dense(linear: Any) -> Tensor:
             return weight @ reflections(parts["hra_u"])
         case "goft":
             return weight @ rotations(parts["goft_angles"]).T
-        case _:
+        case "qgoft":
             return weight @ tree(parts["qgoft_blocks"]).T
+        case _:
+            return behind(linear.method, linear.entry, parts) @ weight
+
+
+def behind(method: str, entry: dict[str, Any], parts: dict[str, Tensor]) -> Tensor:
+    """The dense ``(out, out)`` matrix behind the map, in float64."""
+    matrix, row, taken = torch.eye(OUT, dtype=torch.float64), entry["offset"], 0
+    flat = parts["core_blocks" if method == "core" else "singular_values"].detach().double()
+    for size in entry["blocks"]:
+        for i in range(size):
+            if method == "core":
+                for j in range(size):
+                    matrix[row + i, row + j] = flat[taken + i * size + j]
+            else:
+                matrix[row + i, row + i] = flat[taken + i % (size // entry["shared"])]
+        taken += size * size if method == "core" else size // entry["shared"]
+        row += size
+    assert taken == len(flat)
+    return matrix
+
+
+def shift(linear: Any) -> Tensor:
+    """The bias that the map stands for, in float64."""
+    bias: Tensor = linear.bias.detach().double()
+    if linear.method in ("core", "diagonal"):
+        return behind(linear.method, linear.entry, linear.parts()) @ bias
+    return bias
 
 
 @KINDS
@@ -93,7 +122,7 @@ def test_a_map_computes_what_its_explicit_weight_does(
     linear = swapped(method, kind).double()
     x = torch.randn(shape, dtype=torch.float64)
 
-    expected = x @ dense(linear).T + linear.bias
+    expected = x @ dense(linear).T + shift(linear)
 
     torch.testing.assert_close(linear(x), expected, rtol=1e-11, atol=1e-11)
 
@@ -112,6 +141,9 @@ def test_the_merged_weight_is_the_explicit_one_in_the_stored_orientation(
     assert merged.is_contiguous() and not merged.requires_grad
     expected = dense(linear).T if kind is Conv1D else dense(linear)
     torch.testing.assert_close(merged, expected, rtol=1e-12, atol=1e-12)
+    bias = linear.merged_bias()
+    assert bias.dtype == torch.float64 and not bias.requires_grad
+    torch.testing.assert_close(bias, shift(linear), rtol=1e-12, atol=1e-12)
 
 
 @KINDS
@@ -138,8 +170,8 @@ def test_float32_results_are_off_by_a_few_roundings(method: str, kind: type[nn.M
 
     found = linear(x).double()
 
-    truth = x.double() @ dense(linear).T + linear.bias.double()
-    scale = x.double().norm(dim=1, keepdim=True) * dense(linear).norm() + linear.bias.norm()
+    truth = x.double() @ dense(linear).T + shift(linear)
+    scale = x.double().norm(dim=1, keepdim=True) * dense(linear).norm() + shift(linear).norm()
     assert ((found - truth).abs() <= 64 * torch.finfo(torch.float32).eps * scale).all()
 
 
@@ -153,9 +185,9 @@ def test_sixteen_bit_results_are_as_good_as_the_merged_maps(
     linear = swapped(method, kind, dtype=half)
     merged = make(kind)[0]
     merged.weight.data = linear.merged().to(half)
-    merged.bias.data = linear.bias.data
+    merged.bias.data = linear.merged_bias().to(half)
     x = torch.randn(300, IN).to(half)
-    truth = x.double() @ dense(linear).T + linear.bias.double()
+    truth = x.double() @ dense(linear).T + shift(linear)
 
     ours = (linear(x).double() - truth).norm() / truth.norm()
     plain = (merged(x).double() - truth).norm() / truth.norm()
@@ -187,7 +219,7 @@ def test_under_autocast_only_the_frozen_product_is_in_sixteen_bits(method: str) 
         plain = nn.functional.linear(x, linear.weight)
 
     assert found.dtype == plain.dtype == torch.bfloat16
-    truth = x.double() @ dense(linear).T + linear.bias.double()
+    truth = x.double() @ dense(linear).T + shift(linear)
     assert (found.double() - truth).norm() <= 2e-2 * truth.norm()
 
 
@@ -255,6 +287,8 @@ def test_a_map_without_bias_works(method: str) -> None:
     swap_linear(model, "0", method, ENTRIES[method])
 
     assert model(torch.randn(2, IN)).shape == (2, OUT)
+    linear: Any = model[0]
+    assert linear.merged_bias() is None
 
 
 @KINDS
@@ -273,7 +307,7 @@ def test_it_can_be_made_without_data(method: str, kind: type[nn.Module]) -> None
 @METHODS
 def test_a_map_of_one_input_works(method: str) -> None:
     entry = {**ENTRIES[method], **({"rank": 1} if "rank" in ENTRIES[method] else {})}
-    model = nn.Sequential(nn.Linear(1, 3))
+    model = nn.Sequential(nn.Linear(1, OUT))
     x = torch.randn(4, 1)
     before = model(x)
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from surgery.runtime import LoadError
-from surgery.runtime.parts import LINEAR_METHODS, part_shapes, read_entry
+from surgery.runtime.entries import read_entry
+from surgery.runtime.parts import LINEAR_METHODS, part_shapes
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,8 @@ from surgery.runtime.parts import LINEAR_METHODS, part_shapes, read_entry
         ("hra", {"reflections": 8}),
         ("goft", {}),
         ("qgoft", {}),
+        ("core", {"blocks": [4, 1], "offset": 0}),
+        ("diagonal", {"blocks": [4, 2], "offset": 7, "shared": 2}),
     ],
 )
 def test_a_well_formed_entry_is_returned_as_a_copy(method: str, entry: dict[str, Any]) -> None:
@@ -51,6 +54,16 @@ def test_a_well_formed_entry_is_returned_as_a_copy(method: str, entry: dict[str,
         ("qgoft", "[]", "here"),
         ("goft", "null", "here"),
         ("lora", "{}", "here"),
+        ("core", '{"offset": 0}', "here.blocks"),
+        ("core", '{"blocks": [], "offset": 0}', "here.blocks"),
+        ("core", '{"blocks": 4, "offset": 0}', "here.blocks"),
+        ("core", '{"blocks": [4, 0], "offset": 0}', "here.blocks"),
+        ("core", '{"blocks": [4, true], "offset": 0}', "here.blocks"),
+        ("core", '{"blocks": [4]}', "here.offset"),
+        ("core", '{"blocks": [4], "offset": -1}', "here.offset"),
+        ("core", '{"blocks": [4], "offset": false}', "here.offset"),
+        ("core", '{"blocks": [4], "offset": 0, "shared": 1}', "here"),
+        ("diagonal", '{"blocks": [4], "offset": 0}', "here.shared"),
     ],
 )
 def test_a_malformed_entry_is_refused_where_it_is_wrong(method: str, text: str, where: str) -> None:
@@ -74,6 +87,16 @@ def test_shapes_follow_the_weight_as_out_by_in() -> None:
     assert part_shapes("hra", {"reflections": 8}, 5, 3) == {"hra_u": (3, 8)}
     assert part_shapes("goft", {}, 5, 3) == {"goft_angles": (2,)}
     assert part_shapes("qgoft", {}, 5, 3) == {"qgoft_blocks": (2, 2, 2)}
+    assert part_shapes("core", {"blocks": [2, 1], "offset": 1}, 5, 3) == {"core_blocks": (5,)}
+    pairs = {"blocks": [2, 2], "offset": 1, "shared": 2}
+    assert part_shapes("diagonal", pairs, 5, 3) == {"singular_values": (2,)}
+
+
+def test_blocks_stay_within_the_outputs_and_share_evenly() -> None:
+    with pytest.raises(LoadError, match="at most 5"):
+        part_shapes("core", {"blocks": [2, 2], "offset": 2}, 5, 3)
+    with pytest.raises(LoadError, match="multiples of 2"):
+        part_shapes("diagonal", {"blocks": [2, 3], "offset": 0, "shared": 2}, 5, 3)
 
 
 def test_orthonormal_factors_are_no_wider_than_their_weight() -> None:
@@ -90,5 +113,6 @@ def test_a_lora_may_have_any_rank() -> None:
 
 def test_the_table_names_what_the_shapes_name() -> None:
     for name, method in LINEAR_METHODS.items():
-        entry = dict.fromkeys(method.counts, 1) | dict.fromkeys(method.numbers, 1.0)
+        entry: dict[str, Any] = dict.fromkeys(method.counts, 1) | dict.fromkeys(method.numbers, 1.0)
+        entry |= {key: [2, 1] for key in method.sizes} | dict.fromkeys(method.places, 1)
         assert tuple(part_shapes(name, entry, 4, 4)) == method.parts
