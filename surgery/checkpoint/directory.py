@@ -17,6 +17,7 @@ from surgery.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter.json"
 
 _CONVERT = (
     "this toolkit never opens pickles, because opening one runs the code in it; convert the "
@@ -121,6 +122,12 @@ class DirectorySource(TensorSource):
         held = self._maps.get(info.file)
         # Threads may come at once: all must use the one that is kept.
         return held or self._maps.setdefault(info.file, MappedFile(self._paths[info.file]))
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether a directory holds only what was trained: an adapter, not a checkpoint."""
+    directory = Path(path)
+    return (directory / ADAPTER).is_file() and not (directory / "config.json").exists()
 
 
 def read_json(path: Path) -> dict[str, Any]:

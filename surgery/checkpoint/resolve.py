@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import resources
 from pathlib import Path
 
 from surgery.checkpoint import hub
-from surgery.checkpoint.directory import INDEX, SINGLE, DirectorySource, index_shards, read_json
+from surgery.checkpoint.directory import (
+    INDEX,
+    SINGLE,
+    DirectorySource,
+    index_shards,
+    is_adapter,
+    read_json,
+)
 from surgery.checkpoint.names import EMBEDDED, SHORT_NAMES, known_names, unknown_name
 from surgery.checkpoint.openai_whisper import OpenAIWhisperSource
 from surgery.checkpoint.source import TensorSource
@@ -39,6 +47,7 @@ def resolve(
     """
     path = Path(model).expanduser()
     if model and path.is_dir():
+        _refuse_adapter(path)
         return DirectorySource(path)
     if path.is_file():
         return _open_file(path)
@@ -51,9 +60,19 @@ def resolve(
     return hub.fetch(repo, revision=revision, headers_only=headers_only, cache_dir=cache_dir)
 
 
+def _refuse_adapter(directory: Path) -> None:
+    if is_adapter(directory):
+        raise CheckpointError(
+            "This is an adapter: it holds what was trained, and not the model.",
+            where=directory,
+            hint=f"merge it into its base first: surgery merge {shlex.quote(str(directory))}",
+        )
+
+
 def _open_file(path: Path) -> TensorSource:
     if path.suffix == ".pt":
         return OpenAIWhisperSource(path)
+    _refuse_adapter(path.parent)
     if path.name == INDEX:
         return DirectorySource(path.parent)
     if path.suffix != ".safetensors":

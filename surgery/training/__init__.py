@@ -1,0 +1,1 @@
+"""Training the small parts that a surgery left."""
