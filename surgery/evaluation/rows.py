@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,39 @@ class Document:
         text: What is said, without markup.
         messages: ``(role, content)`` of a conversation, which a tokenizer with a chat template
             marks up its own way; empty for plain text.
+        prompt: How many of the text's first characters are a prompt that the rest answers.
+        where: The file it is from, and the line of a row: for messages.
     """
 
     text: str
     messages: tuple[tuple[str, str], ...] = ()
+    prompt: int = 0
+    where: str = field(default="", compare=False)
 
     def tokens(self, tokenizer: Any) -> list[int]:
         """Return token ids, with the special tokens that the tokenizer adds by itself."""
-        if self.messages and getattr(tokenizer, "chat_template", None):
-            turns = [{"role": role, "content": content} for role, content in self.messages]
-            marked = tokenizer.apply_chat_template(turns, tokenize=False)
-            # The template spells out the special tokens: none may be added a second time.
-            return list(tokenizer(marked, add_special_tokens=False, verbose=False)["input_ids"])
-        text = "\n".join(f"{role}: {content}" for role, content in self.messages) or self.text
+        return self.encode(tokenizer, self.marked_up(tokenizer))
+
+    def is_templated(self, tokenizer: Any) -> bool:
+        """Whether this is a conversation that the tokenizer has a template for."""
+        return bool(self.messages and getattr(tokenizer, "chat_template", None))
+
+    def turns(self) -> list[dict[str, str]]:
+        """Return the conversation in the form that templates take."""
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+    def marked_up(self, tokenizer: Any) -> str:
+        """Return the text with its turns marked, as it is encoded."""
+        if self.is_templated(tokenizer):
+            return str(tokenizer.apply_chat_template(self.turns(), tokenize=False))
+        return "\n".join(f"{role}: {content}" for role, content in self.messages) or self.text
+
+    def encode(self, tokenizer: Any, marked_up: str) -> list[int]:
+        """Return token ids of the marked-up text or of a beginning of it."""
+        # A template spells out the special tokens: none may be added a second time.
+        options = {"add_special_tokens": False} if self.is_templated(tokenizer) else {}
         # `verbose=False`: a document longer than the model's context is expected here.
-        return list(tokenizer(text, verbose=False)["input_ids"])
+        return list(tokenizer(marked_up, **options, verbose=False)["input_ids"])
 
 
 def read_text(path: Path) -> list[Document]:
@@ -67,7 +85,7 @@ def text_files(path: Path) -> list[Path]:
 
 def _read_file(path: Path) -> list[Document]:
     if path.suffix.lower() != ".jsonl":
-        return [Document(text) for text in read_documents(path)]
+        return [Document(text, where=str(path)) for text in read_documents(path)]
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -88,7 +106,7 @@ def _rows(path: Path, lines: list[str]) -> Iterator[Document]:
             raise _malformed(path, number, f"no JSON: {error}") from error
         if not isinstance(row, dict):
             raise _malformed(path, number, f"a {type(row).__name__}")
-        document = _document(row)
+        document = _document(row, f"{path}, line {number}")
         if document is None:
             raise _malformed(path, number, _shortened(line))
         if not document.text.strip():
@@ -96,13 +114,13 @@ def _rows(path: Path, lines: list[str]) -> Iterator[Document]:
         yield document
 
 
-def _document(row: dict[str, Any]) -> Document | None:
+def _document(row: dict[str, Any], where: str) -> Document | None:
     """Return what a row says, or nothing where it has none of the forms; other keys are ignored."""
     if isinstance(row.get("text"), str):
-        return Document(row["text"])
+        return Document(row["text"], where=where)
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str):
-        return Document(prompt + completion)
+        return Document(prompt + completion, prompt=len(prompt), where=where)
     turns = row.get("messages")
     if not isinstance(turns, list) or not turns:
         return None
@@ -114,7 +132,8 @@ def _document(row: dict[str, Any]) -> Document | None:
         if not isinstance(role, str) or not isinstance(content, str):
             return None
         messages.append((role, content))
-    return Document("\n".join(content for _, content in messages), tuple(messages))
+    text = "\n".join(content for _, content in messages)
+    return Document(text, tuple(messages), where=where)
 
 
 def _shortened(line: str, most: int = 80) -> str:
