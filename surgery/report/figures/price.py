@@ -23,6 +23,7 @@ from surgery.report.figures.canvas import (
     plain,
     power,
 )
+from surgery.report.figures.labels import End, name_ends
 from surgery.report.model import Report
 from surgery.report.summary import saving_named
 from surgery.report.wording import capitalised, printable, scientific
@@ -31,7 +32,6 @@ _HEIGHT = 300
 _LINES = ("-", (0, (6, 2)), (0, (2, 1.6)))  # told apart in print, too
 _MARKERS = ("o", "s", "^")
 _FREE = 0.1  # budgets below this may leave the picture at its lower edge
-_APART = 13  # pixels between two labels at least
 
 _Curves = dict[str, list[Price]]
 
@@ -87,7 +87,11 @@ def _picture(report: Report, calibration: Calibration, curves: _Curves) -> Pictu
         figure.text(4 / NARROW, 1 - 16 / _HEIGHT, plain(title), color=INK)
         for index, (layout, points) in enumerate(curves.items()):
             _curve(axis, layout, points, index)
-        _labels(axis, curves, low, high)
+        ends = [
+            End(points[-1].removed, points[-1].predicted, plain(layout)[:10], _style(layout, index))
+            for index, (layout, points) in enumerate(curves.items())
+        ]
+        name_ends(axis, ends)
         if own is not None:
             _mark_own(axis, *own)
 
@@ -159,33 +163,6 @@ def _curve(axis: Axes, layout: str, points: list[Price], index: int) -> None:
         zorder=5,
         clip_on=False,
     )
-
-
-def _labels(axis: Axes, curves: _Curves, low: float, high: float) -> None:
-    """Name each line at its end, labels pushed apart where lines end close together."""
-    ends = sorted(
-        (points[-1].predicted, layout, index)
-        for index, (layout, points) in enumerate(curves.items())
-    )
-    heights = [
-        float(axis.transData.transform((0, min(max(end, low), high)))[1]) for end, _, _ in ends
-    ]
-    apart = heights[:1]
-    for height in heights[1:]:
-        apart.append(max(height, apart[-1] + _APART))
-    shift = (sum(apart) - sum(heights)) / len(ends)  # as much down as up
-    for (_, layout, index), height, wanted in zip(ends, heights, apart, strict=True):
-        last = curves[layout][-1]
-        axis.annotate(
-            plain(layout)[:10],
-            (last.removed, min(max(last.predicted, low), high)),
-            xytext=(7, wanted - shift - height),
-            textcoords="offset pixels",
-            va="center",
-            color=_style(layout, index),
-            weight="bold",
-            annotation_clip=False,
-        )
 
 
 def _mark_own(axis: Axes, removed: float, error: float | None) -> None:

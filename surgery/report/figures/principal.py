@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -16,20 +14,18 @@ from surgery.report.figures.canvas import (
     MUTED,
     WIDE,
     Picture,
-    axes,
     draw,
     identifier,
     log_ticks,
     plain,
     power,
 )
+from surgery.report.figures.panels import Panels
 from surgery.report.linears import RoleGroup, groups_by_scope
 from surgery.report.model import LinearReport, Report
 from surgery.report.wording import scientific
 
 _POINTS = 48  # of a line: more would not be seen
-_PANEL = 170  # height of a row of panels
-_LEFT, _RIGHT, _GAP = 50, 12, 26
 
 
 def principal_spectra(report: Report) -> list[Picture]:
@@ -47,19 +43,17 @@ def principal_spectra(report: Report) -> list[Picture]:
 
 
 def _panels(scope: str, groups: list[RoleGroup]) -> Picture:
-    per_row = len(groups) if len(groups) <= 4 else min(math.ceil(len(groups) / 2), 4)
-    rows = math.ceil(len(groups) / per_row)
-    height = 26 + rows * _PANEL + 10
+    panels = Panels(len(groups), WIDE)
+    height = panels.height
     everything = [one for group in groups for one in group.linears]
     limits = _limits(everything)
     rank = max(len(one.spectrum) for one in everything)
     layers = [one.layer for one in everything if one.layer is not None] or [0]
     first, last = min(layers), max(layers)
-    panel = (WIDE - _LEFT - _RIGHT - (per_row - 1) * _GAP) / per_row
 
     def paint(figure: Figure) -> None:
         figure.text(
-            _LEFT / WIDE,
+            panels.left / WIDE,
             1 - 12 / height,
             f"Singular values of the principal parts, {plain(scope)}",
             va="center",
@@ -67,12 +61,8 @@ def _panels(scope: str, groups: list[RoleGroup]) -> Picture:
         )
         _depth_scale(figure, first, last, height)
         for index, group in enumerate(groups):
-            line, column = divmod(index, per_row)
-            left = _LEFT + column * (panel + _GAP)
-            top = 26 + line * _PANEL
-            bottom = height - top - _PANEL + 22
-            axis = axes(figure, left, bottom, WIDE - left - panel, top + 18)
-            _panel(axis, group, (limits, rank), (first, last), column == 0)
+            axis = panels.axes(figure, index)
+            _panel(axis, group, (limits, rank), (first, last), panels.is_first(index))
 
     title = f"Spectra of the principal parts, {plain(scope)}"
     high, low = (max(one.spectrum[0] for one in everything), min(map(_last, everything)))

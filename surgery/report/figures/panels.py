@@ -1,0 +1,66 @@
+"""Small panels in rows, each with room for its own title and ticks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from surgery.report.figures.canvas import axes
+
+_LEFT, _RIGHT = 50, 12
+_TOP, _BOTTOM = 26, 10  # room for the picture's title, and below all panels
+_TITLE = 18  # above each panel
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A grid of panels; lengths in pixels.
+
+    Attributes:
+        count: How many there are.
+        width: Of the picture.
+        row: Height of one row, its panels' titles and ticks included.
+        ticks: Room below each panel for them.
+        gap: Between two panels of a row.
+        most: Panels in a row at most.
+    """
+
+    count: int
+    width: int
+    row: int = 170
+    ticks: int = 22
+    gap: int = 26
+    most: int = 4
+
+    @property
+    def per_row(self) -> int:
+        """Panels in one row: rows are about as long as each other."""
+        if self.count <= self.most:
+            return max(self.count, 1)
+        return min(math.ceil(self.count / 2), self.most)
+
+    @property
+    def height(self) -> int:
+        """Height of the picture."""
+        return _TOP + math.ceil(self.count / self.per_row) * self.row + _BOTTOM
+
+    @property
+    def left(self) -> int:
+        """Where the first panel begins."""
+        return _LEFT
+
+    def is_first(self, index: int) -> bool:
+        """Whether a panel is the first of its row."""
+        return index % self.per_row == 0
+
+    def axes(self, figure: Figure, index: int) -> Axes:
+        """Add the axes of one panel."""
+        line, column = divmod(index, self.per_row)
+        panel = (self.width - _LEFT - _RIGHT - (self.per_row - 1) * self.gap) / self.per_row
+        left = _LEFT + column * (panel + self.gap)
+        top = _TOP + line * self.row
+        bottom = self.height - top - self.row + self.ticks
+        return axes(figure, left, bottom, self.width - left - panel, top + _TITLE)
