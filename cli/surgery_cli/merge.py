@@ -19,17 +19,22 @@ surgery merge checkpoints/whisper-micro-absorb-decompose
 surgery merge ./pruned -o ./dense
 
 surgery merge ./pruned-and-split --steps 1                  the split only; still pruned
+
+surgery merge ./tuned --base ./cores                        an adapter whose base was moved
 """
 
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint that surgery wrote.")],
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint or adapter that surgery wrote.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Where to write; default: <name>-merged.")
     ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Where an adapter's base is; default: where it was.")
+    ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="How many operations to take back, the last first; default: all."),
+        typer.Option(min=0, help="How many operations to take back, the last first; default: all."),
     ] = None,
     force: common.Force = False,
     resume: common.Resume = False,
@@ -42,7 +47,7 @@ def command(
         import surgery
 
         target = surgery.merge(
-            checkpoint, out, steps=steps, force=force, resume=resume, progress=progress
+            checkpoint, out, base=base, steps=steps, force=force, resume=resume, progress=progress
         )
         screen.emit(json.dumps({"output": str(target)}))
     screen.show(f"Merged checkpoint: {target}")

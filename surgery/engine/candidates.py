@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
+from surgery.engine.adapted import open_model
 from surgery.engine.block import read_operations
 from surgery.engine.dense import dense_directory
-from surgery.engine.leakage import Calibration, calibrations
-from surgery.engine.loading import load
+from surgery.engine.leakage import Calibration, known_to
+from surgery.engine.loading import load_opened
 from surgery.engine.measure import data_kind, read_processor
 from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.results import Evaluated, Kind
+from surgery.events import Progress, ignore
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Candidate:
         name: What to call it: the last part of its path, or as much as tells it from others.
         asked: What the user called it.
         source: Its checkpoint.
-        directory: A directory that transformers can load.
+        directory: A directory that ``surgery.load`` can load.
         calibrated: What its operations were calibrated on.
     """
 
@@ -51,8 +52,10 @@ class Candidate:
         return Evaluated(self.name, self.asked, parameters, methods)
 
 
-def open_candidates(opened: ExitStack, models: Sequence[str | Path]) -> list[Candidate]:
-    """Open every model; ``opened`` closes them.
+def open_candidates(
+    opened: ExitStack, models: Sequence[str | Path], progress: Progress = ignore
+) -> list[Candidate]:
+    """Open every model, adapters on their bases; ``opened`` closes them.
 
     Raises:
         UsageError: There is none, or they are of different families.
@@ -63,12 +66,9 @@ def open_candidates(opened: ExitStack, models: Sequence[str | Path]) -> list[Can
     asked = [str(model) for model in models]
     found = []
     for name, model in zip(distinct_names(asked), asked, strict=True):
-        source = opened.enter_context(resolve(model))
+        source = opened.enter_context(open_model(model, progress=progress))
         directory = opened.enter_context(dense_directory(source))
-        where = f"{source.name}: config.json"
-        found.append(
-            Candidate(name, model, source, directory, calibrations(source.config, where=where))
-        )
+        found.append(Candidate(name, model, source, directory, known_to(source)))
     first = found[0]
     for other in found[1:]:
         families = [one.source.config["model_type"] for one in (first, other)]
@@ -121,7 +121,9 @@ def load_candidates(
     ]
     for one, tokenizer in zip(candidates[1:], tokenizers[1:], strict=True):
         _check_same_words(candidates[0], one, tokenizers[0], tokenizer, whisper=whisper)
-    models: list[Any] = [load(one.directory, dtype=dtype, device=device) for one in candidates]
+    models: list[Any] = [
+        load_opened(one.source, one.directory, dtype=dtype, device=device) for one in candidates
+    ]
     return models, tokenizers[0], _kind(candidates, models, whisper=whisper)
 
 

@@ -1,4 +1,4 @@
-"""A dense transformers directory for any source, so that the original can be run and compared."""
+"""A directory to load for any source, so that the original can be run and compared."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import ShardWriter, TensorSpec, write_index
 from surgery.engine.stream import INDEX
+from surgery.training.adapter import find_base, is_adapter, read_adapter
 
 
 @contextmanager
 def dense_directory(source: TensorSource) -> Iterator[Path]:
-    """Yield a directory transformers can load: the source's own, or a temporary conversion."""
+    """Yield a directory ``surgery.load`` can load: the source's own, or a temporary conversion."""
     if source.directory is not None:
         yield source.directory
         return
@@ -37,3 +38,19 @@ def dense_directory(source: TensorSource) -> Iterator[Path]:
         source.write_sidecars(directory)
         (directory / "config.json").write_text(json.dumps(source.config), encoding="utf-8")
         yield directory
+
+
+@contextmanager
+def words_directory(directory: Path) -> Iterator[Path]:
+    """Yield where a model's tokenizer or processor is: of an adapter, its base's directory."""
+    if not is_adapter(directory):
+        yield directory
+        return
+    with find_base(read_adapter(directory)) as base:
+        if base.directory is not None:
+            yield base.directory
+            return
+        with tempfile.TemporaryDirectory(prefix="surgery-") as name:
+            base.write_sidecars(Path(name))
+            (Path(name) / "config.json").write_text(json.dumps(base.config), encoding="utf-8")
+            yield Path(name)

@@ -79,7 +79,7 @@ def evaluate(
     check_device(device)
     target = None if output is None else _writable(Path(output))
     with ExitStack() as opened:
-        candidates = open_candidates(opened, asked)
+        candidates = open_candidates(opened, asked, progress)
         speech = data_kind(candidates[0].source) == "audio"
         clips = opened.enter_context(embedded(EMBEDDED_CLIPS))
         whereabouts = [clips if str(place) == EMBEDDED else place for place in places]

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.directory import ADAPTER
 from surgery.checkpoint.source import TensorSource
+from surgery.engine.adapted import AdaptedSource
 from surgery.engine.block import read_operations
 from surgery.engine.calibration_run import CalibrationRun
 from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, check_data, data_kind, embedded
@@ -50,17 +52,36 @@ def calibrations(config: Mapping[str, Any], *, where: str) -> list[Calibration]:
         entry = (operation.get("provenance") or {}).get("calibration")
         if entry is None:
             continue
-        try:
-            samples = frozenset(map(str, entry["samples"]))
-            found.append(Calibration(str(entry["name"]), str(entry["kind"]), samples))
-        except (LookupError, TypeError) as error:
-            raise CheckpointError(
-                "The record of what a checkpoint was calibrated on cannot be read",
-                where=where,
-                found=f"{type(error).__name__}: {error}",
-                hint="without it nobody can say whether the data is new to the model",
-            ) from error
+        found.append(_calibration(entry, where))
     return found
+
+
+def known_to(source: TensorSource) -> list[Calibration]:
+    """Return what a checkpoint was calibrated on, and an adapter trained on.
+
+    Raises:
+        CheckpointError: A record is malformed.
+    """
+    found = calibrations(source.config, where=f"{source.name}: config.json")
+    trained_on = (
+        source.adapter.provenance.get("data") if isinstance(source, AdaptedSource) else None
+    )
+    if isinstance(trained_on, Mapping) and "samples" in trained_on:
+        found.append(_calibration(trained_on, f"{source.name}: {ADAPTER}"))
+    return found
+
+
+def _calibration(entry: Any, where: str) -> Calibration:
+    try:
+        samples = frozenset(map(str, entry["samples"]))
+        return Calibration(str(entry["name"]), str(entry["kind"]), samples)
+    except (LookupError, TypeError) as error:
+        raise CheckpointError(
+            "The record of what a checkpoint was calibrated on cannot be read",
+            where=where,
+            found=f"{type(error).__name__}: {error}",
+            hint="without it nobody can say whether the data is new to the model",
+        ) from error
 
 
 def shared_samples(
@@ -103,7 +124,7 @@ def check_unseen(source: TensorSource, data: str | Path) -> None:
         UsageError: There are such samples.
         SurgeryError: Data cannot be read.
     """
-    known = calibrations(source.config, where=f"{source.name}: config.json")
+    known = known_to(source)
     if not known:
         return
     kind = data_kind(source)

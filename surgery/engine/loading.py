@@ -1,4 +1,4 @@
-"""Load a result: the runtime's loader, its errors in this package's vocabulary."""
+"""Load a result or an adapter: the runtime's loader, its errors in this package's vocabulary."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from surgery.checkpoint.source import TensorSource
+from surgery.engine.adapted import AdaptedSource, open_model
 from surgery.engine.block import checkpoint_error
-from surgery.errors import UsageError
+from surgery.engine.dense import dense_directory
+from surgery.engine.stream import cast
+from surgery.errors import CheckpointError, UsageError
 from surgery.runtime import LoadError
 from surgery.runtime import load as load_directory
+from surgery.runtime.model import add_operation
+from surgery.training.adapter import Adapter, is_adapter
+from surgery.training.names import respelled
 
 
 def load(
     path: str | Path,
     *,
+    base: str | Path | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     attn_implementation: str | None = None,
@@ -28,7 +36,8 @@ def load(
     model. Only safetensors are read, and no code found in the directory is ever run.
 
     Args:
-        path: A directory with ``config.json`` and safetensors.
+        path: A directory with ``config.json`` and safetensors, or an adapter.
+        base: The base of an adapter, if it is not where it was.
         dtype: Floating-point dtype of the weights, or ``"auto"`` for the stored one. Default:
             float32 on the CPU, the stored dtype on an accelerator.
         device: Where to put the model. Default: the CPU.
@@ -39,17 +48,82 @@ def load(
 
     Raises:
         CheckpointError: If the directory cannot be loaded; it says why.
+        UsageError: If a base is given for what is no adapter.
     """
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "attn_implementation": attn_implementation,
+        "model_class": model_class,
+    }
     try:
-        return load_directory(
-            path,
-            dtype=dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            model_class=model_class,
-        )
+        if base is None and not is_adapter(path):
+            return load_directory(path, **options)
+        with open_model(path, base=base) as source:
+            return load_opened(source, Path(path), **options)
     except LoadError as error:
         raise checkpoint_error(error) from error
+
+
+def load_opened(source: TensorSource, directory: Path, **options: Any) -> PreTrainedModel:
+    """Load what was opened, without proving an adapter's base a second time.
+
+    Args:
+        source: A checkpoint, or an adapter on its base.
+        directory: Where a checkpoint lies in transformers' layout.
+        options: Those of :func:`load`.
+
+    Raises:
+        CheckpointError: If it cannot be loaded; it says why.
+    """
+    if not isinstance(source, AdaptedSource):
+        return load(directory, **options)
+    try:
+        with dense_directory(source.base) as place:
+            model = load_directory(place, **options)
+        if source.adapter.operation is not None:
+            add_operation(model, source.adapter.operation)
+    except LoadError as error:
+        raise checkpoint_error(error) from error
+    put_tensors(model, source.adapter, whole=options.get("model_class") is None)
+    return model
+
+
+@torch.no_grad()
+def put_tensors(model: PreTrainedModel, adapter: Adapter, *, whole: bool = True) -> None:
+    """Put an adapter's tensors into a model that has a place for each, in the model's dtypes.
+
+    Args:
+        model: The base as loaded, small parts of the adapter's operation in place.
+        adapter: The adapter.
+        whole: Refuse tensors of a head that this class of model lacks; otherwise leave them out.
+
+    Raises:
+        CheckpointError: A tensor fits nothing, is not finite, or does not fit the dtype.
+    """
+    prefix = model.base_model_prefix
+    body = {name for name, _ in model.base_model.named_children()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, info in adapter.infos.items():
+        spelled = respelled(name, parameters, prefix)
+        if spelled is None and not whole and _top(name, prefix) not in body:
+            continue
+        found = None if spelled is None else tuple(parameters[spelled].shape)
+        if spelled is None or found != info.shape:
+            raise CheckpointError(
+                f"The model has no place for the adapter's tensor {name}",
+                where=adapter.directory,
+                found=f"shape {list(info.shape)}",
+                expected=f"a parameter of {type(model).__name__}"
+                if found is None
+                else f"shape {list(found)}",
+            )
+        parameter = parameters[spelled]
+        parameter.copy_(cast(name, adapter.tensor(name), parameter.dtype))
+
+
+def _top(name: str, prefix: str) -> str:
+    return name.removeprefix(f"{prefix}.").split(".")[0]
 
 
 def check_device(device: str | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.dense import dense_directory
+from surgery.engine.dense import dense_directory, words_directory
 from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.kinds import Kind
 from surgery.events import Event, Progress
@@ -94,6 +94,8 @@ def data_kind(source: TensorSource) -> Kind:
 def read_processor(directory: Path, kind: Kind) -> Any:
     """Load Whisper's processor, or a language model's tokenizer, from a checkpoint.
 
+    An adapter's are its base's.
+
     Raises:
         CheckpointError: The checkpoint has none that can be read.
     """
@@ -101,7 +103,8 @@ def read_processor(directory: Path, kind: Kind) -> Any:
 
     kinds: dict[Kind, Any] = {"audio": WhisperProcessor, "text": AutoTokenizer}
     try:
-        return kinds[kind].from_pretrained(directory, local_files_only=True)
+        with words_directory(directory) as place:
+            return kinds[kind].from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise CheckpointError(
             "The checkpoint's tokenizer or processor cannot be loaded, so nothing can be measured",

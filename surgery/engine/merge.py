@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.checkpoint.writer import TensorSpec
-from surgery.engine.block import ABSORB_DECOMPOSE, surgery_block
+from surgery.engine.adapted import AdaptedSource, open_model
+from surgery.engine.block import ABSORB_DECOMPOSE, Operation, surgery_block
 from surgery.engine.pack import read_site, write_site
 from surgery.engine.result import beside, versions
 from surgery.engine.stored import Stored, read_stored
@@ -29,12 +30,17 @@ small parts merged into their weights, zeros where vectors were cut. It computes
 checkpoint computes, loads without the package, and saves nothing at run time."""
 PARTLY = """The last operations ({steps}) of a checkpoint made with model-surgery, merged back: it
 computes what that checkpoint computes. Still in place: {left}. Load it with `surgery.load`."""
+WHOLE = """In place: {left}. Load it with `surgery.load`."""
+TUNED = """What was trained in {adapter} is in the weights of its base, {base}.
+
+"""
 
 
 def merge(
     checkpoint: str | Path,
     out: str | Path | None = None,
     *,
+    base: str | Path | None = None,
     steps: int | None = None,
     force: bool = False,
     resume: bool = False,
@@ -43,10 +49,12 @@ def merge(
     """Write a checkpoint that computes the same as one that was operated on, with plainer weights.
 
     Args:
-        checkpoint: A directory that surgery wrote.
+        checkpoint: A directory that surgery wrote: a checkpoint, or an adapter on its base.
         out: Result directory; ``<checkpoint>-merged`` by default.
+        base: The base of an adapter, if it is not where it was.
         steps: How many operations to merge back, from the last one; all of them by default,
-            which leaves a dense checkpoint that any transformers loads.
+            which leaves a dense checkpoint that any transformers loads. For an adapter also 0,
+            which only puts it into its base.
         force: Replace a result that is in the way.
         resume: Go on from an interrupted run.
         progress: Called with :class:`surgery.events.Event`.
@@ -56,13 +64,16 @@ def merge(
 
     Raises:
         UsageError: The checkpoint is dense already, or has fewer operations than ``steps``.
-        CheckpointError: Its tensors contradict its ``surgery`` block.
+        CheckpointError: Its tensors contradict its ``surgery`` block, or the base is another
+            one than the adapter was trained on.
     """
-    with resolve(str(checkpoint)) as source:
+    with open_model(checkpoint, base=base, progress=progress) as source:
         stored = read_stored(source)
         merging = _Merging(stored, _checked_steps(stored, steps))
         target = Path(out) if out is not None else beside(source, "merged")
         check_separate(source.directory, target)
+        if isinstance(source, AdaptedSource):
+            check_separate(source.base.directory, target)
         fingerprint = {
             "source": source.identity(),
             "merge": merging.steps,
@@ -74,7 +85,7 @@ def merge(
             )
             source.write_sidecars(transaction.staging)
             raw = source.config
-            del raw["surgery"]
+            raw.pop("surgery", None)
             left = stored.operations[: len(stored.operations) - merging.steps]
             if left:
                 raw["surgery"] = surgery_block(left)
@@ -85,29 +96,40 @@ def merge(
 
 
 def _checked_steps(stored: Stored, steps: int | None) -> int:
-    done = len(stored.operations)
-    if not done:
+    done, adapted = len(stored.operations), isinstance(stored.source, AdaptedSource)
+    if not done and not adapted:
         raise UsageError(
             "This checkpoint is dense already: there is nothing to merge",
             where=f"{stored.source.name}/config.json",
         )
-    if steps is not None and not 1 <= steps <= done:
+    least = 0 if adapted else 1
+    if steps is not None and not least <= steps <= done:
         raise UsageError(
             "There are not as many operations to merge back",
             where="--steps",
             found=steps,
-            expected=f"1 to {done}: " + ", ".join(each["method"] for each in stored.operations),
+            expected=f"{least} to {done}: {', '.join(_methods(stored.operations))}",
         )
-    return steps or done
+    return done if steps is None else steps
+
+
+def _methods(operations: Iterable[Operation]) -> list[str]:
+    return [operation["method"] for operation in operations]
 
 
 def _card(stored: Stored, name: str, steps: int) -> str:
     left = stored.operations[: len(stored.operations) - steps]
     what = DENSE
-    if left:
-        what = PARTLY.format(steps=steps, left=", ".join(each["method"] for each in left))
-    first = stored.operations[0].get("provenance", {})
-    return CARD.format(name=name, what=what, source=first.get("source", stored.source.name))
+    if left and steps == 0:
+        what = WHOLE.format(left=", ".join(_methods(left)))
+    elif left:
+        what = PARTLY.format(steps=steps, left=", ".join(_methods(left)))
+    made_from = stored.source.name
+    if isinstance(stored.source, AdaptedSource):
+        made_from = stored.source.adapter.base_name
+        what = TUNED.format(adapter=stored.source.name, base=made_from) + what
+    first = stored.operations[0].get("provenance", {}) if stored.operations else {}
+    return CARD.format(name=name, what=what, source=first.get("source", made_from))
 
 
 class _Merging:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surgery.architectures import AttentionSite
-from surgery.checkpoint.resolve import resolve
+from surgery.engine.adapted import open_model
 from surgery.engine.measure import check_data, measure
 from surgery.engine.pack import read_site
 from surgery.engine.stored import Stored, read_stored
@@ -70,7 +70,7 @@ def verify(
 
     Args:
         original: The model before.
-        result: The checkpoint after; any dtype.
+        result: The checkpoint after, or an adapter; any dtype.
         data: Audio folder or text file; by default what the package ships.
         weights_only: Leave out the run on real input.
         progress: Called with :class:`surgery.events.Event`.
@@ -79,7 +79,10 @@ def verify(
         CheckpointError: The two are not the same model.
         UsageError: The result was calibrated on some of the data.
     """
-    with resolve(str(original)) as before, resolve(str(result)) as after:
+    with (
+        open_model(original, progress=progress) as before,
+        open_model(result, progress=progress) as after,
+    ):
         if data is not None and not weights_only:
             from surgery.engine.leakage import check_unseen  # late: it brings audio with it
 

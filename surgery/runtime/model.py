@@ -8,7 +8,7 @@ transformers, and none of its classes is changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from .errors import LoadError
 from .heads import HeadLayout
 from .linears import swap_linear
-from .manifest import read_manifest, respelled
+from .manifest import FORMAT_VERSION, read_manifest, respelled
 from .parts import FLOAT32_PARTS
 
 Swap = Callable[[nn.Module, str, HeadLayout], None]
@@ -143,7 +143,33 @@ def restructure(model: PreTrainedModel) -> None:
         LoadError: If the block is malformed, or names a module that the model does not have.
     """
     config: Any = model.config
-    manifest = read_manifest(config.surgery)
+    config.surgery = _swap(model, config.surgery)
+
+
+def add_operation(model: PreTrainedModel, operation: Mapping[str, Any]) -> None:
+    """Give a loaded model the small parts of one more operation; they are not loaded yet.
+
+    The model becomes what it were if its checkpoint had listed the operation last.
+
+    Args:
+        model: A stock model, or one that holds what earlier operations made.
+        operation: ``method`` and ``sites``, as in config.json.
+
+    Raises:
+        LoadError: If it is malformed, or names a map that the model lacks or that has parts.
+    """
+    config: Any = model.config
+    block = getattr(config, "surgery", None) or {"format_version": FORMAT_VERSION, "operations": []}
+    added = _swap(model, {**block, "operations": [operation]})
+    config.surgery = {**block, "operations": [*block["operations"], *added["operations"]]}
+    if not isinstance(model, RestructuredModel):
+        model.__class__ = restructured_class(type(model))
+
+
+def _swap(model: PreTrainedModel, block: Any) -> dict[str, Any]:
+    """Swap the modules that a block lists; return it as this model spells their paths."""
+    config: Any = model.config
+    manifest = read_manifest(block)
     paths: dict[str, str] = {}
     if manifest.layouts:
         swap = family_swap(config.model_type)
@@ -153,7 +179,7 @@ def restructure(model: PreTrainedModel) -> None:
     for path, (method, entry) in manifest.linears.items():  # after the widths are known
         paths[path] = _resolve(model, path)
         swap_linear(model, paths[path], method, entry)
-    config.surgery = respelled(config.surgery, paths)
+    return respelled(block, paths)
 
 
 def _resolve(model: PreTrainedModel, path: str) -> str:

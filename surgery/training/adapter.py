@@ -23,7 +23,7 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.checkpoint.writer import ShardWriter, TensorSpec
 from surgery.errors import CheckpointError
-from surgery.training.adapter_base import open_base, path_to
+from surgery.training.adapter_base import find_base, open_base, path_to
 from surgery.training.adapter_fields import Fields, part_names, read_operation
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "WEIGHTS",
     "Adapter",
     "check_fits",
+    "find_base",
     "is_adapter",
     "open_base",
     "read_adapter",

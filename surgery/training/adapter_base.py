@@ -32,7 +32,7 @@ def open_base(
         CheckpointError: The weights there are other ones.
         ModelNotFoundError: There is no base at that place.
     """
-    source = _opened(adapter, given)
+    source = find_base(adapter, given)
     try:
         progress(Event("Hashing the base", 0, 1, source.name))
         found = source.sha256()
@@ -52,7 +52,13 @@ def open_base(
     return source
 
 
-def _opened(adapter: Adapter, given: Path | str | None) -> TensorSource:
+def find_base(adapter: Adapter, given: Path | str | None = None) -> TensorSource:
+    """Open what should be the base, unproved: :func:`open_base` compares its hash.
+
+    Raises:
+        ModelNotFoundError: There is nothing at that place.
+        CheckpointError: What is there cannot be read.
+    """
     if given is not None:
         return resolve(str(given))
     where, tried = adapter.directory / ADAPTER, adapter.base_name
