@@ -97,10 +97,14 @@ def _templated(document: Document, tokenizer: Any) -> tuple[str, list[tuple[int,
     try:
         whole = marked_up(len(turns))
         spans = []
-        for index, (role, _) in enumerate(document.messages):
+        for index, (role, content) in enumerate(document.messages):
             if role != ANSWERING:
                 continue
-            before, after = marked_up(index, asked=True), marked_up(index + 1)
+            after = marked_up(index + 1)
+            # transformers marks up no empty conversation, so one that the assistant opens has no
+            # generation prompt: what stands before its words takes that place.
+            unasked = after[: max(after.find(content.strip()), 0)]
+            before = marked_up(index, asked=True) if index else unasked
             if not (after.startswith(before) and whole.startswith(after)):
                 raise SurgeryError(
                     "The chat template writes this conversation's beginning in another way than "
