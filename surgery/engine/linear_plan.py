@@ -1,27 +1,31 @@
-"""Plan a split or re-parameterisation: which linear maps, checked before a weight is read."""
+"""Plan small parts for linear maps: which maps, checked before a weight is read."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from surgery.architectures import LINEAR_ROLES, LinearMap
 from surgery.checkpoint.source import TensorSource
+from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.linear_options import LinearOptions
 from surgery.engine.result import AskedFor
 from surgery.engine.stored import Stored, output_dtype, read_stored
 from surgery.errors import CheckpointError, UsageError
 from surgery.methods import Treatment
+from surgery.runtime.parts import part_shapes
 
 TITLES = {"split": "split into principal and residual", "reparam": "re-parameterised"}
 
 
 @dataclass(frozen=True)
-class LinearPlan:
-    """A checked checkpoint, and how each map to be treated begins.
+class PartsPlan(ABC):
+    """A checked checkpoint, and which of its maps get small parts.
 
     Attributes:
         stored: The checkpoint.
@@ -30,8 +34,6 @@ class LinearPlan:
         title: What is done, for the report's title.
         options: What was asked for.
         maps: The maps to treat.
-        treatments: How each of them begins, by path.
-        seed: Where randomness begins.
     """
 
     stored: Stored
@@ -40,8 +42,10 @@ class LinearPlan:
     title: str
     options: AskedFor
     maps: tuple[LinearMap, ...]
-    treatments: Mapping[str, Treatment]
-    seed: int = 0
+
+    @abstractmethod
+    def entry(self, path: str) -> dict[str, Any]:
+        """Return what the runtime must know about a map to treat."""
 
     @property
     def source(self) -> TensorSource:
@@ -52,6 +56,42 @@ class LinearPlan:
         """Return the dtype tensor ``name`` is written in; small parts stay as they are."""
         asked = None if name in self.stored.part_tensors else self.options.dtype
         return output_dtype(self.source, name, asked)
+
+    def part_names(self, one: LinearMap) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of every tensor of a map's small part."""
+        shapes = part_shapes(self.method, self.entry(one.path), one.out_features, one.in_features)
+        return {f"{one.path}.{part}": shape for part, shape in shapes.items()}
+
+    def specs(self) -> dict[str, list[TensorSpec]]:
+        """Return every tensor of the result, by shard: parts stand behind their weights."""
+        chosen = {one.weight: one for one in self.maps}
+        result: dict[str, list[TensorSpec]] = {}
+        for shard, names in self.source.shards.items():
+            specs = result.setdefault(shard, [])
+            for name in names:
+                dtype = self.output_dtype(name)
+                specs.append(TensorSpec(name, dtype, self.source.infos[name].shape))
+                if name in chosen:
+                    parts = self.part_names(chosen[name])
+                    specs += [TensorSpec(n, torch.float32, shape) for n, shape in parts.items()]
+        return result
+
+
+@dataclass(frozen=True)
+class LinearPlan(PartsPlan):
+    """Maps that are treated one by one.
+
+    Attributes:
+        treatments: How each of them begins, by path.
+        seed: Where randomness begins.
+    """
+
+    treatments: Mapping[str, Treatment]
+    seed: int = 0
+
+    def entry(self, path: str) -> dict[str, Any]:
+        """Return what the runtime must know about a map to treat."""
+        return self.treatments[path].entry()
 
 
 def make_linear_plan(
@@ -91,22 +131,32 @@ def check_treatments(stored: Stored, treatments: Mapping[str, Treatment], asked:
         CheckpointError: A map was treated before.
         UsageError: A map cannot be treated with these settings.
     """
+    refuse_treated(stored, treatments, asked, "--targets or --scope")
     for path, treatment in treatments.items():
         one = stored.maps[path]
-        if one.path in stored.linears:
-            raise CheckpointError(
-                "A linear map can carry one small part, and this one has it already",
-                where=f"{stored.source.name}: {one.path}",
-                found=stored.linears[one.path].method,
-                hint="choose others with --targets or --scope, or merge that part back first: "
-                + shlex.join(["surgery", "merge", asked, "--steps", "1"]),
-            )
         reason = treatment.check(one.out_features, one.in_features)
         if reason is not None:
             raise UsageError(
                 f"{treatment.name} cannot treat this map: {reason}",
                 where=one.path,
                 found=f"a weight of {one.out_features} × {one.in_features}",
+            )
+
+
+def refuse_treated(stored: Stored, paths: Iterable[str], asked: str, flags: str) -> None:
+    """Refuse maps that carry a small part already; ``flags`` are those that choose others.
+
+    Raises:
+        CheckpointError: One does.
+    """
+    for path in paths:
+        if path in stored.linears:
+            raise CheckpointError(
+                "A linear map can carry one small part, and this one has it already",
+                where=f"{stored.source.name}: {path}",
+                found=stored.linears[path].method,
+                hint=f"choose others with {flags}, or merge that part back first: "
+                + shlex.join(["surgery", "merge", asked, "--steps", "1"]),
             )
 
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import TypedDict
 
 from surgery.checkpoint.writer import TensorSpec
-from surgery.engine.linear_plan import LinearPlan
+from surgery.engine.linear_plan import PartsPlan
 from surgery.engine.result import versions
 from surgery.engine.stored import stored_dtype
 from surgery.report.model import LinearReport, Report, Source, Trainable
@@ -24,7 +24,7 @@ class Facts(TypedDict):
 
 
 def build_linear_report(
-    plan: LinearPlan,
+    plan: PartsPlan,
     table: Mapping[str, TensorSpec],
     facts: Mapping[str, Facts],
     parts: Mapping[str, Mapping[str, tuple[int, ...]]],
@@ -90,7 +90,7 @@ def build_linear_report(
     )
 
 
-def _notes(plan: LinearPlan) -> list[str]:
+def _notes(plan: PartsPlan) -> list[str]:
     notes = []
     if plan.stored.operations:
         done = ", ".join(operation["method"] for operation in plan.stored.operations)

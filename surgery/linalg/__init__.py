@@ -1,13 +1,23 @@
 """Batched tensors in, tensors out: the only part that knows torch and nothing else."""
 
 from surgery.linalg.metrics import probed_product_errors, product_error, product_norm
+from surgery.linalg.orthonormal import (
+    OrthonormalProduct,
+    orthonormal_product,
+    orthonormal_rows,
+    orthonormality_defect,
+)
 from surgery.linalg.product_svd import ProductSVD, core_svd, product_svd, qr_root
 from surgery.linalg.truncated_svd import TruncatedSVD, truncated_svd
 
 __all__ = [
+    "OrthonormalProduct",
     "ProductSVD",
     "TruncatedSVD",
     "core_svd",
+    "orthonormal_product",
+    "orthonormal_rows",
+    "orthonormality_defect",
     "probed_product_errors",
     "product_error",
     "product_norm",

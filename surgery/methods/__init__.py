@@ -4,6 +4,16 @@ from surgery.methods.absorb_decompose import absorb_decompose
 from surgery.methods.activation_aware import RIDGE, activation_aware
 from surgery.methods.adopted import Adopted
 from surgery.methods.attention import AttentionWeights
+from surgery.methods.behind import (
+    FORMS,
+    Behind,
+    Form,
+    block_sizes,
+    factor_queries_keys,
+    factor_rotary_keys,
+    factor_rows,
+    factor_values_outputs,
+)
 from surgery.methods.budget import most_removable, predicted_damage
 from surgery.methods.damage import DamageCurve
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
@@ -33,6 +43,7 @@ from surgery.methods.rules import (
 from surgery.methods.units import PairSpectrum, Ranks, SiteSpectra
 
 __all__ = [
+    "FORMS",
     "LAYOUTS",
     "OF",
     "PAIRS",
@@ -40,9 +51,11 @@ __all__ = [
     "SOLVERS",
     "Adopted",
     "AttentionWeights",
+    "Behind",
     "Bound",
     "DamageCurve",
     "Energy",
+    "Form",
     "Goft",
     "Hra",
     "Layout",
@@ -68,7 +81,12 @@ __all__ = [
     "Treatment",
     "absorb_decompose",
     "activation_aware",
+    "block_sizes",
     "choose_ranks",
+    "factor_queries_keys",
+    "factor_rotary_keys",
+    "factor_rows",
+    "factor_values_outputs",
     "magnitude",
     "most_removable",
     "predicted_damage",

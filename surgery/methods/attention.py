@@ -56,6 +56,21 @@ class AttentionWeights:
         """
         return _side_by_side(self.o), _with_column(self.v, self.v_bias)
 
+    def with_qk_factors(
+        self, left: Float[Tensor, "kv d m"], right: Float[Tensor, "kv d n"]
+    ) -> AttentionWeights:
+        """Return the block with these factors in the place of :meth:`qk_factors`'s."""
+        q, q_bias = _without_column(_one_by_one(left, self.q.shape[1]), self.q_bias)
+        k, k_bias = _without_column(right, self.k_bias)
+        return replace(self, q=q, q_bias=q_bias, k=k, k_bias=k_bias)
+
+    def with_vo_factors(
+        self, left: Float[Tensor, "kv d m"], right: Float[Tensor, "kv d n"]
+    ) -> AttentionWeights:
+        """Return the block with these factors in the place of :meth:`vo_factors`'s."""
+        v, v_bias = _without_column(right, self.v_bias)
+        return replace(self, o=_one_by_one(left, self.o.shape[1]), v=v, v_bias=v_bias)
+
     def absorb_value_bias(self) -> AttentionWeights:
         """Move v's bias into o's, exactly: attention weights sum to one.
 
@@ -110,3 +125,13 @@ def _side_by_side(grouped: Tensor) -> Tensor:
 
 def _with_column(matrix: Tensor, column: Tensor | None) -> Tensor:
     return matrix if column is None else torch.cat([matrix, column[..., None]], dim=-1)
+
+
+def _one_by_one(joined: Tensor, groups: int) -> Tensor:
+    """(kv, d, g·n) -> (kv, g, d, n)."""
+    kv, d, width = joined.shape
+    return joined.reshape(kv, d, groups, width // groups).transpose(1, 2)
+
+
+def _without_column(matrix: Tensor, column: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return (matrix, None) if column is None else (matrix[..., :-1], matrix[..., -1])
