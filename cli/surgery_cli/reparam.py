@@ -1,15 +1,18 @@
-"""``surgery reparam``: a trainable orthogonal map in front of frozen linear maps."""
+"""``surgery reparam``: a small trainable map in front of frozen linear maps, or behind heads."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from surgery_cli import common
 from surgery_cli.session import session
+
+if TYPE_CHECKING:
+    from surgery.methods import Pair
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -19,15 +22,21 @@ surgery reparam whisper-micro --method hra --reflections 8
 surgery reparam ./my-llama --method goft --targets q,k,v,o
 
 surgery reparam ./pruned --method qgoft -o pruned-qgoft     a pruned checkpoint, too
+
+surgery reparam ./pruned --method core -o cores             what Absorb-Decompose tunes
+
+surgery reparam ./my-llama --method core --pairs vo --up-block 0
 """
 
 
 class Method(StrEnum):
-    """Which map stands in front."""
+    """Which map stands in front, or behind."""
 
     hra = "hra"
     goft = "goft"
     qgoft = "qgoft"
+    core = "core"
+    diagonal = "diagonal"
 
 
 def command(
@@ -35,7 +44,8 @@ def command(
     method: Annotated[
         Method,
         typer.Option(
-            help="hra: Householder reflections. goft: Givens rotations. qgoft: free 2×2 blocks."
+            help="In front: hra (Householder reflections), goft (Givens rotations), qgoft (free "
+            "2×2 blocks). Behind heads: core (square blocks), diagonal (singular values)."
         ),
     ] = Method.hra,
     out: Annotated[
@@ -46,6 +56,20 @@ def command(
         int | None, typer.Option(min=1, help="hra: how many reflections, even; default 8.")
     ] = None,
     targets: common.Targets = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="qk,vo",
+            help="core, diagonal: behind keys (qk), values (vo), or (default) both.",
+        ),
+    ] = None,
+    up_block: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="core: rows of up that share a block, 0: none; default 64 with RoPE, else 0.",
+        ),
+    ] = None,
     scope: common.ScopeOption = common.Scope.all,
     seed: common.Seed = 0,
     dtype: common.DtypeOption = None,
@@ -56,7 +80,7 @@ def command(
     revision: common.Revision = None,
     as_json: common.Json = False,
 ) -> None:
-    """Re-parameterise linear maps by orthogonal ones, the identity at first.
+    """Put a small trainable map in front of linear maps, or behind the heads of attention.
 
     The result computes what the model computes, loads with surgery.load, and merges back.
     """
@@ -71,6 +95,8 @@ def command(
             method=method.value,
             reflections=reflections,
             targets=common.roles(targets),
+            pairs=cast("list[Pair] | None", common.roles(pairs)),
+            up_block=up_block,
             scope=scope.value,
             seed=seed,
             dtype=None if dtype is None else dtype.value,

@@ -159,7 +159,11 @@ class _Merging:
 
     def blocks(self) -> dict[str, str]:
         """Return which block each tensor that changes belongs to."""
-        found = {one.map.weight: path for path, one in self._linears.items()}
+        found = {
+            name: path
+            for path, one in self._linears.items()
+            for name in self.stored.merged_tensors(one)
+        }
         for path, site in self._sites.items():
             found |= dict.fromkeys(site.tensors(), path)
         return found
@@ -186,7 +190,7 @@ class _Merging:
             dense = read_site(self.stored.tensor, site, self.stored.ranks[path])
             tensors = write_site(dense, site, self._full[path])
         else:
-            name = self._linears[path].map.weight
-            tensors = {name: self.stored.tensor(name)}
+            names = self.stored.merged_tensors(self._linears[path])
+            tensors = {name: self.stored.tensor(name) for name in names}
         infos = self.stored.source.infos
         return Computed({name: cast(name, t, infos[name].dtype) for name, t in tensors.items()})

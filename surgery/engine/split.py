@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.linear_options import LinearOptions, reparam_treatment, split_treatment
+from surgery.engine.factor import Factor
+from surgery.engine.factor_options import FactorOptions
+from surgery.engine.factor_plan import make_factor_plan
+from surgery.engine.linear_options import (
+    REPARAM_METHODS,
+    LinearOptions,
+    reparam_treatment,
+    split_treatment,
+)
 from surgery.engine.linear_plan import make_linear_plan
-from surgery.engine.options import ScopeChoice
+from surgery.engine.options import ScopeChoice, choice
+from surgery.engine.parts_surgery import PartsSurgery
 from surgery.engine.result import default_output, produce
 from surgery.engine.small_parts import SmallParts
+from surgery.errors import UsageError
 from surgery.events import Progress, ignore
-from surgery.methods import Solver, Treatment
+from surgery.methods import FORMS, Form, Pair, Solver
 from surgery.report.model import Report
 
 
@@ -81,6 +91,8 @@ def reparam(
     method: str = "hra",
     reflections: int | None = None,
     targets: Sequence[str] | None = None,
+    pairs: Sequence[Pair] | None = None,
+    up_block: int | None = None,
     scope: ScopeChoice = "all",
     seed: int = 0,
     dtype: str | None = None,
@@ -91,16 +103,23 @@ def reparam(
     revision: str | None = None,
     progress: Progress = ignore,
 ) -> Report:
-    """Put a trainable orthogonal map in front of frozen linear maps, the identity at first.
+    """Put a small trainable map in front of frozen linear maps, or behind their heads.
+
+    In front: orthogonal or nearly, and the identity at first. Behind: what Absorb-Decompose
+    tunes, with orthonormal rows frozen in front of it. The function stays, to the cast.
 
     Args:
         model: Directory (dense or pruned), ``.pt``, short name, hub id, or ``whisper-micro``.
         out: Result directory; ``checkpoints/<name>-<method>`` by default.
-        method: ``hra`` (Householder reflections), ``goft`` (Givens rotations) or ``qgoft``
-            (free 2×2 blocks in their place).
+        method: In front: ``hra`` (Householder reflections), ``goft`` (Givens rotations) or
+            ``qgoft`` (free 2×2 blocks in their place). Behind: ``core`` (a square block a head)
+            or ``diagonal`` (its singular values alone).
         reflections: HRA's number of reflections, even; 8 by default.
-        targets: Roles to treat; by default q and v for HRA, q, k, v and o for GOFT, as in the
-            papers.
+        targets: Roles to treat in front; by default q and v for HRA, q, k, v and o for GOFT, as
+            in the papers.
+        pairs: For core and diagonal: ``qk`` (behind keys), ``vo`` (behind values); both by default.
+        up_block: For core: rows of an ``up`` map that share a block, 0 for none; by default 64 in
+            families with RoPE, else 0.
         scope: ``encoder``, ``decoder``, ``cross`` or ``all`` blocks.
         seed: Where HRA's random start begins.
         dtype: Dtype of the frozen weights; their own by default.
@@ -117,9 +136,34 @@ def reparam(
     Raises:
         SurgeryError: What is wrong, where, and what to do; the target is untouched.
     """
-    treatment: Treatment = reparam_treatment(method, reflections)
-    options = LinearOptions(treatment, _roles(targets), scope, seed, dtype)
+    choice("--method", method, (*REPARAM_METHODS, *FORMS))
+    options: LinearOptions | FactorOptions
+    if method in FORMS:
+        _refuse(method, {"--reflections": reflections, "--targets": targets})
+        form: Form = "core" if method == "core" else "diagonal"
+        options = FactorOptions(
+            form, None if pairs is None else tuple(pairs), scope, up_block, dtype
+        )
+    else:
+        _refuse(method, {"--pairs": pairs, "--up-block": up_block})
+        treatment = reparam_treatment(method, reflections)
+        options = LinearOptions(treatment, _roles(targets), scope, seed, dtype)
     return _treat(model, out, options, data, force, resume, dry_run, revision, progress)
+
+
+def _refuse(method: str, given: Mapping[str, object]) -> None:
+    """Refuse options that belong to other methods.
+
+    Raises:
+        UsageError: One was given.
+    """
+    for flag, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"{method} has no use for {flag}",
+                hint="core and diagonal take --pairs and --scope, core also --up-block; "
+                "the others --targets and --scope, hra also --reflections",
+            )
 
 
 def _roles(targets: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -129,7 +173,7 @@ def _roles(targets: Sequence[str] | None) -> tuple[str, ...] | None:
 def _treat(
     model: str | Path,
     out: str | Path | None,
-    options: LinearOptions,
+    options: LinearOptions | FactorOptions,
     data: str | Path | None,
     force: bool,
     resume: bool,
@@ -137,11 +181,15 @@ def _treat(
     revision: str | None,
     progress: Progress,
 ) -> Report:
-    method = options.treatment.name
     with resolve(str(model), revision=revision) as source:
         if not dry_run:
             source.start_hashing()
-        surgery = SmallParts(make_linear_plan(source, options, str(model)))
+        surgery: PartsSurgery
+        if isinstance(options, FactorOptions):
+            surgery = Factor(make_factor_plan(source, options, str(model)))
+        else:
+            surgery = SmallParts(make_linear_plan(source, options, str(model)))
+        method = surgery.plan.method
         target = Path(out) if out is not None else default_output(source, method)
         if dry_run:
             report = surgery.forecast(progress)

@@ -33,7 +33,7 @@ from surgery.engine.block import (
 from surgery.errors import CheckpointError, UnsupportedModelError
 from surgery.report.accounting import restructured
 from surgery.runtime.errors import LoadError
-from surgery.runtime.parts import LINEAR_METHODS, merged_weight, part_shapes
+from surgery.runtime.parts import LINEAR_METHODS, merged_bias, merged_weight, part_shapes
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -85,19 +85,30 @@ class Stored:
 
         Tensors of maps that were not treated come as they are stored.
         """
-        linear = self.linears.get(name.removesuffix(".weight"))
-        stored = self.source.tensor(name)
-        if linear is None or name != linear.map.weight:
-            return stored
-        weight = self.merged(linear)
-        return weight.T if linear.map.transposed else weight
+        linear = self.linears.get(name.rpartition(".")[0])
+        if linear is None or name not in self.merged_tensors(linear):
+            return self.source.tensor(name)
+        if name == linear.map.weight:
+            weight = self.merged(linear)
+            return weight.T if linear.map.transposed else weight
+        bias = self.source.tensor(name).double()
+        return merged_bias(linear.method, linear.entry, bias, self._parts(linear))
 
     def merged(self, linear: TreatedLinear) -> Tensor:
         """Return the dense weight ``(out, in)`` of a treated map in float64."""
         stored = self.source.tensor(linear.map.weight)
         weight = stored.T if linear.map.transposed else stored
-        parts = {key: self.source.tensor(name).double() for key, name in linear.parts.items()}
+        parts = self._parts(linear)
         return merged_weight(linear.method, linear.entry, weight.double(), parts)
+
+    def merged_tensors(self, linear: TreatedLinear) -> tuple[str, ...]:
+        """Return the tensors that a treated map's small part changes: its weight, or bias too."""
+        bias = f"{linear.map.path}.bias"
+        behind = LINEAR_METHODS[linear.method].behind and bias in self.source.infos
+        return (linear.map.weight, bias) if behind else (linear.map.weight,)
+
+    def _parts(self, linear: TreatedLinear) -> dict[str, Tensor]:
+        return {key: self.source.tensor(name).double() for key, name in linear.parts.items()}
 
 
 def read_stored(source: TensorSource) -> Stored:

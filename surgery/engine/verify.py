@@ -100,13 +100,13 @@ def verify(
             found.append(_compare(site, *weights))
         progress(Event("Comparing heads", len(sites), len(sites)))
         differing = _differing(old, new)
-        weights_of = {one.weight: path for path, one in old.maps.items()}
-        linears = {
-            weights_of[name]: _weight_error(old, new, name)
-            for name in differing
-            if name in weights_of
-        }
-        changed = [name for name in differing if name not in weights_of]
+        owners = {one.weight: path for path, one in old.maps.items()} | _treated(old, new)
+        linears: dict[str, float] = {}
+        for name in differing:
+            if name in owners:
+                error = _tensor_error(old, new, name)
+                linears[owners[name]] = max(error, linears.get(owners[name], 0.0))
+        changed = [name for name in differing if name not in owners]
         measured: list[Measurement] = []
         if not weights_only and after.directory is not None:
             measured = measure(before, after.directory, data, progress, sample=True)
@@ -162,7 +162,7 @@ def _outside_attention(stored: Stored) -> list[str]:
 
 def _differing(old: Stored, new: Stored) -> list[str]:
     """Return the tensors outside attention that differ in a bit, or carry a small part."""
-    treated = {one.map.weight for each in (old, new) for one in each.linears.values()}
+    treated = _treated(old, new)
     return [
         name
         for name in _outside_attention(old)
@@ -172,8 +172,18 @@ def _differing(old: Stored, new: Stored) -> list[str]:
     ]
 
 
-def _weight_error(old: Stored, new: Stored, name: str) -> float:
-    """Return the relative Frobenius difference of one weight, small parts merged in."""
+def _treated(old: Stored, new: Stored) -> dict[str, str]:
+    """Return which map each tensor belongs to that a small part changes in either model."""
+    return {
+        name: path
+        for each in (old, new)
+        for path, one in each.linears.items()
+        for name in each.merged_tensors(one)
+    }
+
+
+def _tensor_error(old: Stored, new: Stored, name: str) -> float:
+    """Return the relative Frobenius difference of a weight or bias, small parts merged in."""
     before, after = (each.tensor(name).double() for each in (old, new))
     norm = torch.linalg.vector_norm(before)
     difference = torch.linalg.vector_norm(after - before)
