@@ -29,8 +29,8 @@ from surgery.training.adapter import (
 class AdaptedSource(TensorSource):
     """A base with an adapter's tensors in place of its own and beside them.
 
-    What the base has keeps the base's dtype; what it lacks lies in the shard of the map that it
-    belongs to. The configuration lists the adapter's operation after the base's.
+    ``infos`` give what the base has in the base's dtype; what it lacks lies in the shard of the map
+    that it belongs to. The configuration lists the adapter's operation after the base's.
 
     Args:
         adapter: The adapter.
@@ -53,15 +53,16 @@ class AdaptedSource(TensorSource):
         super().__init__(name, adapter.directory, config, infos, base.metadata)
 
     def tensor(self, name: str) -> Tensor:
-        """See :meth:`TensorSource.tensor`; a trained tensor is cast to the base's dtype."""
-        if name in self.adapter.infos:
-            return cast(name, self.adapter.tensor(name), self.infos[name].dtype)
-        return self.base.tensor(name)
+        """See :meth:`TensorSource.tensor`; a trained tensor comes in the dtype it was trained in.
+
+        So whoever computes with it rounds once, at the end.
+        """
+        return (self.adapter if name in self.adapter.infos else self.base).tensor(name)
 
     def raw(self, name: str) -> memoryview:
-        """See :meth:`TensorSource.raw`."""
+        """See :meth:`TensorSource.raw`; a trained tensor is cast to the base's dtype."""
         if name in self.adapter.infos:
-            return tensor_bytes(self.tensor(name))
+            return tensor_bytes(cast(name, self.tensor(name), self.infos[name].dtype))
         return self.base.raw(name)
 
     def release(self, name: str) -> None:
