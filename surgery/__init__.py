@@ -38,6 +38,9 @@ if TYPE_CHECKING:
         Thresholds,
     )
     from surgery.report.model import Report
+    from surgery.training.options import TuneOptions
+    from surgery.training.start import Preparation
+    from surgery.training.tune import tune
 
 __version__ = VERSION
 
@@ -51,9 +54,12 @@ _HOMES = {
     "merge": "surgery.engine.merge",
     "reparam": "surgery.engine.split",
     "split": "surgery.engine.split",
+    "tune": "surgery.training.tune",
     "verify": "surgery.engine.verify",
     "Calibrate": "surgery.engine.calibrate",
     "Options": "surgery.engine.options",
+    "Preparation": "surgery.training.start",
+    "TuneOptions": "surgery.training.options",
     "SurgeryError": "surgery.errors",
     "Evaluation": "surgery.evaluation.results",
     "Energy": "surgery.methods.rules",
@@ -75,10 +81,12 @@ __all__ = [
     "MaxPplIncrease",
     "MaxWerIncrease",
     "Options",
+    "Preparation",
     "Remove",
     "Report",
     "SurgeryError",
     "Thresholds",
+    "TuneOptions",
     "__version__",
     "absorb_decompose",
     "evaluate",
@@ -89,6 +97,7 @@ __all__ = [
     "merge",
     "reparam",
     "split",
+    "tune",
     "verify",
 ]
 

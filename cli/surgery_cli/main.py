@@ -20,6 +20,7 @@ from surgery_cli import (
     merge,
     reparam,
     split,
+    tune,
     verify,
 )
 from surgery_cli.session import error_json
@@ -48,7 +49,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="surgery",
     cls=Commands,
-    help="Restructure, prune and split trained transformers offline, and measure what it cost.",
+    help="Restructure, prune, split and tune trained transformers, and measure what it cost.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -70,13 +71,14 @@ def surgery(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Restructure, prune and split trained transformers offline, and measure what it cost."""
+    """Restructure, prune, split and tune trained transformers, and measure what it cost."""
 
 
 app.command("absorb-decompose", epilog=absorb_decompose.EXAMPLES)(absorb_decompose.command)
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.command)
 app.command("split", epilog=split.EXAMPLES)(split.command)
 app.command("reparam", epilog=reparam.EXAMPLES)(reparam.command)
+app.command("tune", epilog=tune.EXAMPLES)(tune.command)
 app.command("export", epilog=export.EXAMPLES)(export.command)
 app.command("import", epilog=import_adapter.EXAMPLES)(import_adapter.command)
 app.command("verify", epilog=verify.EXAMPLES)(verify.command)

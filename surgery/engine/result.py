@@ -225,7 +225,7 @@ def _run(
         named = replace(
             report, output=target.name, command=options.command(source.name, target.name)
         )
-        _write_views(named, transaction)
+        write_views(named, transaction)
         clock.lap("report")
         transaction.commit()
         clock.lap("commit")
@@ -245,7 +245,7 @@ def _verify_staged(planned: Mapping[str, list[TensorSpec]], staging: Path) -> No
             )
 
 
-def _write_views(report: Report, transaction: Transaction) -> None:
+def write_views(report: Report, transaction: Transaction) -> None:
     from surgery.report.card import to_card
     from surgery.report.html import to_html
 

@@ -1,0 +1,194 @@
+"""The training itself, in every process: load the base, choose what learns, train, take it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import set_seed
+
+from surgery.checkpoint.resolve import resolve
+from surgery.checkpoint.source import TensorSource
+from surgery.checkpoint.transaction import Transaction
+from surgery.engine.block import Operation
+from surgery.engine.loading import load
+from surgery.engine.measure import read_processor
+from surgery.engine.stored import Stored, TreatedLinear, read_stored
+from surgery.events import Event, Progress
+from surgery.report.tuning import Moved
+from surgery.training.lora import lora_parts, wrap
+from surgery.training.moved import moved_maps
+from surgery.training.penalty import Penalty
+from surgery.training.request import Request
+from surgery.training.start import DEFAULT_RANK, lora_paths
+from surgery.training.tasks import Task, open_task
+from surgery.training.trained import (
+    freeze,
+    parted_linears,
+    stored_names,
+    stored_paths,
+    trained,
+)
+from surgery.training.trainer import PartsTrainer, latest_state, training_arguments
+from surgery.training.watch import Watch
+
+FIRST = "tune:first"
+
+Parts = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of a training.
+
+    Attributes:
+        base: The checkpoint that the tensors belong on.
+        tensors: What was trained, by the names the base's files have for it, on the CPU.
+        operation: What tensors make that the base lacks.
+        moved: How far each map went.
+        task: What was learnt from.
+        history: What the trainer logged.
+        first: What held-out samples said before.
+        epochs: Passes over the data.
+        resumed_from: Step of the state that was resumed.
+        penalty: What was added to the loss.
+    """
+
+    base: TensorSource
+    tensors: dict[str, Tensor]
+    operation: Operation | None
+    moved: list[Moved]
+    task: Task
+    history: list[dict[str, Any]]
+    first: dict[str, float]
+    epochs: float
+    resumed_from: int | None
+    penalty: str | None
+
+
+def learn(
+    request: Request, *, resume: bool, transaction: Transaction | None, progress: Progress
+) -> Learned:
+    """Train what the request names.
+
+    Args:
+        request: The run.
+        resume: Go on from the newest whole state.
+        transaction: Notes what a resumed run cannot measure again; only in the first process.
+        progress: Called with :class:`surgery.events.Event`.
+    """
+    settings, options = request.settings, request.settings.options
+    progress(Event("Loading the model", 0, 1))
+    set_seed(options.seed)  # LoRA's start is random
+    base = resolve(str(request.base))
+    carried = read_stored(base)
+    # float32 even on accelerators: mixed precision is the Trainer's, and needs it underneath.
+    model: Any = load(request.base, dtype="float32")
+    model.config.use_cache = False
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()  # nothing before the first small part is trained
+    processor = read_processor(request.base, request.kind)
+    progress(Event("Loading the model", 1, 1))
+    progress(Event("Reading the data", 0, 1, str(request.data)))
+    task = open_task(request.data, request.kind, processor, model, options)
+    progress(Event("Reading the data", 1, 1))
+
+    lora: list[str] = []
+    if request.method == "lora":
+        preparation = request.preparation
+        lora = _model_paths(model, lora_paths(carried, preparation.targets, preparation.scope))
+        model = wrap(model, lora, preparation.rank or DEFAULT_RANK)
+    elif request.method == "full":
+        model.requires_grad_(True)
+    else:
+        freeze(model, also=options.also)
+
+    parted = parted_linears(model)
+    penalty = None
+    if settings.penalty:
+        penalty = Penalty(request.method, list(parted.values()), settings.penalty)
+    watch = None
+    if task.held_out is not None:
+        watch = Watch(task, processor, language=options.language, batch=settings.micro_batch)
+    before = _parts(model)
+    per_epoch = math.ceil(task.samples / settings.batch)
+    steps = settings.steps or math.ceil(settings.epochs * per_epoch)
+    trainer = PartsTrainer(
+        model,
+        training_arguments(settings, request.states, steps=steps, watched=watch is not None),
+        task,
+        penalty=penalty,
+        watch=watch,
+        progress=progress,
+    )
+    state = latest_state(request.states) if resume else None
+    first = _first_look(trainer, transaction)
+    trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    looked = {entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    if watch is not None and trainer.state.global_step not in looked:
+        trainer.evaluate()
+    model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    treated: Mapping[str, TreatedLinear] = carried.linears
+    operation = None
+    if lora:
+        before, after, treated, operation = lora_parts(model, carried, lora)
+        tensors = {f"{p}.{name}": t for p, own in after.items() for name, t in own.items()}
+    else:
+        tensors = _trained(model, carried)
+        before, after = (_by_path(carried, model, parts) for parts in (before, _parts(model)))
+    return Learned(
+        base=base,
+        tensors=tensors,
+        operation=operation,
+        moved=moved_maps(base, treated, before, after),
+        task=task,
+        history=trainer.state.log_history,
+        first=first,
+        epochs=float(trainer.state.epoch or 0.0),
+        resumed_from=None if state is None else int(state.name.rpartition("-")[2]),
+        penalty=None if penalty is None else penalty.described,
+    )
+
+
+def _first_look(trainer: PartsTrainer, transaction: Transaction | None) -> dict[str, float]:
+    """Return what held-out samples say before the first step of the first run."""
+    if transaction is None:
+        return trainer.look()
+    if not transaction.done(FIRST):
+        transaction.record(FIRST, trainer.look())
+    return dict(transaction.payload(FIRST))
+
+
+def _parts(model: Any) -> Parts:
+    """Return a copy of every small part, by the model's path and the part's name."""
+    return {
+        path: {name: part.detach().cpu().clone() for name, part in one.parts().items()}
+        for path, one in parted_linears(model).items()
+    }
+
+
+def _by_path(carried: Stored, model: Any, parts: Parts) -> Parts:
+    """Return parts under the checkpoint's paths in place of the model's."""
+    paths = stored_paths(carried, model, parts)
+    return {paths[path]: own for path, own in parts.items()}
+
+
+def _trained(model: Any, carried: Stored) -> dict[str, Tensor]:
+    """Return what was trained, under the checkpoint's names, in its dtypes."""
+    infos, parameters = carried.source.infos, trained(model)
+    names = stored_names(list(parameters), infos, model.base_model_prefix)
+    return {
+        names[name]: one.detach().to("cpu", infos[names[name]].dtype).contiguous()
+        for name, one in parameters.items()
+    }
+
+
+def _model_paths(model: Any, paths: Sequence[str]) -> list[str]:
+    """Return what the model calls each of a checkpoint's linear maps."""
+    known = dict(model.named_parameters())
+    names = stored_names([f"{path}.weight" for path in paths], known, model.base_model_prefix)
+    return [name.removesuffix(".weight") for name in names.values()]

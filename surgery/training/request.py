@@ -1,0 +1,142 @@
+"""One checked tuning run: what was asked, where it goes, and how it is told from any other."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint.commit import staging_path
+from surgery.checkpoint.source import TensorSource
+from surgery.engine.measure import data_kind
+from surgery.engine.result import versions
+from surgery.engine.stored import Stored
+from surgery.errors import UsageError
+from surgery.evaluation.fingerprints import data_fingerprints, sketch
+from surgery.evaluation.kinds import Kind
+from surgery.training.options import Settings
+from surgery.training.start import Preparation, carries_parts
+
+BASE = "base"
+STATES = "training"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run about to begin.
+
+    Attributes:
+        stored: The checkpoint that was named.
+        asked: What the user called it.
+        method: What is trained.
+        preparation: How it is given small parts, where it has none.
+        settings: How it is trained.
+        data: What it learns from.
+        target: The resolved result directory.
+    """
+
+    stored: Stored
+    asked: str
+    method: str
+    preparation: Preparation
+    settings: Settings
+    data: Path
+    target: Path
+
+    @property
+    def source(self) -> TensorSource:
+        """The checkpoint that was named."""
+        return self.stored.source
+
+    @property
+    def kind(self) -> Kind:
+        """What the model learns from."""
+        return data_kind(self.source)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the checkpoint itself is the base, because nothing is put into it first."""
+        return carries_parts(self.stored, self.method)
+
+    @property
+    def staging(self) -> Path:
+        """Where the result grows."""
+        return staging_path(self.target)
+
+    @property
+    def states(self) -> Path:
+        """Where states to resume from are kept while the run lasts."""
+        return self.staging / STATES
+
+    @property
+    def base(self) -> Path:
+        """Directory of the checkpoint that the adapter will belong on.
+
+        Raises:
+            UsageError: The checkpoint is no directory, and nothing is put into it.
+        """
+        if not self.prepared:
+            return self.staging / BASE
+        if self.source.directory is None:
+            raise UsageError(
+                "An adapter needs a base that stays where it is",
+                where=self.source.name,
+                hint="save it as a transformers directory first; small parts need none, since "
+                "their base is kept with the adapter",
+            )
+        return self.source.directory
+
+    @cached_property
+    def listing(self) -> str:
+        """A hash of the names and sizes of the data's files."""
+        root = self.data
+        files = sorted(f for f in root.rglob("*") if f.is_file()) if root.is_dir() else [root]
+        entries = [[f.relative_to(root).as_posix(), f.stat().st_size] for f in files]
+        return sha256(json.dumps(entries).encode()).hexdigest()
+
+    def plain(self) -> dict[str, Any]:
+        """Return what was asked for as JSON values, by the command line's names."""
+        return {
+            "train": self.method,
+            **self.preparation.plain(),
+            **self.settings.options.plain(),
+            "data": "/".join(self.data.resolve().parts[-2:]),
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells the run from any other: only an equal one may be resumed."""
+        return {
+            "source": self.source.identity(),
+            "tune": self.plain(),
+            "listing": self.listing,
+            "versions": versions(),
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where the adapter came from; fingerprints of the data let leakage be noticed."""
+        prints = data_fingerprints(self.data, self.kind)
+        samples = sketch(one for each in prints.values() for one in each)
+        name = "/".join(self.data.resolve().parts[-2:])
+        return {
+            "source": self.source.sha256(),
+            "data": {"name": name, "kind": self.kind, "samples": samples},
+            "listing": self.listing,
+            "versions": versions(),
+        }
+
+    def command(self, model: str, output: str) -> str:
+        """Return the shell command that asks for the same."""
+        words = ["surgery", "tune", model, "--data", str(self.data)]
+        if not self.stored.linears:
+            words += ["--train", self.method]
+        for name, value in {**self.preparation.given(), **self.settings.options.changed()}.items():
+            words.append("--" + name.replace("_", "-"))
+            if isinstance(value, list):
+                words.append(",".join(map(str, value)))
+            elif value is not True:
+                words.append(str(value))
+        return shlex.join([*words, "-o", output])

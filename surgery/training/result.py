@@ -1,0 +1,134 @@
+"""From a finished training to the report that every view is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from surgery.checkpoint.source import TensorSource
+from surgery.engine.result import versions
+from surgery.engine.stored import stored_dtype
+from surgery.report.model import Measurement, Report, Source, Trainable
+from surgery.report.tuning import HeldOut, Tuning, TuningStep
+from surgery.training.learn import Learned
+from surgery.training.request import BASE, Request
+
+
+def logged_steps(history: Sequence[Mapping[str, Any]]) -> list[TuningStep]:
+    """Return what the trainer logged of the loss."""
+    return [
+        TuningStep(
+            step=int(entry["step"]),
+            loss=float(entry["loss"]),
+            penalty=entry.get("penalty"),
+            defect=entry.get("defect"),
+            learning_rate=float(entry["learning_rate"]),
+        )
+        for entry in history
+        if "loss" in entry
+    ]
+
+
+def held_out_steps(
+    first: Mapping[str, float], history: Sequence[Mapping[str, Any]]
+) -> list[HeldOut]:
+    """Return what held-out samples said, before the first step and at every look."""
+    looks = {int(entry["step"]): entry for entry in history if "eval_loss" in entry}
+    found = {0: first, **looks} if first else looks
+    return [
+        HeldOut(step, float(entry["eval_loss"]), entry.get("eval_wer"))
+        for step, entry in sorted(found.items())
+    ]
+
+
+def held_out_rows(held_out: Sequence[HeldOut], name: str) -> list[Measurement]:
+    """Return before and after on held-out training samples as rows of the table."""
+    if not held_out:
+        return []
+    first, last = held_out[0], held_out[-1]
+    data = f"{name}, held out"
+    rows = [Measurement("held_out_loss", "Loss", data, "nat", first.loss, last.loss)]
+    if last.wer is not None:
+        rows.insert(0, Measurement("wer", "Word error rate", data, "%", first.wer, last.wer))
+    return rows
+
+
+def trainable_numbers(base: TensorSource, trained: Mapping[str, int]) -> Trainable:
+    """Return how many numbers are trained, of how many.
+
+    Args:
+        base: The checkpoint that is tuned.
+        trained: Numbers of each trained tensor, by its name in the adapter; some may be new.
+    """
+    sizes = {name: info.numel for name, info in base.infos.items()}
+    stored = sum(info.numel * info.dtype.itemsize for info in base.infos.values())
+    count = sum(trained.values())
+    before = sum(sizes.values())
+    replaced = sum(sizes[name] for name in trained if name in sizes)
+    return Trainable(
+        trainable=count,
+        frozen=before - replaced,
+        before=before,
+        bytes_before=stored,
+        bytes_after=stored,
+        adapter_bytes=4 * count,
+    )
+
+
+def tuning_report(
+    request: Request, learned: Learned, *, trainable: Trainable, measured: Sequence[Measurement]
+) -> Report:
+    """Assemble the report of a run.
+
+    Args:
+        request: What was asked.
+        learned: What came of it.
+        trainable: From :func:`trainable_numbers`.
+        measured: Before and after on data of its own.
+    """
+    source, settings, task = request.source, request.settings, learned.task
+    held_out = held_out_steps(learned.first, learned.history)
+    tuning = Tuning(
+        method=request.method,
+        recipe=settings.recipe,
+        data=task.name,
+        samples=task.samples,
+        steps=logged_steps(learned.history),
+        held_out=held_out,
+        moved=learned.moved,
+        penalty=learned.penalty,
+        examples_seen=round(learned.epochs * task.samples),
+        tokens_seen=round(learned.epochs * task.tokens),
+        resumed_from=learned.resumed_from,
+        settings=settings.plain(),
+    )
+    note = f"The base was prepared for {request.method} first; it is kept in {BASE}/."
+    return Report(
+        title=f"{source.name}: {request.method}, tuned",
+        method=request.method,
+        options=request.plain(),
+        preset=None,
+        source=Source(
+            name=source.name,
+            path=source.name,
+            model_type=request.stored.family.model_type,
+            sha256=source.sha256(),
+            dtype=stored_dtype(source),
+        ),
+        versions=versions(),
+        sites=[],
+        savings=[],
+        quantities=[],
+        measurements=[*measured, *held_out_rows(held_out, task.name)],
+        notes=[] if request.prepared else [note],
+        output=str(request.target),
+        command=request.command(request.asked, str(request.target)),
+        trainable=trainable,
+        tuning=tuning,
+    )
+
+
+def sizes_of(tensors: Mapping[str, Any]) -> dict[str, int]:
+    """Return the numbers in each tensor."""
+    return {name: prod(tensor.shape) for name, tensor in tensors.items()}

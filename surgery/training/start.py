@@ -1,0 +1,180 @@
+"""Where a run starts: what is to be trained of a checkpoint, and the base that carries it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgery.engine.block import ABSORB_DECOMPOSE
+from surgery.engine.options import ScopeChoice, choice
+from surgery.engine.split import reparam, split
+from surgery.engine.stored import Stored
+from surgery.errors import UnsupportedModelError, UsageError
+from surgery.events import Progress
+from surgery.methods.rules import Pair
+from surgery.training.options import SMALL_PARTS, TRAIN
+
+if TYPE_CHECKING:
+    from surgery.training.request import Request
+
+BY_RANK = ("sorsa", "pissa", "lora")
+DEFAULT_RANK = 8
+PRUNED = "core"
+"""What is trained of a pruned checkpoint without small parts, as in CLOVER's healing."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a checkpoint without small parts is given them.
+
+    Attributes:
+        rank: Rank of ``sorsa``, ``pissa`` and ``lora``; 8 by default.
+        reflections: HRA's, even.
+        targets: Roles of the maps; ``None``: what is usual for the method.
+        scope: Which blocks.
+        pairs: Of ``diagonal`` and ``core``: ``qk``, ``vo``; both by default.
+        up_block: Of ``core``: rows of a block of up projections, 0 for none; 64 by default for
+            families with rotary positions.
+    """
+
+    rank: int | None = None
+    reflections: int | None = None
+    targets: tuple[str, ...] | None = None
+    scope: ScopeChoice = "all"
+    pairs: tuple[Pair, ...] | None = None
+    up_block: int | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON values, by the command line's names."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    def given(self) -> dict[str, Any]:
+        """Return what is not the default."""
+        return {key: v for key, v in self.plain().items() if v not in (None, "all")}
+
+    def check(self, method: str) -> None:
+        """Refuse settings that are not the method's.
+
+        Raises:
+            UsageError: One of them has nothing to act on.
+        """
+        known = {"scope", *_SETTINGS.get(method, ())}
+        for name in self.given():
+            if name not in known:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} says nothing about {method}",
+                    found=getattr(self, name),
+                    hint=f"leave it out; {method} takes "
+                    + ", ".join("--" + each.replace("_", "-") for each in sorted(known)),
+                )
+
+
+_SETTINGS = {
+    "diagonal": ("pairs",),
+    "core": ("pairs", "up_block"),
+    "sorsa": ("rank", "targets"),
+    "pissa": ("rank", "targets"),
+    "lora": ("rank", "targets"),
+    "hra": ("reflections", "targets"),
+    "goft": ("targets",),
+    "qgoft": ("targets",),
+}
+
+
+def what_is_trained(stored: Stored, train: str | None) -> str:
+    """Return the method: what the checkpoint carries, or what it is to be given.
+
+    Raises:
+        UsageError: Nobody says what, or the checkpoint carries something else already.
+        UnsupportedModelError: The model is neither a causal language model nor a Whisper with a
+            text head.
+    """
+    _check_learns(stored)
+    choice("--train", train, (None, *TRAIN))
+    carried = sorted({linear.method for linear in stored.linears.values()})
+    if not carried:
+        if train is not None:
+            return train
+        if any(operation["method"] == ABSORB_DECOMPOSE for operation in stored.operations):
+            return PRUNED
+        raise UsageError(
+            "This checkpoint has no small parts, so say what is to be trained",
+            where=f"{stored.source.name}/config.json",
+            expected="--train " + "|".join(TRAIN),
+        )
+    if len(carried) == 1 and train in (None, carried[0]):
+        return carried[0]
+    merging = shlex.join(["surgery", "merge", stored.source.name, "--steps", "1"])
+    raise UsageError(
+        "A run trains one kind of small part, and the checkpoint carries "
+        + ("several" if len(carried) > 1 else "another"),
+        where=f"{stored.source.name}/config.json",
+        found=", ".join(carried),
+        expected=train,
+        hint=f"merge one back first: {merging}",
+    )
+
+
+def _check_learns(stored: Stored) -> None:
+    named = str((stored.source.config.get("architectures") or [""])[0])
+    if not named.endswith(("ForCausalLM", "LMHeadModel", "WhisperForConditionalGeneration")):
+        raise UnsupportedModelError(
+            "Only causal language models and Whisper can be tuned",
+            where=f"{stored.source.name}/config.json: architectures",
+            found=named or "nothing",
+            expected="…ForCausalLM, GPT2LMHeadModel or WhisperForConditionalGeneration",
+        )
+
+
+def carries_parts(stored: Stored, method: str) -> bool:
+    """Whether the checkpoint itself is the base, because nothing has to be put into it."""
+    return bool(stored.linears) or method not in SMALL_PARTS
+
+
+def prepare(request: Request, progress: Progress) -> None:
+    """Write the base with its small parts, which starts as the checkpoint, exactly.
+
+    Args:
+        request: The run; its base directory is written, or found done by an interrupted run.
+        progress: Called with :class:`surgery.events.Event`.
+    """
+    given, method = request.preparation, request.method
+    common: dict[str, Any] = {
+        "method": method,
+        "scope": given.scope,
+        "seed": request.settings.options.seed,
+        "resume": True,
+        "progress": progress,
+    }
+    if method in ("sorsa", "pissa"):
+        rank = given.rank or DEFAULT_RANK
+        split(request.asked, request.base, rank=rank, targets=given.targets, **common)
+    elif method in ("diagonal", "core"):
+        if method == "core":
+            common["up_block"] = given.up_block
+        reparam(request.asked, request.base, pairs=given.pairs, **common)
+    else:
+        more: dict[str, Any] = {"reflections": given.reflections, "targets": given.targets}
+        reparam(request.asked, request.base, **common, **more)
+
+
+def lora_paths(stored: Stored, targets: Sequence[str] | None, scope: str) -> list[str]:
+    """Return the linear maps that LoRA is put on, all of them by default.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = [
+        one.path
+        for one in stored.maps.values()
+        if scope in ("all", one.scope) and (targets is None or set(one.roles) & set(targets))
+    ]
+    if not found:
+        raise UsageError(
+            "No linear map is in scope",
+            where="--targets, --scope",
+            found=f"{', '.join(targets or ())} in {scope}",
+        )
+    return found

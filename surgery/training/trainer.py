@@ -1,0 +1,227 @@
+"""The transformers Trainer, thinly extended: penalties, small states, and what is logged.
+
+Mixed precision, accumulation, schedules, resuming, DDP and FSDP are the Trainer's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from surgery.errors import CheckpointError, SurgeryError
+from surgery.events import Event, Progress
+from surgery.training.losses import mean_loss
+from surgery.training.options import Settings
+from surgery.training.penalty import Penalty, worst_defect
+from surgery.training.tasks import Task
+from surgery.training.trained import parted_linears, trained
+from surgery.training.watch import Watch
+
+STATE = "trainer_state.json"
+PARTS = "parts.safetensors"
+STAGE = "Tuning"
+
+
+class PartsTrainer(Trainer):
+    """Trains whatever requires gradients, and saves nothing else.
+
+    Args:
+        model: The model, frozen but for what is trained.
+        arguments: From :func:`training_arguments`.
+        task: What it learns from.
+        penalty: What is added to the loss.
+        watch: What looks at held-out samples.
+        progress: Called after every step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        task: Task,
+        *,
+        penalty: Penalty | None,
+        watch: Watch | None,
+        progress: Progress,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=task.collate,
+            train_dataset=task.train,
+            eval_dataset=task.held_out,
+            compute_loss_func=mean_loss,
+            callbacks=[_Told(progress)],
+        )
+        self.remove_callback(PrinterCallback)
+        self._penalty, self._watch = penalty, watch
+        self._added, self._steps = 0.0, 0.0
+        self._maps = list(parted_linears(model).values())
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the mean cross-entropy with the step's share of the penalty added."""
+        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        if self._penalty is None or not model.training:
+            return loss
+        # Every process adds the whole: gradients are averaged over processes, not summed.
+        part = 1 / self.current_gradient_accumulation_steps
+        added = part * self._penalty()
+        self._added, self._steps = self._added + float(added.detach()), self._steps + part
+        return loss + added
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Tell the loss of the task and the penalty apart, and how orthogonal the parts are."""
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise SurgeryError(
+                    "The loss is not a number any more",
+                    where=f"step {self.state.global_step}",
+                    found=logs["loss"],
+                    hint="lower --learning-rate, or train in float32; the last saved state is kept",
+                )
+            if self._steps:
+                logs["penalty"] = self._added / self._steps
+                logs["loss"] -= logs["penalty"]
+                self._added, self._steps = 0.0, 0.0
+            defect = worst_defect(self._maps)
+            if defect is not None:
+                logs["defect"] = defect
+        super().log(logs, *args, **kwargs)
+
+    def look(self) -> dict[str, float]:
+        """Return what held-out samples say; every process looks for itself, so that none waits."""
+        if self._watch is None:
+            return {}
+        return self._watch(self.model, self.compute_loss_context_manager)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Look at the held-out samples, and log what they say."""
+        metrics = self.look()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save what is trained, and nothing that stays as it was."""
+        directory = Path(output_dir or self.args.output_dir or ".")
+        directory.mkdir(parents=True, exist_ok=True)
+        names = trained(self.model)  # type: ignore[arg-type]  # there is one
+        found = names if state_dict is None else {name: state_dict[name] for name in names}
+        save_file({n: t.detach().cpu().contiguous() for n, t in found.items()}, directory / PARTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Read what :meth:`_save` wrote."""
+        load_parts(self.model if model is None else model, Path(resume_from_checkpoint) / PARTS)
+
+
+@torch.no_grad()
+def load_parts(model: Any, file: Path) -> None:
+    """Put saved tensors into a model's trained parameters.
+
+    Raises:
+        CheckpointError: They are of another model or run.
+    """
+    saved: dict[str, Tensor] = load_file(file)
+    parameters = trained(model)
+    if {n: t.shape for n, t in saved.items()} != {n: p.shape for n, p in parameters.items()}:
+        raise CheckpointError(
+            "The saved state holds other parameters than are trained",
+            where=file,
+            found=f"{len(saved)} tensors",
+            expected=f"{len(parameters)} of the same names and shapes",
+        )
+    for name, parameter in parameters.items():
+        parameter.copy_(saved[name])
+
+
+def latest_state(directory: Path) -> Path | None:
+    """Return the newest whole state below a directory: what ``resume_from_checkpoint`` takes."""
+    found = []
+    for path in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        number = path.name.rpartition("-")[2]
+        # The trainer writes its own state last, so a state with one is whole.
+        try:
+            json.loads((path / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if number.isdigit() and (path / PARTS).is_file():
+            found.append((int(number), path))
+    return max(found)[1] if found else None
+
+
+def training_arguments(
+    settings: Settings, directory: Path, *, steps: int, watched: bool
+) -> TrainingArguments:
+    """Translate settings for the Trainer.
+
+    Args:
+        settings: What is done.
+        directory: Where states are saved.
+        steps: Optimiser steps of the whole run.
+        watched: Whether there are held-out samples to look at.
+    """
+    options = settings.options
+    warmup = settings.warmup if settings.warmup >= 1 else math.ceil(settings.warmup * steps)
+    arguments = TrainingArguments(
+        output_dir=str(directory),
+        per_device_train_batch_size=settings.micro_batch,
+        gradient_accumulation_steps=settings.accumulate,
+        max_steps=steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule
+        if settings.schedule != "constant"
+        else "constant_with_warmup",
+        warmup_steps=min(int(warmup), steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.clip,
+        bf16=options.precision == "bf16",
+        fp16=options.precision == "fp16",
+        logging_steps=options.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if watched else "no",
+        eval_steps=options.evaluate_every or max(1, math.ceil(steps / 10)),
+        save_strategy="steps",
+        save_steps=options.save_every,
+        save_total_limit=2,
+        seed=options.seed,
+        use_cpu=options.device == "cpu",
+        dataloader_num_workers=options.workers,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,
+        report_to=["tensorboard"] if options.tensorboard else [],
+        disable_tqdm=True,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several are for torchrun, not for DataParallel
+    return arguments
+
+
+class _Told(TrainerCallback):
+    """Tells of every step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._detail = progress, ""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        del args, control, kwargs
+        self._progress(Event(STAGE, state.global_step, state.max_steps, self._detail))
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs = kwargs.get("logs") or {}
+        if "loss" in logs:
+            shown = (("loss", ".4g"), ("penalty", ".2g"), ("learning_rate", ".2g"))
+            words = [f"{n.replace('_', ' ')} {logs[n]:{f}}" for n, f in shown if n in logs]
+            self._detail = ", ".join(words)
+            self.on_step_end(args, state, control)

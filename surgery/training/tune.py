@@ -1,0 +1,165 @@
+"""Tune: from a checkpoint and data to an adapter directory with its report."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from surgery.checkpoint.resolve import resolve
+from surgery.checkpoint.transaction import Transaction, check_separate
+from surgery.engine.measure import check_data, data_kind, measure
+from surgery.engine.result import CHECKPOINTS, Clock, write_views
+from surgery.engine.stored import Stored, read_stored
+from surgery.errors import CheckpointError, UsageError
+from surgery.events import Progress, ignore
+from surgery.report.model import Report
+from surgery.report.serialise import from_json
+from surgery.training.adapter import read_adapter, write_adapter
+from surgery.training.learn import Learned, learn
+from surgery.training.options import TuneOptions, settle
+from surgery.training.processes import Processes
+from surgery.training.request import BASE, Request
+from surgery.training.result import sizes_of, trainable_numbers, tuning_report
+from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
+from surgery.training.tasks import check_training_data
+
+
+def tune(
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    *,
+    data: str | Path,
+    train: str | None = None,
+    preparation: Preparation | None = None,
+    options: TuneOptions | None = None,
+    eval_data: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress = ignore,
+) -> Report | None:
+    """Train only the small parts of a checkpoint, and write them as an adapter.
+
+    Args:
+        checkpoint: A directory that surgery wrote, or, with ``train``, any model.
+        out: Result directory; ``checkpoints/<name>-tuned`` by default.
+        data: Folder of audio with ``transcripts.tsv`` for Whisper; text, ``.jsonl`` or a folder
+            of these for language models.
+        train: What: ``diagonal``, ``core``, ``sorsa``, ``pissa``, ``hra``, ``goft``, ``qgoft``,
+            ``lora`` or ``full``. By default what the checkpoint carries, or ``core`` for a
+            pruned one. A checkpoint that does not carry it is prepared first.
+        preparation: How; by default as its method is used in its paper.
+        options: How it is trained; by default the method's recipe.
+        eval_data: Audio folder or text file to measure on before and after; other than ``data``.
+        force: Replace a result that is in the way.
+        resume: Go on from an interrupted run with the same data and options.
+        progress: Called with :class:`surgery.events.Event`.
+
+    Returns:
+        The report: losses, how far each map moved, and the measured before and after. ``None``
+        in all processes but the first, where several train together (torchrun, accelerate).
+
+    Raises:
+        SurgeryError: What is wrong, where, and what to do; the target is untouched.
+    """
+    options, preparation = options or TuneOptions(), preparation or Preparation()
+    processes = Processes.here()
+    with ExitStack() as opened:
+        source = opened.enter_context(resolve(str(checkpoint)))
+        stored = read_stored(source)
+        method = what_is_trained(stored, train)
+        _check_preparation(stored, method, preparation)
+        check_training_data(Path(data), data_kind(source))
+        check_data(source, eval_data)
+        target = Path(out) if out is not None else CHECKPOINTS / f"{source.slug}-tuned"
+        check_separate(source.directory, target)
+        request = Request(
+            stored=stored,
+            asked=str(checkpoint),
+            method=method,
+            preparation=preparation,
+            settings=settle(options, method, processes.count),
+            data=Path(data),
+            target=target.resolve(),
+        )
+        finished = None if force else _already_done(request)
+        if finished is not None:
+            return finished if processes.first else None
+        if not processes.first:
+            processes.wait(request)
+            learn(request, resume=resume, transaction=None, progress=ignore)
+            return None
+        fingerprint = request.fingerprint()
+        with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
+            clock = Clock()
+            transaction.record("tune:begun")
+            if not request.prepared:
+                prepare(request, progress)
+                clock.lap("prepare")
+            processes.wait(request)
+            learned = learn(request, resume=resume, transaction=transaction, progress=progress)
+            clock.lap("train")
+            report = _write(request, learned, transaction, eval_data, progress)
+            transaction.commit()
+            clock.lap("write")
+            return replace(report, seconds=clock.laps)
+
+
+def _check_preparation(stored: Stored, method: str, preparation: Preparation) -> None:
+    if not carries_parts(stored, method) or method == "lora":
+        preparation.check(method)
+    elif preparation.given():
+        raise UsageError(
+            "The checkpoint says itself what is trained, and how much of it",
+            found=", ".join(f"--{name.replace('_', '-')}" for name in preparation.given()),
+            hint="leave these out",
+        )
+
+
+def _already_done(request: Request) -> Report | None:
+    """Return the finished run's report if checkpoint, data and options are the same."""
+    try:
+        adapter = read_adapter(request.target)
+        report = from_json((request.target / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, LookupError, TypeError, CheckpointError):
+        return None
+    known = adapter.provenance.get("source"), adapter.provenance.get("listing")
+    if adapter.options != request.plain() or known[1] != request.listing:
+        return None
+    if known[0] != request.source.sha256():
+        return None
+    note = "Already done: the same checkpoint, data and options; nothing was trained."
+    return replace(report, output=str(request.target), notes=[note, *report.notes])
+
+
+def _write(
+    request: Request,
+    learned: Learned,
+    transaction: Transaction,
+    eval_data: str | Path | None,
+    progress: Progress,
+) -> Report:
+    """Write the adapter and its report into the transaction, measured as written."""
+    write_adapter(
+        request.staging,
+        learned.tensors,
+        base=learned.base,
+        method=request.method,
+        operation=learned.operation,
+        options=request.plain(),
+        provenance=request.provenance(),
+        base_path=None if request.prepared else BASE,
+    )
+    shutil.rmtree(request.states, ignore_errors=True)
+    source, target = request.source, request.target
+    report = tuning_report(
+        request,
+        learned,
+        trainable=trainable_numbers(learned.base, sizes_of(learned.tensors)),
+        measured=measure(source, request.staging, eval_data, progress),
+    )
+    # What travels with the adapter names its base, not the place it was made in.
+    named = replace(report, output=target.name, command=request.command(source.name, target.name))
+    write_views(named, transaction)
+    return report

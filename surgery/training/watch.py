@@ -1,0 +1,74 @@
+"""Looking at samples kept back while a model learns: their loss, and word error rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from surgery.evaluation.transcribe import transcribe
+from surgery.evaluation.wer import word_errors
+from surgery.training.losses import counted, summed_loss
+from surgery.training.tasks import Task
+
+WER_TOKENS = 64  # a model that learns badly repeats itself to the limit: this bounds the time
+
+
+class Watch:
+    """Measures a model on what was kept back.
+
+    Args:
+        task: What it learns from; must have held-out samples.
+        processor: Whisper's processor, or the tokenizer.
+        language: What is spoken.
+        batch: Samples at once.
+    """
+
+    def __init__(self, task: Task, processor: Any, *, language: str, batch: int) -> None:
+        self.task, self.processor = task, processor
+        self.language, self.batch = language, batch
+
+    @torch.no_grad()
+    def __call__(
+        self, model: Any, autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> dict[str, float]:
+        """Return ``eval_loss`` in nats a label, and ``eval_wer`` in percent for recordings.
+
+        The mean is over labels, whatever the batches. The model is left in training mode where
+        it was in it.
+        """
+        was_training = model.training
+        model.eval()
+        total, count = 0.0, 0
+        loader = DataLoader(
+            self.task.held_out,  # type: ignore[arg-type]  # there is one
+            batch_size=self.batch,
+            collate_fn=self.task.collate,
+        )
+        device = next(model.parameters()).device
+        for items in loader:
+            inputs = {name: tensor.to(device) for name, tensor in items.items()}
+            labels = inputs.pop("labels")
+            with autocast():
+                outputs = model(**inputs)
+            total += float(summed_loss(outputs, labels))
+            count += int(counted(outputs, labels))
+        found = {"eval_loss": total / max(count, 1)}
+        if self.task.recordings:
+            said = [one.words or "" for one in self.task.recordings]
+            heard = [one.audio() for one in self.task.recordings]
+            with autocast():
+                texts = transcribe(
+                    model,
+                    self.processor,
+                    heard,
+                    language=self.language,
+                    batch=self.batch,
+                    max_new_tokens=WER_TOKENS,
+                )
+            found["eval_wer"] = 100 * word_errors(said, texts, language=self.language).rate
+        model.train(was_training)
+        return found
