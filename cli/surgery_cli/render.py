@@ -31,9 +31,9 @@ from surgery.report.summary import (
 from surgery.report.wording import count, percent, printable, scientific
 from surgery_cli.render_calibration import calibration_parts
 from surgery_cli.render_linears import linear_parts
-from surgery_cli.tables import capped, measured, quantities, remarks, table
+from surgery_cli.render_tuning import tuning_parts
+from surgery_cli.tables import bars, capped, measured, quantities, remarks, table
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
 _SHARES = (0.1, 0.25, 0.5, 0.75)  # of a pair's vectors, in the table of thresholds
 _STRIP = 32  # widest strip of layers; more layers share a character
 
@@ -41,9 +41,11 @@ _STRIP = 32  # widest strip of layers; more layers share a character
 def report_view(report: Report) -> RenderableType:
     """Return what the screen shows after a run or an inspection."""
     parts: list[RenderableType] = [_headline(report)]
-    if report.measurements:
-        parts.append(measured(report))
-    parts += linear_parts(report) if is_linear(report) else _attention_parts(report)
+    if report.tuning is not None:
+        parts += tuning_parts(report, report.tuning)
+    else:
+        parts += [measured(report)] if report.measurements else []
+        parts += linear_parts(report) if is_linear(report) else _attention_parts(report)
     if report.output is not None:
         parts.append(_output(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1])
@@ -136,7 +138,7 @@ def _strip(sites: list[SiteReport], pair: str) -> str:
     step = -(-len(fractions) // _STRIP)
     groups = (fractions[start : start + step] for start in range(0, len(fractions), step))
     means = (sum(group) / len(group) for group in groups)
-    return "".join(_BLOCKS[min(int(mean * len(_BLOCKS)), len(_BLOCKS) - 1)] for mean in means)
+    return bars(means)
 
 
 def _remarks(report: Report) -> Iterator[tuple[str, str]]:

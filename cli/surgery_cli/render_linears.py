@@ -27,7 +27,7 @@ def linear_parts(report: Report) -> list[RenderableType]:
     """Return the tables of parameters, bytes and roles, and remarks."""
     parts: list[RenderableType] = []
     if report.trainable is not None:
-        parts.append(_parameters(report))
+        parts.append(parameters(report))
     rows = byte_rows(report)
     if rows:
         parts.append(quantities("Bytes, FLOPs" if len(rows) > 1 else "Bytes", rows))
@@ -36,7 +36,8 @@ def linear_parts(report: Report) -> list[RenderableType]:
     return [*parts, remarks(_remarks(report))]
 
 
-def _parameters(report: Report) -> RenderableType:
+def parameters(report: Report) -> RenderableType:
+    """Show how many numbers are trainable, of how many, and the bytes they take."""
     total = report.trainable
     shown = table("Parameters", "source", "frozen", "trainable", "share", "small parts")
     if total is not None:

@@ -14,6 +14,7 @@ from surgery.report.summary import measured_rows
 from surgery.report.wording import amount, change, printable
 
 WIDTH = 80
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def table(*columns: str, left: int = 1) -> Table:
@@ -27,9 +28,9 @@ def table(*columns: str, left: int = 1) -> Table:
     return table
 
 
-def measured(report: Report) -> RenderableType:
+def measured(report: Report, title: str = "Cost, measured") -> RenderableType:
     """Show what was measured on real input, before and after."""
-    shown = table("Cost, measured", "on", "before", "after", "change", left=2)
+    shown = table(title, "on", "before", "after", "change", left=2)
     tones = {"good": "green", "bad": "red", "": ""}
     for row in measured_rows(report):
         shown.add_row(
@@ -67,6 +68,11 @@ def remarks(lines: Iterable[tuple[str, str]]) -> RenderableType:
         text.append(f"{label}: ", style="dim")
         text.append(printable(words))
     return capped(text)
+
+
+def bars(shares: Iterable[float]) -> str:
+    """Draw shares of the whole as a strip of blocks: ``▂▅█``."""
+    return "".join(_BLOCKS[min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1)] for share in shares)
 
 
 def capped(content: Table | Text) -> RenderableType:

@@ -23,7 +23,11 @@ from surgery.report.summary import (
     option_items,
     sentence,
     untouched_reasons,
+    worded_items,
 )
+from surgery.report.tuning import Tuning
+from surgery.report.tuning_tables import moved_columns, moved_rows
+from surgery.report.tuning_text import curve_rows, fact_rows, method_name, warning_text
 from surgery.report.wording import amount, change, count, percent, printable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -45,7 +49,7 @@ def to_card(report: Report) -> str:
     out, since cards are published.
     """
     output = PurePosixPath(report.output or "").name
-    template, context = _linears(report) if is_linear(report) else _attention(report)
+    template, context = _contents(report)
     text = (
         _environment()
         .get_template(template)
@@ -83,6 +87,12 @@ def _environment() -> Environment:
     return environment
 
 
+def _contents(report: Report) -> tuple[str, dict[str, Any]]:
+    if report.tuning is not None:
+        return _tuning(report, report.tuning)
+    return _linears(report) if is_linear(report) else _attention(report)
+
+
 def _attention(report: Report) -> tuple[str, dict[str, Any]]:
     told = report.calibration
     return "card_attention.md.j2", {
@@ -103,6 +113,19 @@ def _linears(report: Report) -> tuple[str, dict[str, Any]]:
         "columns": columns(report),
         "rows": role_rows(report),
         "bytes_rows": byte_rows(report),
+    }
+
+
+def _tuning(report: Report, tuning: Tuning) -> tuple[str, dict[str, Any]]:
+    return "card_tuning.md.j2", {
+        "method": method_name(tuning.method),
+        "warning": warning_text(tuning),
+        "facts": fact_rows(tuning),
+        "settings": worded_items(tuning.settings),
+        "total": report.trainable,
+        "curves": [row for _, row in curve_rows(tuning)],
+        "columns": moved_columns(tuning.moved),
+        "rows": moved_rows(tuning.moved),
     }
 
 

@@ -15,13 +15,15 @@ from surgery.report.attention_page import attention_view
 from surgery.report.linears import is_linear
 from surgery.report.linears_page import linears_view
 from surgery.report.model import Report
+from surgery.report.page import View
 from surgery.report.summary import measured_rows, option_items, sentence
+from surgery.report.tuning_page import tuning_view
 from surgery.report.wording import amount, change, count, percent
 
 
 def to_html(report: Report) -> str:
     """Return the page. It makes no request, and every string of the report is escaped."""
-    view = linears_view(report) if is_linear(report) else attention_view(report)
+    view = _view(report)
     page = (
         _environment()
         .get_template(view.template)
@@ -38,6 +40,12 @@ def to_html(report: Report) -> str:
     )
     # control characters are not allowed in HTML, escaped or not
     return "".join(c for c in page if c >= " " or c in "\n\t")
+
+
+def _view(report: Report) -> View:
+    if report.tuning is not None:
+        return tuning_view(report, report.tuning)
+    return linears_view(report) if is_linear(report) else attention_view(report)
 
 
 @cache

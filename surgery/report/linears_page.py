@@ -25,7 +25,7 @@ from surgery.report.linears import (
     weights_of,
 )
 from surgery.report.model import Report
-from surgery.report.page import Group, Tile, View, measured_tiles
+from surgery.report.page import Group, Tile, View, measured_tiles, tiles_a_row
 from surgery.report.roles import known, place_text, worst
 from surgery.report.wording import amount, change, count, percent
 
@@ -41,7 +41,7 @@ def linears_view(report: Report) -> View:
         tiles=tiles,
         context={
             "words": words(report.method),
-            "tiles_a_row": _a_row(len(tiles)),
+            "tiles_a_row": tiles_a_row(len(tiles)),
             "total": report.trainable,
             "growth": ""
             if report.trainable is None
@@ -58,11 +58,6 @@ def linears_view(report: Report) -> View:
             "merge": shlex.quote(report.output or ""),
         },
     )
-
-
-def _a_row(tiles: int) -> int:
-    """Return how many tiles share a row, so that the last row is not a lone one."""
-    return 3 if tiles % 3 == 0 or tiles % 4 == 1 else 4
 
 
 def _tiles(report: Report) -> list[Tile]:

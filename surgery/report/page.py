@@ -53,3 +53,8 @@ def measured_tiles(report: Report, most: int = 2) -> list[Tile]:
         value = row.after if row.before == "—" else f"{row.before_number} → {row.after}"
         tiles.append(Tile(row.title, value, row.data, row.tone))
     return tiles
+
+
+def tiles_a_row(tiles: int) -> int:
+    """Return how many tiles share a row, so that the last row is not a lone one."""
+    return 3 if tiles % 3 == 0 or tiles % 4 == 1 else 4

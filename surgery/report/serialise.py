@@ -16,27 +16,35 @@ SCHEMA = 1
 """Version of ``report.json``. Raised when a field changes its meaning or goes away."""
 
 _DIGITS = 7
-# a spectrum is a picture's worth of numbers, and nine tenths of the file
-_SPECTRUM_DIGITS = 5
+# spectra are a picture's worth of numbers, and nine tenths of the file
+_FEWER_DIGITS = {"spectrum": 5, "moved": 6}
+_LISTS = ("sites", "linears", "steps", "held_out", "moved")  # written an entry a line
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def to_json(report: Report) -> str:
     """Return the report as JSON: fields in declaration order, floats to 7 significant digits.
 
-    Spectra are rounded to 5 digits. NaN and infinities become the strings ``"NaN"``,
-    ``"Infinity"`` and ``"-Infinity"``, since JSON has no such numbers.
+    Spectra are rounded to 5 digits, singular values before and after tuning to 6. NaN and
+    infinities become the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, since JSON has
+    no such numbers.
     """
     document = {"schema": SCHEMA, **_encode(report, _DIGITS)}
     # one line a top-level entry, a block and a linear map: readable diffs without a line per number
-    lines = [f"{json.dumps(key)}: {_entry(key, value)}" for key, value in document.items()]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    return _lines(document) + "\n"
 
 
 def _entry(key: str, value: Any) -> str:
-    if key in ("sites", "linears") and value:
+    if key in _LISTS and value:
         return "[\n" + ",\n".join(_compact(item) for item in value) + "\n]"
+    if key == "tuning" and value:
+        return _lines(value)
     return _compact(value)
+
+
+def _lines(document: dict[str, Any]) -> str:
+    entries = (f"{json.dumps(key)}: {_entry(key, value)}" for key, value in document.items())
+    return "{\n" + ",\n".join(entries) + "\n}"
 
 
 def _compact(value: Any) -> str:
@@ -48,7 +56,7 @@ def _encode(value: Any, digits: int) -> Any:
         return {
             field.name: _encode(
                 getattr(value, field.name),
-                _SPECTRUM_DIGITS if field.name == "spectrum" else digits,
+                _FEWER_DIGITS.get(field.name, digits),
             )
             for field in fields(value)
         }
@@ -63,7 +71,9 @@ def _encode(value: Any, digits: int) -> Any:
             return next(name for name, number in _NON_FINITE.items() if repr(number) == repr(value))
         if value.is_integer() and abs(value) < 2**53:
             return int(value)
-        return float(f"{value:.{digits}g}")
+        rounded = float(f"{value:.{digits}g}")
+        # as it would be written when read back
+        return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
     return str(value)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from surgery.report.linear_text import linear_sentence
 from surgery.report.linears import is_linear
 from surgery.report.model import Measurement, PairReport, Quantity, Report, Saving, SiteReport
+from surgery.report.tuning_text import tuning_sentence
 from surgery.report.wording import amount, change, percent, ranges
 
 PAIRS = ("qk", "vo")
@@ -158,8 +161,13 @@ def _measured(measurement: Measurement) -> MeasuredRow:
 
 def option_items(report: Report) -> list[tuple[str, str]]:
     """Word the options that say something: name and value, empty ones left out."""
+    return worded_items(report.options)
+
+
+def worded_items(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Word settings of any kind: name and value, empty ones left out."""
     items: list[tuple[str, str]] = []
-    for key, value in report.options.items():
+    for key, value in options.items():
         if value is None or value is False or value == [] or value == "":
             continue
         if isinstance(value, list | tuple):
@@ -174,6 +182,8 @@ def option_items(report: Report) -> list[tuple[str, str]]:
 
 def sentence(report: Report) -> str:
     """Say in one sentence what was done, and how much went or may be trained."""
+    if report.tuning is not None:
+        return tuning_sentence(report, report.tuning)
     return linear_sentence(report) if is_linear(report) else _attention_sentence(report)
 
 

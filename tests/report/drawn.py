@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from surgery.report import attention_page, calibration_page, linears_page
+from surgery.report import attention_page, calibration_page, linears_page, tuning_page
 from surgery.report.figures import Picture
 from surgery.report.html import to_html
 from surgery.report.model import Report
@@ -17,6 +17,7 @@ from surgery.report.model import Report
 MAKERS = {
     attention_page: ("savings_bars", "rank_maps", "spectra", "pair_errors", "trade_off"),
     calibration_page: ("price_curves", "sensitivity_dots"),
+    tuning_page: ("losses", "moved_maps", "moved_spectra"),
     linears_page: ("trainable_bars", "captured_maps", "principal_spectra", "schematic"),
 }
 

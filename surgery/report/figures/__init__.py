@@ -3,6 +3,9 @@
 from surgery.report.figures.canvas import Picture
 from surgery.report.figures.captured import captured_maps
 from surgery.report.figures.errors import pair_errors
+from surgery.report.figures.losses import losses
+from surgery.report.figures.moved import moved_maps
+from surgery.report.figures.moved_spectra import moved_spectra
 from surgery.report.figures.price import price_curves
 from surgery.report.figures.principal import principal_spectra
 from surgery.report.figures.ranks import rank_maps
@@ -16,6 +19,9 @@ from surgery.report.figures.trainable import trainable_bars
 __all__ = [
     "Picture",
     "captured_maps",
+    "losses",
+    "moved_maps",
+    "moved_spectra",
     "pair_errors",
     "price_curves",
     "principal_spectra",

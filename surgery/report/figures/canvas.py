@@ -180,6 +180,11 @@ def percent(value: float, _position: object = None) -> str:
     return f"{100 * value:.3g} %"
 
 
+def change_tick(value: float, _position: object = None) -> str:
+    """Label a tick that is a relative change, with its sign."""
+    return ("+" if value > 0 else "") + percent(value).replace("-", "−")
+
+
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return powers of ten within ``[low, high]``, thinned to at most ``most``."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
