@@ -65,7 +65,11 @@ def tuning_view(report: Report, tuning: Tuning) -> View:
 
 
 def _tiles(report: Report, tuning: Tuning) -> list[Tile]:
-    return [*measured_tiles(report), *_loss_tiles(tuning), *_size_tiles(report), *_moved(tuning)]
+    measured = measured_tiles(report)
+    # the table of measures may hold the held-out loss, too: it is told once
+    told = any(one.metric == "held_out_loss" for one in report.measurements[: len(measured)])
+    losses_told = [] if told else _loss_tiles(tuning)
+    return [*measured, *losses_told, *_size_tiles(report), *_moved(tuning)]
 
 
 def _loss_tiles(tuning: Tuning) -> list[Tile]:

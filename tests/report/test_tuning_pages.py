@@ -12,10 +12,11 @@ import pytest
 
 from surgery.report.card import to_card
 from surgery.report.html import to_html
-from surgery.report.model import Report
+from surgery.report.model import Measurement, Report
 from surgery.report.serialise import from_json, to_json
 from surgery.report.summary import sentence
 from surgery.report.tuning import HeldOut, Moved, Tuning, TuningStep
+from surgery.report.tuning_page import tuning_view
 from surgery.report.tuning_tables import moved_columns, moved_rows
 from surgery.report.tuning_text import curve_rows, fact_rows, values_text, warning_text
 from surgery.report.tuning_views import curves_of, running_mean, spread_of, value_changes
@@ -159,6 +160,12 @@ def test_a_loss_that_rose_again_shows_where_it_was_lowest() -> None:
     held_out = [HeldOut(n, loss) for n, loss in ((0, 2.0), (100, 1.25), (200, 1.5))]
     text = words_of(to_html(retold(held_out=held_out)))
     assert "nats a token; lowest 1.25 at step 100" in text
+
+
+def test_the_held_out_loss_has_one_tile() -> None:
+    row = Measurement("held_out_loss", "Loss", "digits/train, held out", "nat", 1.97, 0.235)
+    tiles = tuning_view(replace(REPORTS["lora"], measurements=[row]), told("lora")).tiles
+    assert [tile.label for tile in tiles if "oss" in tile.label] == ["Loss"]
 
 
 def test_steps_without_a_finite_loss_are_said_and_not_drawn() -> None:
