@@ -90,7 +90,7 @@ def start_text(report: Report) -> str:
     if found is None:
         return "by construction the function starts unchanged, but for rounding"
     error = found[0]
-    told = f"(worst weight difference {scientific(error)})"
+    told = f"(worst {words(report.method).compared} difference {scientific(error)})"
     if error == 0:
         return "the function is unchanged at the start (no weight differs)"
     if error <= _EXACT:

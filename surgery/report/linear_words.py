@@ -27,6 +27,9 @@ class MethodWords:
         merging: What merging computes.
         defect: What the orthogonality defect was measured on.
         prefix: How the names of the small tensors begin.
+        compared: What is compared with the original for the start error.
+        spectra: What the singular values are of.
+        reading: How to read a picture of them.
     """
 
     name: str
@@ -40,6 +43,11 @@ class MethodWords:
     merging: str
     defect: str
     prefix: str
+    compared: str = "weight"
+    spectra: str = "principal parts"
+    reading: str = (
+        "A steep curve is caught by a small rank; a flat one goes on below the last value drawn."
+    )
 
 
 _RESIDUAL = "The residual: the original weight less its principal part, in the shape it always had."
@@ -48,6 +56,18 @@ _SPLIT_START = (
     "after the subtraction, and that rounding is the whole difference."
 )
 _IN_FRONT = "The original weight, untouched: whatever is put in front does not change it."
+_ORTHONORMAL = (
+    "Orthonormal rows where a head's keys and values were, the matching vectors in queries and "
+    "outputs; under RoPE queries are the original's."
+)
+_BEHIND_START = (
+    "What stands behind a head, times the rows frozen in it, is what the head computed before. "
+    "The cast of those rows is the whole difference."
+)
+_BEHIND_READING = (
+    "Of all heads of a map together: those of each head's product with queries or outputs; of keys "
+    "under RoPE, and of up maps, those of the rows themselves, or for a diagonal their norms."
+)
 _DEFECT_IN_FRONT = "of the map put in front, as it starts"
 
 WORDS = {
@@ -127,6 +147,44 @@ WORDS = {
         merging="multiplies the weight by the product of the blocks",
         defect=_DEFECT_IN_FRONT,
         prefix="qgoft_",
+    ),
+    "core": MethodWords(
+        name="Absorb-Decompose, cores",
+        did="Put cores behind {maps}",
+        would="Cores would be put behind {maps}",
+        splits=False,
+        size="",
+        frozen=_ORTHONORMAL,
+        trained=(
+            "A square block behind each head of keys and values, or behind each block of rows: "
+            "diag(S), or the triangle R of a QR factorisation, at first."
+        ),
+        start=_BEHIND_START,
+        merging="multiplies the rows and biases of each head by its block",
+        defect="of the rows that are frozen, in each head",
+        prefix="core_",
+        compared="product or map",
+        spectra="cores",
+        reading=_BEHIND_READING,
+    ),
+    "diagonal": MethodWords(
+        name="Absorb-Decompose, singular values",
+        did="Put singular values behind the heads of {maps}",
+        would="Singular values would be put behind the heads of {maps}",
+        splits=False,
+        size="",
+        frozen=_ORTHONORMAL,
+        trained=(
+            "The singular values S of each head's product; under RoPE one number a frequency pair "
+            "of the keys."
+        ),
+        start=_BEHIND_START,
+        merging="multiplies the rows and biases of each head by its singular values",
+        defect="of the rows that are frozen, in each head",
+        prefix="singular_",
+        compared="product or map",
+        spectra="heads",
+        reading=_BEHIND_READING,
     ),
 }
 

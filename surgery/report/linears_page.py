@@ -107,7 +107,7 @@ def _fidelity_tiles(report: Report) -> list[Tile]:
         ]
     tiles.append(_worst_tile(report, "defect", "Orthogonality defect", told.defect))
     start = _worst_tile(
-        report, "start_error", "Start error", "weight merged back", start_tone(report)
+        report, "start_error", "Start error", f"{told.compared} merged back", start_tone(report)
     )
     return [*tiles, start]
 
@@ -121,6 +121,7 @@ def _worst_tile(report: Report, name: str, label: str, meaning: str, tone: str =
 
 
 def _groups(report: Report) -> list[Group]:
+    told = words(report.method)
     groups = [
         Group(
             "How much of each weight the principal part holds",
@@ -129,9 +130,8 @@ def _groups(report: Report) -> list[Group]:
             captured_maps(report),
         ),
         Group(
-            "Spectra of the principal parts",
-            "Singular values in descending order. A steep curve is caught by a small rank; a "
-            "flat one goes on below the last value drawn.",
+            f"Spectra of the {told.spectra}",
+            f"Singular values in descending order. {told.reading}",
             principal_spectra(report),
         ),
     ]

@@ -1,4 +1,4 @@
-"""Singular values of the principal parts: a panel a role, a line a layer."""
+"""Singular values of the small parts: a panel a role, a line a layer."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from surgery.report.figures.canvas import (
     power,
 )
 from surgery.report.figures.panels import Panels
+from surgery.report.linear_words import words
 from surgery.report.linears import RoleGroup, groups_by_scope
 from surgery.report.model import LinearReport, Report
 from surgery.report.wording import scientific
@@ -29,7 +30,7 @@ _POINTS = 48  # of a line: more would not be seen
 
 
 def principal_spectra(report: Report) -> list[Picture]:
-    """Draw the singular values of every principal part, on one scale within a scope."""
+    """Draw the singular values of every small part, on one scale within a scope."""
     pictures: list[Picture] = []
     for scope, groups in groups_by_scope(report).items():
         drawn = [
@@ -38,11 +39,11 @@ def principal_spectra(report: Report) -> list[Picture]:
         ]
         drawn = [group for group in drawn if group.linears]
         if drawn:
-            pictures.append(_panels(scope, drawn))
+            pictures.append(_panels(scope, drawn, words(report.method).spectra))
     return pictures
 
 
-def _panels(scope: str, groups: list[RoleGroup]) -> Picture:
+def _panels(scope: str, groups: list[RoleGroup], kind: str) -> Picture:
     panels = Panels(len(groups), WIDE)
     height = panels.height
     everything = [one for group in groups for one in group.linears]
@@ -55,7 +56,7 @@ def _panels(scope: str, groups: list[RoleGroup]) -> Picture:
         figure.text(
             panels.left / WIDE,
             1 - 12 / height,
-            f"Singular values of the principal parts, {plain(scope)}",
+            f"Singular values of the {kind}, {plain(scope)}",
             va="center",
             color=INK,
         )
@@ -64,7 +65,7 @@ def _panels(scope: str, groups: list[RoleGroup]) -> Picture:
             axis = panels.axes(figure, index)
             _panel(axis, group, (limits, rank), (first, last), panels.is_first(index))
 
-    title = f"Spectra of the principal parts, {plain(scope)}"
+    title = f"Spectra of the {kind}, {plain(scope)}"
     high, low = (max(one.spectrum[0] for one in everything), min(map(_last, everything)))
     caption = (
         "A panel a role, a line a layer; the same scales in every panel, both "

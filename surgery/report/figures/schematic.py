@@ -140,12 +140,39 @@ def _rotations(pen: _Pen, shape: _Shape) -> None:
     pen.name((left + right) / 2, "Rᵀ", f"{shape.inputs - 1:,} pairs, by stride")
 
 
+def _cores(pen: _Pen, shape: _Shape) -> None:
+    """Draw ``W′ = C Q``, C a square block for each of four heads."""
+    pen.box(shape.columns, shape.rows, "none", "W′", f"{shape.out} × {shape.inputs}")
+    pen.sign("=")
+    left, side = pen.at, shape.rows / 4
+    pen.box(shape.rows, shape.rows, "none", "C", "behind each head")
+    for head in range(4):
+        corner = (left + head * side, _MIDDLE + shape.rows / 2 - (head + 1) * side)
+        pen.axis.add_patch(Rectangle(corner, side, side, facecolor=TRAINED, linewidth=0))
+    pen.sign("·")
+    pen.box(shape.columns, shape.rows, FROZEN, "Q", "orthonormal")
+
+
+def _diagonal(pen: _Pen, shape: _Shape) -> None:
+    """Draw ``W′ = S Q``, S a diagonal."""
+    pen.box(shape.columns, shape.rows, "none", "W′", f"{shape.out} × {shape.inputs}")
+    pen.sign("=")
+    left, half = pen.at, shape.rows / 2
+    pen.box(shape.rows, shape.rows, "none", "S", "behind each head")
+    ends = [left, left + shape.rows], [_MIDDLE + half, _MIDDLE - half]
+    pen.axis.plot(*ends, color=TRAINED, linewidth=2.5)
+    pen.sign("·")
+    pen.box(shape.columns, shape.rows, FROZEN, "Q", "orthonormal")
+
+
 _PAINTERS: dict[str, Callable[[_Pen, _Shape], None]] = {
     "sorsa": _sorsa,
     "pissa": _pissa,
     "hra": _hra,
     "goft": _rotations,
     "qgoft": _rotations,
+    "core": _cores,
+    "diagonal": _diagonal,
 }
 
 
