@@ -65,7 +65,7 @@ def retensor(adapter: Path, change: Callable[[dict[str, torch.Tensor]], Any]) ->
         ("base/name", "", "base.name"),
         ("base/path", 3, "base.path"),
         ("base/path", "/etc", "base.path"),
-        ("base/path", "C:\\models", "base.path"),
+        ("base/path", "C:models", "base.path"),
         ("base/path", "\\\\host\\models", "base.path"),
         ("base/sha256", {}, "base.sha256"),
         ("base/sha256", {"model.safetensors": "12"}, "base.sha256.model.safetensors"),
