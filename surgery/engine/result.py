@@ -246,6 +246,7 @@ def _verify_staged(planned: Mapping[str, list[TensorSpec]], staging: Path) -> No
 
 
 def write_views(report: Report, transaction: Transaction) -> None:
+    """Write report.json, report.html and the model card into the result."""
     from surgery.report.card import to_card
     from surgery.report.html import to_html
 

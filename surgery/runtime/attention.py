@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -77,8 +78,18 @@ class RestructuredAttention:
         name = self.config._attn_implementation  # type: ignore[attr-defined]  # of the family's class
         attend = cast(AttentionFunction, ALL_ATTENTION_FUNCTIONS.get_interface(name, eager))
         key, value = self._from_cache(key, value)
+        width = value.shape[-1]
+        if query.requires_grad or key.requires_grad or value.requires_grad:
+            # Fused kernels want one width. Without them a backward pass keeps every score.
+            query, key, value = (_widened(each, query, value) for each in (query, key, value))
         context, weights = attend(self, query, key, value, attention_mask, **kwargs)
-        return self.layout.contexts.pack(context), weights
+        return self.layout.contexts.pack(context[..., :width]), weights
+
+
+def _widened(heads: Tensor, *others: Tensor) -> Tensor:
+    """Return heads with zeros behind, as wide as the widest of others; nothing sees them."""
+    missing = max(other.shape[-1] for other in others) - heads.shape[-1]
+    return F.pad(heads, (0, missing)) if missing > 0 else heads
 
 
 def resized(

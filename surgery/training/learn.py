@@ -178,13 +178,10 @@ def _by_path(carried: Stored, model: Any, parts: Parts) -> Parts:
 
 
 def _trained(model: Any, carried: Stored) -> dict[str, Tensor]:
-    """Return what was trained, under the checkpoint's names, in its dtypes."""
-    infos, parameters = carried.source.infos, trained(model)
-    names = stored_names(list(parameters), infos, model.base_model_prefix)
-    return {
-        names[name]: one.detach().to("cpu", infos[names[name]].dtype).contiguous()
-        for name, one in parameters.items()
-    }
+    """Return what was trained, under the checkpoint's names, in float32 as it was trained."""
+    parameters = trained(model)
+    names = stored_names(list(parameters), carried.source.infos, model.base_model_prefix)
+    return {names[n]: one.detach().cpu().contiguous() for n, one in parameters.items()}
 
 
 def _model_paths(model: Any, paths: Sequence[str]) -> list[str]:
