@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from surgery.errors import UsageError
 from surgery_cli import common
 from surgery_cli.session import session
 
@@ -91,6 +92,9 @@ def command(  # one parameter an option: typer reads the signature
     reflections: Annotated[
         int | None, typer.Option(min=2, help="Of hra, even; default: 8.")
     ] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="0,2,…", help="Of lora: which layers; default: all.")
+    ] = None,
     pairs: Annotated[
         str | None,
         typer.Option(metavar="qk,vo", help="Of diagonal and core: which; default: both."),
@@ -136,6 +140,9 @@ def command(  # one parameter an option: typer reads the signature
     evaluate_every: Annotated[
         int | None, typer.Option(help="Steps between looks at it; default: ten looks a run.")
     ] = None,
+    transcribe: Annotated[
+        bool, typer.Option("--transcribe/--no-transcribe", help="Word error rate of it, too.")
+    ] = True,
     log_every: Annotated[int, typer.Option(help="Steps between logged losses.")] = 5,
     save_every: Annotated[int, typer.Option(help="Steps between states to resume from.")] = 50,
     eval_data: Annotated[
@@ -170,6 +177,13 @@ def command(  # one parameter an option: typer reads the signature
             found = common.roles(text)
             return None if found is None else tuple(found)
 
+        def numbers(text: str | None) -> tuple[int, ...] | None:
+            try:
+                return None if text is None else tuple(map(int, text.split(",")))
+            except ValueError as error:
+                message = "--layers takes numbers with commas between them"
+                raise UsageError(message, found=text) from error
+
         report = surgery.tune(
             checkpoint,
             out,
@@ -180,6 +194,7 @@ def command(  # one parameter an option: typer reads the signature
                 reflections=reflections,
                 targets=words(targets),
                 scope=scope.value,
+                layers=numbers(layers),
                 pairs=words(pairs),  # type: ignore[arg-type]  # checked there
                 up_block=up_block,
             ),
@@ -200,6 +215,7 @@ def command(  # one parameter an option: typer reads the signature
                 language=language,
                 held_out=held_out,
                 evaluate_every=evaluate_every,
+                transcribe=transcribe,
                 log_every=log_every,
                 save_every=save_every,
                 precision=precision.value,

@@ -99,9 +99,8 @@ def learn(
 
     lora: list[str] = []
     if request.method == "lora":
-        preparation = request.preparation
-        lora = _model_paths(model, lora_paths(carried, preparation.targets, preparation.scope))
-        model = wrap(model, lora, preparation.rank or DEFAULT_RANK)
+        lora = _model_paths(model, lora_paths(carried, request.preparation))
+        model = wrap(model, lora, request.preparation.rank or DEFAULT_RANK)
     elif request.method == "full":
         model.requires_grad_(True)
     else:
@@ -113,7 +112,7 @@ def learn(
         penalty = Penalty(request.method, list(parted.values()), settings.penalty)
     watch = None
     if task.held_out is not None:
-        watch = Watch(task, processor, language=options.language, batch=settings.micro_batch)
+        watch = Watch(task, processor, settings)
     before = _parts(model)
     per_epoch = math.ceil(task.samples / settings.batch)
     steps = settings.steps or math.ceil(settings.epochs * per_epoch)

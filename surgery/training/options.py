@@ -41,6 +41,7 @@ class TuneOptions:
         language: What is spoken, for a multilingual Whisper.
         held_out: Share of the training data kept back to watch, at most 64 samples.
         evaluate_every: Steps between two looks at it; ``None``: ten looks a run.
+        transcribe: Transcribe held-out recordings, too, for a word error rate.
         log_every: Steps between two logged losses.
         save_every: Steps between two states that ``--resume`` can go on from.
         precision: ``bf16`` or ``fp16`` for automatic mixed precision.
@@ -67,6 +68,7 @@ class TuneOptions:
     language: str = "en"
     held_out: float = 0.05
     evaluate_every: int | None = None
+    transcribe: bool = True
     log_every: int = 5
     save_every: int = 50
     precision: Precision = "float32"

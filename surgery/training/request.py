@@ -134,9 +134,10 @@ class Request:
         if not self.stored.linears:
             words += ["--train", self.method]
         for name, value in {**self.preparation.given(), **self.settings.options.changed()}.items():
-            words.append("--" + name.replace("_", "-"))
+            flag = name.replace("_", "-")
+            words.append(f"--no-{flag}" if value is False else f"--{flag}")
             if isinstance(value, list):
                 words.append(",".join(map(str, value)))
-            elif value is not True:
+            elif not isinstance(value, bool):
                 words.append(str(value))
         return shlex.join([*words, "-o", output])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ class Preparation:
         reflections: HRA's, even.
         targets: Roles of the maps; ``None``: what is usual for the method.
         scope: Which blocks.
+        layers: Of ``lora``: which layers; ``None``: all.
         pairs: Of ``diagonal`` and ``core``: ``qk``, ``vo``; both by default.
         up_block: Of ``core``: rows of a block of up projections, 0 for none; 64 by default for
             families with rotary positions.
@@ -43,6 +43,7 @@ class Preparation:
     reflections: int | None = None
     targets: tuple[str, ...] | None = None
     scope: ScopeChoice = "all"
+    layers: tuple[int, ...] | None = None
     pairs: tuple[Pair, ...] | None = None
     up_block: int | None = None
 
@@ -76,7 +77,7 @@ _SETTINGS = {
     "core": ("pairs", "up_block"),
     "sorsa": ("rank", "targets"),
     "pissa": ("rank", "targets"),
-    "lora": ("rank", "targets"),
+    "lora": ("rank", "targets", "layers"),
     "hra": ("reflections", "targets"),
     "goft": ("targets",),
     "qgoft": ("targets",),
@@ -160,21 +161,25 @@ def prepare(request: Request, progress: Progress) -> None:
         reparam(request.asked, request.base, **common, **more)
 
 
-def lora_paths(stored: Stored, targets: Sequence[str] | None, scope: str) -> list[str]:
+def lora_paths(stored: Stored, preparation: Preparation) -> list[str]:
     """Return the linear maps that LoRA is put on, all of them by default.
 
     Raises:
         UsageError: There is none.
     """
+    targets, scope, layers = preparation.targets, preparation.scope, preparation.layers
     found = [
         one.path
         for one in stored.maps.values()
-        if scope in ("all", one.scope) and (targets is None or set(one.roles) & set(targets))
+        if scope in ("all", one.scope)
+        and (targets is None or set(one.roles) & set(targets))
+        and (layers is None or one.layer in layers)
     ]
     if not found:
         raise UsageError(
             "No linear map is in scope",
-            where="--targets, --scope",
-            found=f"{', '.join(targets or ())} in {scope}",
+            where="--targets, --scope, --layers",
+            found=", ".join(f"{name} {value}" for name, value in preparation.given().items()),
+            expected=", ".join(dict.fromkeys(one.role for one in stored.maps.values())),
         )
     return found

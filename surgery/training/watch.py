@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from surgery.evaluation.transcribe import transcribe
 from surgery.evaluation.wer import word_errors
 from surgery.training.losses import counted, summed_loss
+from surgery.training.options import Settings
 from surgery.training.tasks import Task
 
 WER_TOKENS = 64  # a model that learns badly repeats itself to the limit: this bounds the time
@@ -23,13 +24,13 @@ class Watch:
     Args:
         task: What it learns from; must have held-out samples.
         processor: Whisper's processor, or the tokenizer.
-        language: What is spoken.
-        batch: Samples at once.
+        settings: Samples at once; what is spoken; whether to transcribe.
     """
 
-    def __init__(self, task: Task, processor: Any, *, language: str, batch: int) -> None:
+    def __init__(self, task: Task, processor: Any, settings: Settings) -> None:
         self.task, self.processor = task, processor
-        self.language, self.batch = language, batch
+        self.language, self.batch = settings.options.language, settings.micro_batch
+        self.recordings = task.recordings if settings.options.transcribe else ()
 
     @torch.no_grad()
     def __call__(
@@ -57,9 +58,9 @@ class Watch:
             total += float(summed_loss(outputs, labels))
             count += int(counted(outputs, labels))
         found = {"eval_loss": total / max(count, 1)}
-        if self.task.recordings:
-            said = [one.words or "" for one in self.task.recordings]
-            heard = [one.audio() for one in self.task.recordings]
+        if self.recordings:
+            said = [one.words or "" for one in self.recordings]
+            heard = [one.audio() for one in self.recordings]
             with autocast():
                 texts = transcribe(
                     model,
