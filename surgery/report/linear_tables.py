@@ -76,7 +76,7 @@ _COLUMNS = (
     Column(
         "start",
         "Start error",
-        "relative difference of the weight, merged back, at the start",
+        "relative difference at the start, small part merged back",
         "start",
     ),
 )
