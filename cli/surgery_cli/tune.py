@@ -149,6 +149,9 @@ def command(  # one parameter an option: typer reads the signature
         Path | None, typer.Option(help="Audio folder or text file to measure before and after.")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Mixed precision.")] = Precision.float32,
+    dtype: Annotated[
+        common.Dtype, typer.Option(help="Of the frozen weights; small parts are float32.")
+    ] = common.Dtype.float32,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Save memory, take longer.")
     ] = False,
@@ -219,6 +222,7 @@ def command(  # one parameter an option: typer reads the signature
                 log_every=log_every,
                 save_every=save_every,
                 precision=precision.value,
+                dtype=dtype.value,
                 gradient_checkpointing=gradient_checkpointing,
                 seed=seed,
                 device=None if device is None else device.value,

@@ -85,8 +85,7 @@ def learn(
     set_seed(options.seed)  # LoRA's start is random
     base = resolve(str(request.base))
     carried = read_stored(base)
-    # float32 even on accelerators: mixed precision is the Trainer's, and needs it underneath.
-    model: Any = load(request.base, dtype="float32")
+    model: Any = load(request.base, dtype=options.dtype)
     model.config.use_cache = False
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,3 +54,11 @@ def counted(outputs: Any, labels: Tensor) -> Tensor:
     """Return how many labels count."""
     shifted = not hasattr(outputs, "encoder_last_hidden_state")
     return (labels[:, 1:] if shifted else labels).ne(IGNORED).sum()
+
+
+def on_model(inputs: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Return inputs on the model's device, floating ones (log-mel features) in its dtype."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for name, value in inputs.items()
+    }

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, Literal, get_args
 
-from surgery.engine.options import choice
+from surgery.engine.options import DTYPES, choice
 from surgery.errors import UsageError
 from surgery.training.recipes import PENALISED, SCHEDULES, Schedule, recipe_of
 
@@ -45,6 +45,8 @@ class TuneOptions:
         log_every: Steps between two logged losses.
         save_every: Steps between two states that ``--resume`` can go on from.
         precision: ``bf16`` or ``fp16`` for automatic mixed precision.
+        dtype: Dtype that frozen weights are held in; the small parts are float32 in any case.
+            16 bits halve the memory of what is not trained.
         gradient_checkpointing: Compute activations anew in the backward pass, to save memory.
         seed: Where randomness begins: the order of the data, the held-out samples, dropout.
         device: ``cpu`` even where there is an accelerator; ``None``: the accelerator.
@@ -72,6 +74,7 @@ class TuneOptions:
     log_every: int = 5
     save_every: int = 50
     precision: Precision = "float32"
+    dtype: str = "float32"
     gradient_checkpointing: bool = False
     seed: int = 0
     device: str | None = None
@@ -83,8 +86,16 @@ class TuneOptions:
         choice("--schedule", self.schedule, (None, *SCHEDULES))
         choice("--precision", self.precision, get_args(Precision))
         choice("--device", self.device, (None, "cpu", "cuda", "mps", "xpu"))
+        choice("--dtype", self.dtype, DTYPES)
         for beside in self.also:
             choice("--also", beside, get_args(Also))
+        if self.also and self.dtype != "float32":
+            raise UsageError(
+                "Biases and norms are trained in the dtype of the weights, which has too few bits",
+                where="--also, --dtype",
+                found=self.dtype,
+                expected="float32",
+            )
         if self.epochs is not None and self.steps is not None:
             raise UsageError("Give --epochs or --steps, not both")
         positive = ("epochs", "steps", "batch", "micro_batch", "learning_rate", "length")
@@ -192,6 +203,13 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
         penalty = None
     elif penalty is None:
         penalty = 0.0
+    if method == "full" and options.dtype != "float32":
+        raise UsageError(
+            "Weights that are trained themselves need float32",
+            where="--dtype",
+            found=options.dtype,
+            hint="leave it out, and use --precision bf16",
+        )
     batch = options.batch or recipe.batch
     share, left = divmod(batch, processes)
     micro = options.micro_batch or _divisor(share)

@@ -54,26 +54,31 @@ def held_out_rows(held_out: Sequence[HeldOut], name: str) -> list[Measurement]:
     return rows
 
 
-def trainable_numbers(base: TensorSource, trained: Mapping[str, int]) -> Trainable:
+def trainable_numbers(
+    source: TensorSource, base: TensorSource, trained: Mapping[str, int]
+) -> Trainable:
     """Return how many numbers are trained, of how many.
 
     Args:
-        base: The checkpoint that is tuned.
+        source: The checkpoint that was named.
+        base: What the adapter belongs on: the same, or prepared from it.
         trained: Numbers of each trained tensor, by its name in the adapter; some may be new.
     """
-    sizes = {name: info.numel for name, info in base.infos.items()}
-    stored = sum(info.numel * info.dtype.itemsize for info in base.infos.values())
     count = sum(trained.values())
-    before = sum(sizes.values())
-    replaced = sum(sizes[name] for name in trained if name in sizes)
+    kept = sum(info.numel for name, info in base.infos.items() if name not in trained)
     return Trainable(
         trainable=count,
-        frozen=before - replaced,
-        before=before,
-        bytes_before=stored,
-        bytes_after=stored,
+        frozen=kept,
+        before=sum(info.numel for info in source.infos.values()),
+        bytes_before=_stored_bytes(source),
+        bytes_after=_stored_bytes(base)
+        + 4 * sum(n for t, n in trained.items() if t not in base.infos),
         adapter_bytes=4 * count,
     )
+
+
+def _stored_bytes(source: TensorSource) -> int:
+    return sum(info.numel * info.dtype.itemsize for info in source.infos.values())
 
 
 def tuning_report(

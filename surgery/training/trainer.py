@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from surgery.errors import CheckpointError, SurgeryError
 from surgery.events import Event, Progress
-from surgery.training.losses import mean_loss
+from surgery.training.losses import mean_loss, on_model
 from surgery.training.options import Settings
 from surgery.training.penalty import Penalty, worst_defect
 from surgery.training.tasks import Task
@@ -76,6 +76,10 @@ class PartsTrainer(Trainer):
         added = part * self._penalty()
         self._added, self._steps = self._added + float(added.detach()), self._steps + part
         return loss + added
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Move a batch to the model, features in its dtype."""
+        return on_model(super()._prepare_inputs(inputs), self.model)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Tell the loss of the task and the penalty apart, and how orthogonal the parts are."""
@@ -195,7 +199,7 @@ def training_arguments(
         save_steps=options.save_every,
         save_total_limit=2,
         seed=options.seed,
-        use_cpu=options.device == "cpu",
+        use_cpu=options.device == "cpu" or not torch.accelerator.is_available(),
         dataloader_num_workers=options.workers,
         dataloader_pin_memory=False,
         remove_unused_columns=False,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.transaction import Transaction, check_separate
+from surgery.engine.loading import check_device
 from surgery.engine.measure import check_data, data_kind, measure
 from surgery.engine.result import CHECKPOINTS, Clock, write_views
 from surgery.engine.stored import Stored, read_stored
@@ -72,6 +73,7 @@ def tune(
         _check_preparation(stored, method, preparation)
         check_training_data(Path(data), data_kind(source))
         check_data(source, eval_data)
+        check_device(options.device)
         target = Path(out) if out is not None else CHECKPOINTS / f"{source.slug}-tuned"
         check_separate(source.directory, target)
         request = Request(
@@ -156,7 +158,7 @@ def _write(
     report = tuning_report(
         request,
         learned,
-        trainable=trainable_numbers(learned.base, sizes_of(learned.tensors)),
+        trainable=trainable_numbers(source, learned.base, sizes_of(learned.tensors)),
         measured=measure(source, request.staging, eval_data, progress),
     )
     # What travels with the adapter names its base, not the place it was made in.

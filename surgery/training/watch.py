@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader
 
 from surgery.evaluation.transcribe import transcribe
 from surgery.evaluation.wer import word_errors
-from surgery.training.losses import counted, summed_loss
+from surgery.training.losses import counted, on_model, summed_loss
 from surgery.training.options import Settings
 from surgery.training.tasks import Task
 
-WER_TOKENS = 64  # a model that learns badly repeats itself to the limit: this bounds the time
+LONGEST = 64  # tokens a text: a model that learns badly repeats itself, and this bounds the time
+PROMPT = 4  # tokens that the decoder is given, at most
 
 
 class Watch:
@@ -49,9 +50,8 @@ class Watch:
             batch_size=self.batch,
             collate_fn=self.task.collate,
         )
-        device = next(model.parameters()).device
         for items in loader:
-            inputs = {name: tensor.to(device) for name, tensor in items.items()}
+            inputs = on_model(items, model)
             labels = inputs.pop("labels")
             with autocast():
                 outputs = model(**inputs)
@@ -68,7 +68,7 @@ class Watch:
                     heard,
                     language=self.language,
                     batch=self.batch,
-                    max_new_tokens=WER_TOKENS,
+                    max_new_tokens=min(LONGEST, model.config.max_target_positions - PROMPT),
                 )
             found["eval_wer"] = 100 * word_errors(said, texts, language=self.language).rate
         model.train(was_training)
