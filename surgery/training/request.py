@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -12,11 +13,11 @@ from typing import Any
 
 from surgery.checkpoint.commit import staging_path
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.measure import data_kind
+from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, data_kind, embedded
 from surgery.engine.result import versions
 from surgery.engine.stored import Stored
 from surgery.errors import UsageError
-from surgery.evaluation.fingerprints import data_fingerprints, sketch
+from surgery.evaluation.fingerprints import data_fingerprints, overlap, sketch
 from surgery.evaluation.kinds import Kind
 from surgery.training.options import Settings
 from surgery.training.start import Preparation, carries_parts
@@ -98,6 +99,32 @@ class Request:
         entries = [[f.relative_to(root).as_posix(), f.stat().st_size] for f in files]
         return sha256(json.dumps(entries).encode()).hexdigest()
 
+    @cached_property
+    def samples(self) -> list[str]:
+        """Fingerprints of the data, or of much data a sketch."""
+        prints = data_fingerprints(self.data, self.kind)
+        return sketch(one for each in prints.values() for one in each)
+
+    def check_apart(self, eval_data: str | Path | None) -> None:
+        """Refuse to measure on what is learnt from.
+
+        Raises:
+            UsageError: A sample is in both.
+        """
+        if eval_data is None and self.source.name != EMBEDDED:
+            return
+        with embedded(EMBEDDED_CLIPS) if eval_data is None else nullcontext(eval_data) as place:
+            shared = overlap(self.samples, data_fingerprints(Path(place), self.kind))
+        if shared:
+            raise UsageError(
+                "A model that has learnt from a sample must not be measured on it",
+                where="--data, --eval-data" if eval_data else "--data",
+                found=f"{shared.shared} of {shared.of} samples to measure on are learnt from: "
+                + ", ".join(shared.examples),
+                expected="other samples"
+                + ("" if eval_data else f": {EMBEDDED} is measured on its own test clips"),
+            )
+
     def plain(self) -> dict[str, Any]:
         """Return what was asked for as JSON values, by the command line's names."""
         return {
@@ -118,12 +145,10 @@ class Request:
 
     def provenance(self) -> dict[str, Any]:
         """Return where the adapter came from; fingerprints of the data let leakage be noticed."""
-        prints = data_fingerprints(self.data, self.kind)
-        samples = sketch(one for each in prints.values() for one in each)
         name = "/".join(self.data.resolve().parts[-2:])
         return {
             "source": self.source.sha256(),
-            "data": {"name": name, "kind": self.kind, "samples": samples},
+            "data": {"name": name, "kind": self.kind, "samples": self.samples},
             "listing": self.listing,
             "versions": versions(),
         }

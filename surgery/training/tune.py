@@ -9,6 +9,7 @@ from pathlib import Path
 
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.transaction import Transaction, check_separate
+from surgery.engine.leakage import check_unseen
 from surgery.engine.loading import check_device
 from surgery.engine.measure import check_data, data_kind, measure
 from surgery.engine.result import CHECKPOINTS, Clock, write_views
@@ -92,6 +93,9 @@ def tune(
             processes.wait(request)
             learn(request, resume=resume, transaction=None, progress=ignore)
             return None
+        request.check_apart(eval_data)
+        if eval_data is not None:
+            check_unseen(source, eval_data)
         fingerprint = request.fingerprint()
         with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
             clock = Clock()
