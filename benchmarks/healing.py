@@ -33,10 +33,10 @@ from surgery.events import Event
 
 METHODS = ("diagonal", "core", "lora-as-diagonal", "lora-as-core")
 RATES = {
-    "diagonal": (3e-3, 1e-2, 3e-2),
-    "core": (3e-4, 1e-3, 3e-3),
-    "lora-as-diagonal": (1e-3, 3e-3, 1e-2),
-    "lora-as-core": (3e-4, 1e-3, 3e-3),
+    "diagonal": (3e-3, 1e-2),
+    "core": (1e-3, 3e-3),
+    "lora-as-diagonal": (3e-3, 1e-2),
+    "lora-as-core": (1e-3, 3e-3),
 }
 TARGETS = (("q", "k", "v", "o"), ("v", "o"), ("q", "k"), ("q",), ("v",), ("o",))
 HELD_OUT = 0.1
