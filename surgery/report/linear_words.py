@@ -169,8 +169,8 @@ WORDS = {
     ),
     "diagonal": MethodWords(
         name="Absorb-Decompose, singular values",
-        did="Put singular values behind the heads of {maps}",
-        would="Singular values would be put behind the heads of {maps}",
+        did="Put singular values behind {maps}",
+        would="Singular values would be put behind {maps}",
         splits=False,
         size="",
         frozen=_ORTHONORMAL,

@@ -52,6 +52,27 @@ def test_from_a_model_to_an_adapter_and_back(here: Path) -> None:
     assert found["worst"] < 1e-6
 
 
+@pytest.mark.parametrize("method", ["core", "diagonal"])
+def test_heads_get_something_behind_them_and_merge_back(here: Path, method: str) -> None:
+    surgery("absorb-decompose", "model", "-o", "pruned", "--remove", "25%", "--pairs", "vo")
+    words = ["reparam", "pruned", "--method", method, "--pairs", "vo,qk", "-o", "out"]
+    shown = surgery(*words).output
+    assert "unchanged at the start" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    page = (here / "out" / "report.html").read_text()
+    assert "Spectra of the " + {"core": "cores", "diagonal": "heads"}[method] in page
+    report = json.loads((here / "out" / "report.json").read_text())
+    surgery(*report["command"].split()[1:-1], "again")
+    assert (here / "again" / "model.safetensors").read_bytes() == (
+        here / "out" / "model.safetensors"
+    ).read_bytes()
+
+    surgery("merge", "out", "--steps", "1", "-o", "one")
+    assert printed("verify", "pruned", "one", "--weights-only")["worst"] < 1e-6
+    refused = surgery("export", "out", "--to", "peft", "-o", "adapter", fails=2).output
+    assert f"PEFT has no form for {method}" in refused
+
+
 def test_the_report_names_the_command_that_asks_for_the_same(here: Path) -> None:
     words = ["split", "model", "--method", "pissa", "--rank", "3", "--targets", "q,v"]
     first = printed(*words, "--seed", "4", "-o", "out")

@@ -12,7 +12,8 @@ from surgery.report.model import LinearReport, Measurement, Quantity, Report, So
 from tests.report.factory import HOSTILE
 
 SPLITS = ("sorsa", "pissa")
-METHODS = (*SPLITS, "hra", "goft", "qgoft")
+BEHIND = ("core", "diagonal")
+METHODS = (*SPLITS, "hra", "goft", "qgoft", *BEHIND)
 SIZES = ("tiny", "7b")
 NAMES = {"tiny": "whisper-tiny.en", "7b": "meta-llama/Llama-2-7b-hf"}
 PARAMETERS = {"tiny": 37_760_256, "7b": 6_738_415_616}
@@ -22,6 +23,8 @@ OPTIONS = {
     "hra": {"reflections": 8},
     "goft": {},
     "qgoft": {},
+    "core": {"pairs": ["qk", "vo"], "up_block": 64},
+    "diagonal": {"pairs": ["qk", "vo"]},
 }
 
 Map = tuple[str, str, str, int | None, int, int]
@@ -65,6 +68,8 @@ def trainable_of(method: str, rank: int, out: int, inputs: int) -> int:
         "hra": 8 * inputs,
         "goft": inputs - 1,
         "qgoft": 4 * (inputs - 1),
+        "core": 64 * out,
+        "diagonal": out,
     }[method]
 
 
@@ -76,7 +81,7 @@ def _linear(rng: np.random.Generator, method: str, rank: int, one: Map) -> Linea
     known = LinearReport(
         path, role, scope, layer, out, inputs, trainable_of(method, rank, out, inputs)
     )
-    if method not in SPLITS:
+    if method not in SPLITS + BEHIND:
         return replace(known, defect=float(10 ** rng.uniform(-7.3, -6.9)), start_error=0.0)
     depth = (layer or 0) / 31
     steepness = _STEEPNESS[role] * (1 - 0.35 * depth) * rng.lognormal(0, 0.06)
@@ -85,6 +90,8 @@ def _linear(rng: np.random.Generator, method: str, rank: int, one: Map) -> Linea
         0.3 * np.sqrt(out) * (1 + depth) * index**-steepness * rng.lognormal(0, 0.02, len(index))
     )
     values = np.sort(values)[::-1]
+    if method in BEHIND:
+        return replace(known, spectrum=values.tolist(), defect=2e-15, start_error=3.1e-4)
     energy = np.square(values)
     return replace(
         known,

@@ -22,6 +22,7 @@ from surgery_cli.render import report_view
 from tests.report.drawn import Drawn, drawn
 from tests.report.factory import HOSTILE
 from tests.report.linear_factory import (
+    BEHIND,
     METHODS,
     SPLITS,
     bare,
@@ -76,7 +77,7 @@ def test_only_a_split_speaks_of_captured_energy(method: str) -> None:
     assert ("captured" in keys) == ("shortfall" in keys) == (method in SPLITS)
     pictures = drawing(method, "tiny").by_maker
     assert bool(pictures["captured_maps"]) == (method in SPLITS)
-    assert bool(pictures["principal_spectra"]) == (method in SPLITS)
+    assert bool(pictures["principal_spectra"]) == (method in SPLITS + BEHIND)
     assert ("Energy captured" in html_of(method)) == (method in SPLITS)
     assert pictures["trainable_bars"]
     assert pictures["schematic"]
@@ -152,7 +153,8 @@ def test_the_card_is_honest(method: str) -> None:
     assert method in matter["tags"]
     assert "pruned" not in to_card(report)
     assert "This step trained nothing and removed nothing" in body
-    assert f'startswith("{method}_")' in body
+    prefix = {"diagonal": "singular"}.get(method, method)
+    assert f'startswith("{prefix}_")' in body
     assert "surgery.load(" in body
 
 

@@ -58,9 +58,8 @@ def test_a_start_that_differs_is_not_called_unchanged(
 @pytest.mark.parametrize("method", METHODS)
 def test_a_dry_run_says_would(method: str) -> None:
     report = make_linear_report(method, dry=True)
-    assert "64 linear maps would be" in linear_sentence(report) or "would be put in front" in (
-        linear_sentence(report)
-    )
+    sentence = linear_sentence(report)
+    assert "64 linear maps would be" in sentence or "would be put " in sentence
     text = " ".join(_shown(report_view(report)).split())
     assert "nothing written" in text
     assert "would be trainable; the function would start unchanged" in text
