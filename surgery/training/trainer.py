@@ -1,6 +1,6 @@
 """The transformers Trainer, thinly extended: penalties, small states, and what is logged.
 
-Mixed precision, accumulation, schedules, resuming, DDP and FSDP are the Trainer's own.
+Mixed precision, accumulation, schedules, resuming and DDP are the Trainer's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from surgery.errors import CheckpointError, SurgeryError
+from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.events import Event, Progress
 from surgery.training.losses import mean_loss, on_model
 from surgery.training.options import Settings
@@ -62,6 +62,15 @@ class PartsTrainer(Trainer):
             callbacks=[_Told(progress)],
         )
         self.remove_callback(PrinterCallback)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UsageError(
+                "Small parts are not trained in shards: they are saved and penalised whole",
+                where="accelerate's configuration",
+                found="FSDP" if self.is_fsdp_enabled else "DeepSpeed",
+                expected="DDP, as torchrun sets it up",
+                hint="--dtype bfloat16 halves the frozen weights, --gradient-checkpointing saves "
+                "activations; what is trained needs little memory",
+            )
         self._penalty, self._watch = penalty, watch
         self._added, self._steps = 0.0, 0.0
         self._maps = list(parted_linears(model).values())
