@@ -72,7 +72,8 @@ class PartsTrainer(Trainer):
                 "activations; what is trained needs little memory",
             )
         self._penalty, self._watch = penalty, watch
-        self._added, self._steps = 0.0, 0.0
+        self._added: float | Tensor = 0.0  # a tensor, so that no step waits for an accelerator
+        self._steps = 0.0
         self._maps = list(parted_linears(model).values())
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -83,7 +84,7 @@ class PartsTrainer(Trainer):
         # Every process adds the whole: gradients are averaged over processes, not summed.
         part = 1 / self.current_gradient_accumulation_steps
         added = part * self._penalty()
-        self._added, self._steps = self._added + float(added.detach()), self._steps + part
+        self._added, self._steps = self._added + added.detach(), self._steps + part
         return loss + added
 
     def _prepare_inputs(self, inputs: Any) -> Any:
@@ -101,7 +102,7 @@ class PartsTrainer(Trainer):
                     hint="lower --learning-rate, or train in float32; the last saved state is kept",
                 )
             if self._steps:
-                logs["penalty"] = self._added / self._steps
+                logs["penalty"] = float(self._added) / self._steps
                 logs["loss"] -= logs["penalty"]
                 self._added, self._steps = 0.0, 0.0
             defect = worst_defect(self._maps)
