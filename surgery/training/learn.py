@@ -125,6 +125,7 @@ def learn(
     )
     state = latest_state(request.states) if resume else None
     first = _first_look(trainer, transaction)
+    set_seed(options.seed)  # so that a run which need not look again draws the same numbers
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
     looked = {entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry}
     if watch is not None and trainer.state.global_step not in looked:
