@@ -210,6 +210,13 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
             found=options.dtype,
             hint="leave it out, and use --precision bf16",
         )
+    if options.also and method in ("lora", "full"):
+        raise UsageError(
+            f"{method} trains nothing beside itself",
+            where="--also",
+            found=", ".join(options.also),
+            hint="leave it out" + ("; everything is trained" if method == "full" else ""),
+        )
     batch = options.batch or recipe.batch
     share, left = divmod(batch, processes)
     micro = options.micro_batch or _divisor(share)

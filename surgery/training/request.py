@@ -91,6 +91,11 @@ class Request:
             )
         return self.source.directory
 
+    @property
+    def base_begun(self) -> bool:
+        """Whether some of the base is written."""
+        return self.base.exists() or staging_path(self.base).exists()
+
     @cached_property
     def listing(self) -> str:
         """A hash of the names and sizes of the data's files."""

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SpeechFolder, Utterance
 from surgery.evaluation.kinds import Kind
+from surgery.evaluation.rows import read_text
 from surgery.training.examples import hold_out
 from surgery.training.options import TuneOptions
 from surgery.training.packing import PackedText, collate_text
@@ -63,8 +64,9 @@ def check_training_data(path: Path, kind: Kind) -> None:
     """Refuse data of the wrong kind, before anything is prepared.
 
     Raises:
-        UsageError: Whisper is given text, or a language model recordings.
-        SurgeryError: There is nothing there, or a list of transcripts is malformed.
+        UsageError: There is nothing there, or Whisper is given text.
+        SurgeryError: Transcripts are missing, there is no text, or a row is malformed; names file
+            and line.
     """
     if not path.exists():
         raise UsageError("There is no such training data", where="--data", found=path)
@@ -76,7 +78,9 @@ def check_training_data(path: Path, kind: Kind) -> None:
                 found=path,
                 expected="a folder with audio files and transcripts.tsv",
             )
-        SpeechFolder.open(path)
+        SpeechFolder.open(path).references()
+    else:
+        read_text(path)
 
 
 def open_task(path: Path, kind: Kind, processor: Any, model: Any, options: TuneOptions) -> Task:
@@ -99,7 +103,7 @@ def open_task(path: Path, kind: Kind, processor: Any, model: Any, options: TuneO
         everything: Any = SpeechExamples(folder, processor, model, options.language)
         collate: Any = collate_speech
     else:
-        length = row_length(model.config, options.length)
+        length = row_length(model.config.to_dict(), options.length)
         everything, collate = PackedText(read_examples(path, processor), length), collate_text
     train, kept = hold_out(len(everything), _share(len(everything), options.held_out), options.seed)
     if not train:
@@ -126,13 +130,18 @@ def _share(count: int, share: float) -> float:
     return min(share, MOST_HELD_OUT / count) if count else share
 
 
-def row_length(config: Any, asked: int | None) -> int:
+def row_length(config: Mapping[str, Any], asked: int | None) -> int:
     """Return how many tokens a row of packed text has.
+
+    Args:
+        config: What config.json says of the model.
+        asked: How many were asked for.
 
     Raises:
         UsageError: The model cannot see as far as asked.
     """
-    longest = int(getattr(config, "max_position_embeddings", LONGEST_ROW))
+    named = ("max_position_embeddings", "n_positions")
+    longest = next((int(config[name]) for name in named if config.get(name)), LONGEST_ROW)
     if asked is not None and asked > longest:
         raise UsageError(
             "A row is longer than the model can see",

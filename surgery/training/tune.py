@@ -25,7 +25,7 @@ from surgery.training.processes import Processes
 from surgery.training.request import BASE, Request
 from surgery.training.result import sizes_of, trainable_numbers, tuning_report
 from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
-from surgery.training.tasks import check_training_data
+from surgery.training.tasks import check_training_data, row_length
 
 
 def tune(
@@ -73,6 +73,8 @@ def tune(
         method = what_is_trained(stored, train)
         _check_preparation(stored, method, preparation)
         check_training_data(Path(data), data_kind(source))
+        if data_kind(source) == "text":
+            row_length(source.config, options.length)
         check_data(source, eval_data)
         check_device(options.device)
         target = Path(out) if out is not None else CHECKPOINTS / f"{source.slug}-tuned"
@@ -99,9 +101,12 @@ def tune(
         fingerprint = request.fingerprint()
         with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
             clock = Clock()
-            transaction.record("tune:begun")
             if not request.prepared:
-                prepare(request, progress)
+                try:
+                    prepare(request, progress)
+                finally:  # a request that was refused leaves nothing to go on from
+                    if request.base_begun:
+                        transaction.record("tune:begun")
                 clock.lap("prepare")
             processes.wait(request)
             learned = learn(request, resume=resume, transaction=transaction, progress=progress)
