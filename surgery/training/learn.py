@@ -130,6 +130,7 @@ def learn(
     looked = {entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry}
     if watch is not None and trainer.state.global_step not in looked:
         trainer.evaluate()
+    trainer.accelerator.wait_for_everyone()  # the first will delete states that all write to
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     treated: Mapping[str, TreatedLinear] = carried.linears
     operation = None

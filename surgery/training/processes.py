@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from surgery.errors import UsageError
 
 if TYPE_CHECKING:
     from surgery.training.request import Request
+
+LONGEST_WAIT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -50,5 +53,7 @@ class Processes:
         if self.count > 1:
             from accelerate import PartialState
 
-            # The first use of it joins the others; the Trainer finds it joined.
-            PartialState(cpu=request.settings.options.device == "cpu").wait_for_everyone()
+            # The first use of it joins the others; the Trainer finds it joined. They may wait for
+            # the first to prepare a large base; where one fails, the launcher ends the others.
+            on_cpu = request.settings.options.device == "cpu"
+            PartialState(cpu=on_cpu, timeout=LONGEST_WAIT).wait_for_everyone()
