@@ -12,14 +12,13 @@ step (RssAnon, sampled), and what autograd saves. Runs on Linux; needs peft.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import Prepared, Step, medians, memory
 from peft import HRAConfig, LoraConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -29,8 +28,6 @@ from surgery.runtime.subtrees import stages
 
 RANK = 8
 ENTRIES: dict[str, dict[str, Any]] = {"hra": {"reflections": RANK}, "goft": {}, "qgoft": {}}
-
-Step = Callable[[], object]
 
 
 def linear(width: int) -> nn.Sequential:
@@ -88,73 +85,12 @@ def dense_rotation(x: Tensor, blocks: Tensor) -> Tensor:
     return x
 
 
-def medians(steps: dict[str, Step], repeats: int) -> dict[str, float]:
-    """Return the median milliseconds of every step; they take turns, after one warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 1):
-        for name, run in steps.items():
-            start = time.perf_counter()
-            run()
-            if repeat:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(taken) for name, taken in times.items()}
-
-
-def saved_bytes(run: Step, known: Iterable[Tensor]) -> int:
-    """Return the bytes that autograd saves beyond tensors which exist anyway."""
-    existing = {tensor.untyped_storage().data_ptr() for tensor in known}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in existing:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return sum(saved.values())
-
-
-def _one_step(name: str, width: int, tokens: int, pipe: Any) -> None:
-    """In a process of its own: prepare, say so, wait, take one step, report what was saved."""
-    layer_step(name, 64, 8)()  # what libraries allocate once is not the layer's
+def prepare(name: str, width: int, tokens: int) -> Prepared:
+    """Return one step of a contestant's layer, its forward and what exists before it."""
+    layer_step(name, 64, 8)()
     module = layer(name, width)
     x = torch.randn(tokens, width, requires_grad=True)
-    run = step(module, module.parameters(), x)
-    pipe.send("ready")
-    pipe.recv()
-    run()
-    pipe.send("done")
-    pipe.recv()
-    with torch.no_grad():
-        known = [x, *module.parameters()]
-    pipe.send(saved_bytes(lambda: module(x), known))
-
-
-def anonymous_bytes(pid: int) -> int:
-    """Return RssAnon of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if "RssAnon" in line)
-
-
-def memory(name: str, width: int, tokens: int) -> tuple[float, float]:
-    """Return MB that a process grows by during one step, and MB that autograd saves."""
-    context = multiprocessing.get_context("spawn")
-    pipe, theirs = context.Pipe()
-    process = context.Process(target=_one_step, args=(name, width, tokens, theirs))
-    process.start()
-    pipe.recv()
-    pid = process.pid or 0
-    before = peak = anonymous_bytes(pid)
-    pipe.send("go")
-    while not pipe.poll(0.001):
-        peak = max(peak, anonymous_bytes(pid))
-    pipe.recv()
-    pipe.send("go on")
-    saved: int = pipe.recv()
-    process.join()
-    return (peak - before) / 1e6, saved / 1e6
+    return step(module, module.parameters(), x), lambda: module(x), [x, *module.parameters()]
 
 
 def copy_bandwidth() -> float:
@@ -225,7 +161,7 @@ def main() -> None:
     print(f"a d×d matrix {options.width**2 * 4 / 1e6:.1f} MB")
     print(f"{'':24} {'grows MB':>9} {'saves MB':>9}")
     for name in ("linear", "PEFT LoRA", "hra", "goft", "qgoft", "PEFT HRA"):
-        peak, saved = memory(name, options.width, options.tokens)
+        peak, saved = memory(prepare, name, options.width, options.tokens)
         print(f"{name:24} {peak:9.1f} {saved:9.1f}")
 
 
