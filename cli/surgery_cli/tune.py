@@ -160,7 +160,7 @@ def command(  # one parameter an option: typer reads the signature
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare data.")] = 0,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Log for tensorboard, beside the result.")
+        bool, typer.Option("--tensorboard", help="Log for tensorboard, in OUT/tensorboard.")
     ] = False,
     seed: common.Seed = 0,
     force: common.Force = False,

@@ -25,6 +25,7 @@ from surgery.training.penalty import Penalty
 from surgery.training.request import Request
 from surgery.training.start import DEFAULT_RANK, lora_paths
 from surgery.training.tasks import Task, open_task
+from surgery.training.tensorboard import logging_into
 from surgery.training.trained import (
     freeze,
     parted_linears,
@@ -123,6 +124,8 @@ def learn(
         watch=watch,
         progress=progress,
     )
+    if options.tensorboard and transaction is not None:
+        trainer.add_callback(logging_into(request.staging))
     state = latest_state(request.states) if resume else None
     first = _first_look(trainer, transaction)
     set_seed(options.seed)  # so that a run which need not look again draws the same numbers

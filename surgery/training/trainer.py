@@ -215,7 +215,7 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         ddp_find_unused_parameters=False,
-        report_to=["tensorboard"] if options.tensorboard else [],
+        report_to=[],
         disable_tqdm=True,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several are for torchrun, not for DataParallel

@@ -26,6 +26,7 @@ from surgery.training.request import BASE, Request
 from surgery.training.result import sizes_of, trainable_numbers, tuning_report
 from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
 from surgery.training.tasks import check_training_data, row_length
+from surgery.training.tensorboard import check_installed
 
 
 def tune(
@@ -77,6 +78,8 @@ def tune(
             row_length(source.config, options.length)
         check_data(source, eval_data)
         check_device(options.device)
+        if options.tensorboard:
+            check_installed()
         target = Path(out) if out is not None else CHECKPOINTS / f"{source.slug}-tuned"
         check_separate(source.directory, target)
         request = Request(

@@ -121,6 +121,14 @@ def test_lora_without_peft_says_how_to_get_it(here: Path, monkeypatch: pytest.Mo
     assert contents(here) == before
 
 
+def test_tensorboard_has_to_be_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surgery.training.tensorboard.is_tensorboard_available", lambda: False)
+    before = contents(here)
+    words = ["split", "--data", "text.jsonl", "--tensorboard", *COMMON, "-o", "out"]
+    assert "pip install tensorboard" in tune(*words, fails=2).stderr
+    assert contents(here) == before
+
+
 def test_an_adapter_is_merged_before_it_is_tuned_again(here: Path) -> None:
     tune("split", "--data", "text.jsonl", *COMMON, "-o", "tuned")
     told = tune("tuned", "--data", "text.jsonl", *COMMON, "-o", "out", fails=1).stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,36 @@ def test_biases_and_norms_move_where_they_are_asked_for(tmp_path: Path) -> None:
         assert not torch.equal(base[name], tuned[name]), name
     assert report.trainable is not None
     assert report.trainable.trainable == sum(tensor.numel() for tensor in tuned.values())
+
+
+def test_what_is_logged_is_kept_for_tensorboard(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, str, int]] = []
+
+    class Writer:
+        def __init__(self, log_dir: str) -> None:
+            self.place = Path(log_dir).name
+            Path(log_dir).mkdir(exist_ok=True)
+            (Path(log_dir) / "events").touch()
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((self.place, name, step))
+
+        def add_text(self, *_: object) -> None: ...
+        def flush(self) -> None: ...
+        def close(self) -> None: ...
+
+    stand_in = types.ModuleType("torch.utils.tensorboard")
+    stand_in.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    for module in ("surgery.training.tensorboard", "transformers.integrations.integration_utils"):
+        monkeypatch.setattr(f"{module}.is_tensorboard_available", lambda: True)
+    asked: dict[str, Any] = {"train": "sorsa", "tensorboard": True}
+    tune(made / "model", tmp_path / "out", made / "text.jsonl", **asked)
+    for name in ("train/loss", "train/penalty", "train/defect"):
+        assert [("tensorboard", name, step) in written for step in (1, 2, 3)] == [True] * 3
+    assert (tmp_path / "out" / "tensorboard" / "events").exists()
 
 
 def recordings(folder: Path, count: int) -> Path:
