@@ -1,8 +1,7 @@
 """What does a whole training step cost with each kind of small part, beside PEFT's equivalents?
 
-    python benchmarks/tuning_step.py [--width 1024] [--layers 4] [--batch 4] [--length 256]
-        [--key-value-heads 16] [--repeats 7] [--processor] [--dtype bfloat16] [--device cuda]
-        [--skip NAME …] [-o FILE.json]
+    python benchmarks/tuning_step.py [--width 1024] [--layers 4] [--key-value-heads 16]
+        [--repeats 7] [--processor] [--dtype bfloat16] [--device cuda] [--skip NAME …] [-o FILE.json]
 
 A LLaMA of random weights; parts on q, k, v, o, gate, up and down, where the method allows, of
 comparable numbers of trainable parameters. A step is the tuner's: forward, loss and penalty,
@@ -12,7 +11,8 @@ LoRA in the same round. ``--processor`` counts processor time, which other work 
 lengthens little. Memory on a CPU is what a fresh process grows by in its first steps
 (RssAnon, sampled), optimiser state included, on a GPU what is allocated beyond the model; and
 what autograd saves. PEFT's HRA multiplies d×d matrices, one a reflection: it steps once, unless
-skipped. Runs on Linux; needs peft.
+skipped. Forward and backward of one square map write eight tensors of the activations' size with
+PEFT's LoRA, five with our low-rank maps: one product adds the map, scaled, to what is there.
 """
 
 from __future__ import annotations
