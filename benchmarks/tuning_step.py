@@ -1,7 +1,7 @@
 """What does a whole training step cost with each kind of small part, beside PEFT's equivalents?
 
     python benchmarks/tuning_step.py [--width 1024] [--layers 4] [--key-value-heads 16]
-        [--repeats 7] [--processor] [--dtype bfloat16] [--device cuda] [--skip NAME …] [-o FILE.json]
+        [--repeats 7] [--processor] [--dtype bfloat16] [--device cuda] [--skip NAME …] [-o FILE]
 
 A LLaMA of random weights; parts on q, k, v, o, gate, up and down, where the method allows, of
 comparable numbers of trainable parameters. A step is the tuner's: forward, loss and penalty,
