@@ -182,4 +182,14 @@ def lora_paths(stored: Stored, preparation: Preparation) -> list[str]:
             found=", ".join(f"{name} {value}" for name, value in preparation.given().items()),
             expected=", ".join(dict.fromkeys(one.role for one in stored.maps.values())),
         )
+    partly = [
+        stored.maps[path] for path in found if set(stored.maps[path].roles) - {*(targets or ())}
+    ]
+    if targets is not None and partly:
+        raise UsageError(
+            f"A {stored.family.title} model stores {partly[0].role} as one fused map",
+            where="--targets",
+            found=",".join(targets),
+            expected=f"all of {partly[0].role}, or none of them",
+        )
     return found

@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.events import Event, Progress
 from surgery.training.losses import mean_loss, on_model
-from surgery.training.options import Settings
+from surgery.training.options import Settings, TuneOptions
 from surgery.training.penalty import Penalty, worst_defect
 from surgery.training.tasks import Task
 from surgery.training.trained import parted_linears, trained
@@ -173,6 +173,26 @@ def latest_state(directory: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def on_cpu(options: TuneOptions) -> bool:
+    """Whether a run has no accelerator, or is not to use it."""
+    return options.device == "cpu" or not torch.accelerator.is_available()
+
+
+def check_precision(options: TuneOptions) -> None:
+    """Refuse mixed precision that would quietly be none.
+
+    Raises:
+        UsageError: float16 is asked for on a CPU.
+    """
+    if options.precision == "fp16" and on_cpu(options):
+        raise UsageError(
+            "Mixed precision in float16 needs an accelerator",
+            where="--precision",
+            found="fp16 on a CPU",
+            expected="bf16 or float32",
+        )
+
+
 def training_arguments(
     settings: Settings, directory: Path, *, steps: int, watched: bool
 ) -> TrainingArguments:
@@ -209,7 +229,7 @@ def training_arguments(
         save_steps=options.save_every,
         save_total_limit=2,
         seed=options.seed,
-        use_cpu=options.device == "cpu" or not torch.accelerator.is_available(),
+        use_cpu=on_cpu(options),
         dataloader_num_workers=options.workers,
         dataloader_pin_memory=False,
         remove_unused_columns=False,

@@ -27,6 +27,7 @@ from surgery.training.result import sizes_of, trainable_numbers, tuning_report
 from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
 from surgery.training.tasks import check_training_data, row_length
 from surgery.training.tensorboard import check_installed
+from surgery.training.trainer import check_precision
 
 
 def tune(
@@ -78,6 +79,7 @@ def tune(
             row_length(source.config, options.length)
         check_data(source, eval_data)
         check_device(options.device)
+        check_precision(options)
         if options.tensorboard:
             check_installed()
         target = Path(out) if out is not None else CHECKPOINTS / f"{source.slug}-tuned"

@@ -92,6 +92,8 @@ def test_tuned_and_merged_and_asked_for_again(here: Path) -> None:
         ("model --train sorsa --data text.jsonl --length 65", 2, "longer than the model can see"),
         ("model --train lora --data text.jsonl --also norms", 2, "trains nothing beside"),
         ("model --train hra --data text.jsonl --reflections 3", 2, "cannot start"),
+        ("model --train sorsa --data text.jsonl --precision fp16 --device cpu", 2, "accelerator"),
+        ("model --train sorsa --data text.jsonl --dtype bfloat16 --also norms", 2, "too few bits"),
         ("model --train sorsa --data slip.jsonl", 1, "slip.jsonl, line 5"),
         ("model --train sorsa --data clips", 1, "no text here"),
         ("model --train sorsa --data nowhere.txt", 2, "no such training data"),
