@@ -1,7 +1,7 @@
 """How much of what pruning broke does tuning a few numbers mend?
 
     python benchmarks/healing.py --model DIR --train DIR --test DIR [DIR ...] -o FOLDER
-        [--fraction 46.4%] [--layout ragged] [--steps 60] [--pilot 15] [--batch 4]
+        [--fraction 46.4%] [--layout ragged] [--steps 270] [--pilot 30] [--batch 4]
         [--methods diagonal core lora-as-diagonal lora-as-core]
 
 Prunes the encoder's attention of a Whisper by weights alone, then tunes it on recordings: only its
@@ -33,10 +33,10 @@ from surgery.events import Event
 
 METHODS = ("diagonal", "core", "lora-as-diagonal", "lora-as-core")
 RATES = {
-    "diagonal": (3e-3, 1e-2),
-    "core": (1e-3, 3e-3),
-    "lora-as-diagonal": (3e-3, 1e-2),
-    "lora-as-core": (1e-3, 3e-3),
+    "diagonal": (1e-2, 3e-2, 1e-1),
+    "core": (1e-3, 3e-3, 1e-2),
+    "lora-as-diagonal": (3e-3, 1e-2, 3e-2),
+    "lora-as-core": (1e-3, 3e-3, 1e-2),
 }
 TARGETS = (("q", "k", "v", "o"), ("v", "o"), ("q", "k"), ("q",), ("v",), ("o",))
 HELD_OUT = 0.05
@@ -117,6 +117,7 @@ class Runs:
                 warmup=0.1,
                 held_out=HELD_OUT,
                 evaluate_every=steps,
+                save_every=25,
                 transcribe=not pilot,
                 device=self.arguments.device,
             ),
@@ -162,8 +163,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--fraction", type=percent, default=0.464)
     parser.add_argument("--layout", default="ragged")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--pilot", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=270)
+    parser.add_argument("--pilot", type=int, default=30)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--device", choices=["cpu", "cuda"])
