@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .precision import no_autocast, working_dtype
+from .shards import whole
 
 
 def orthonormality_penalty(columns: Tensor, *, squared: bool) -> Tensor:
@@ -18,6 +19,7 @@ def orthonormality_penalty(columns: Tensor, *, squared: bool) -> Tensor:
         squared: Whether to square. SORSA (arXiv 2409.00055) does not, HRA's paper
             (arXiv 2405.17484) does, HRA's published code does not.
     """
+    columns = whole(columns)
     dtype = working_dtype(columns)
     with no_autocast(columns.device):
         columns = columns.to(dtype)
@@ -35,5 +37,6 @@ def block_orthogonality_penalty(blocks: Tensor) -> Tensor:
     Args:
         blocks: ``(n, 2, 2)``.
     """
+    blocks = whole(blocks)
     blocks = blocks.to(working_dtype(blocks))
     return (blocks[:, :, 0] * blocks[:, :, 1]).sum(dim=1).square().sum()

@@ -19,6 +19,7 @@ from surgery.engine.measure import read_processor
 from surgery.engine.stored import Stored, TreatedLinear, read_stored
 from surgery.events import Event, Progress
 from surgery.report.tuning import Moved
+from surgery.runtime.shards import whole
 from surgery.training.lora import lora_parts, wrap
 from surgery.training.moved import moved_maps
 from surgery.training.penalty import Penalty
@@ -169,7 +170,7 @@ def _first_look(trainer: PartsTrainer, transaction: Transaction | None) -> dict[
 def _parts(model: Any) -> Parts:
     """Return a copy of every small part, by the model's path and the part's name."""
     return {
-        path: {name: part.detach().cpu().clone() for name, part in one.parts().items()}
+        path: {name: whole(part.detach()).cpu().clone() for name, part in one.parts().items()}
         for path, one in parted_linears(model).items()
     }
 
@@ -184,7 +185,7 @@ def _trained(model: Any, carried: Stored) -> dict[str, Tensor]:
     """Return what was trained, under the checkpoint's names, in float32 as it was trained."""
     parameters = trained(model)
     names = stored_names(list(parameters), carried.source.infos, model.base_model_prefix)
-    return {names[n]: one.detach().cpu().contiguous() for n, one in parameters.items()}
+    return {names[n]: whole(one.detach()).cpu().contiguous() for n, one in parameters.items()}
 
 
 def _model_paths(model: Any, paths: Sequence[str]) -> list[str]:

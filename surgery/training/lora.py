@@ -15,6 +15,7 @@ from surgery.engine.block import Operation
 from surgery.engine.result import versions
 from surgery.engine.stored import Stored, TreatedLinear
 from surgery.errors import UsageError
+from surgery.runtime.shards import whole
 from surgery.training.trained import stored_paths
 
 Parts = dict[str, Tensor]
@@ -79,7 +80,7 @@ def lora_parts(
     for path in paths:
         module, name = model.get_submodule(path), stored[path]
         a, b = (
-            getattr(module, factor)["default"].weight.detach().float().cpu().contiguous()
+            whole(getattr(module, factor)["default"].weight.detach()).float().cpu().contiguous()
             for factor in ("lora_A", "lora_B")
         )
         after[name] = {"pissa_a": a, "pissa_b": b}

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from surgery.runtime.penalties import orthonormality_penalty
+from surgery.runtime.shards import whole
 
 DEFINITIONS = {
     "sorsa": "mean over all U and V of ‖UᵀU − I‖_F",
@@ -68,7 +69,7 @@ def orthogonality_defect(method: str, parts: Mapping[str, Tensor]) -> float | No
     if method == "hra":
         return float(orthonormality_penalty(parts["hra_u"], squared=False))
     if method == "qgoft":
-        blocks = parts["qgoft_blocks"].float()
+        blocks = whole(parts["qgoft_blocks"]).float()
         return float((blocks.mT @ blocks - torch.eye(2, device=blocks.device)).abs().max())
     return None
 

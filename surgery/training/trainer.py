@@ -1,6 +1,6 @@
 """The transformers Trainer, thinly extended: penalties, small states, and what is logged.
 
-Mixed precision, accumulation, schedules, resuming and DDP are the Trainer's own.
+Mixed precision, accumulation, schedules, resuming, DDP and FSDP are the Trainer's own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.events import Event, Progress
+from surgery.runtime.shards import whole
 from surgery.training.losses import mean_loss, on_model
 from surgery.training.options import Settings, TuneOptions
 from surgery.training.penalty import Penalty, worst_defect
@@ -62,15 +63,7 @@ class PartsTrainer(Trainer):
             callbacks=[_Told(progress)],
         )
         self.remove_callback(PrinterCallback)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise UsageError(
-                "Small parts are not trained in shards: they are saved and penalised whole",
-                where="accelerate's configuration",
-                found="FSDP" if self.is_fsdp_enabled else "DeepSpeed",
-                expected="DDP, as torchrun sets it up",
-                hint="--dtype bfloat16 halves the frozen weights, --gradient-checkpointing saves "
-                "activations; what is trained needs little memory",
-            )
+        _check_shards(self)
         self._penalty, self._watch = penalty, watch
         self._added: float | Tensor = 0.0  # a tensor, so that no step waits for an accelerator
         self._steps = 0.0
@@ -125,16 +118,19 @@ class PartsTrainer(Trainer):
         )
         return metrics
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save what is trained, and nothing that stays as it was."""
+        del _internal_call
+        model: Any = self.model
+        found = {name: whole(one.detach()).cpu() for name, one in trained(model).items()}
+        if not self.args.should_save:  # but every process gathers
+            return
         directory = Path(output_dir or self.args.output_dir or ".")
         directory.mkdir(parents=True, exist_ok=True)
-        names = trained(self.model)  # type: ignore[arg-type]  # there is one
-        found = names if state_dict is None else {name: state_dict[name] for name in names}
-        save_file({n: t.detach().cpu().contiguous() for n, t in found.items()}, directory / PARTS)
+        save_file({name: one.contiguous() for name, one in found.items()}, directory / PARTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Read what :meth:`_save` wrote."""
+        """Read what :meth:`save_model` wrote."""
         load_parts(self.model if model is None else model, Path(resume_from_checkpoint) / PARTS)
 
 
@@ -155,7 +151,36 @@ def load_parts(model: Any, file: Path) -> None:
             expected=f"{len(parameters)} of the same names and shapes",
         )
     for name, parameter in parameters.items():
-        parameter.copy_(saved[name])
+        parameter.copy_(_placed(saved[name], parameter))
+
+
+def _placed(tensor: Tensor, like: Any) -> Tensor:
+    """Return a whole tensor where, and in the shards that, a parameter is held in."""
+    tensor = tensor.to(like.device)
+    if not hasattr(like, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    placed: Tensor = distribute_tensor(tensor, like.device_mesh, like.placements)
+    return placed
+
+
+def _check_shards(trainer: Trainer) -> None:
+    """Refuse shards that do not leave a parameter a parameter.
+
+    Raises:
+        UsageError: DeepSpeed, or the first version of FSDP, which flattens parameters.
+    """
+    found = "DeepSpeed" if trainer.is_deepspeed_enabled else None
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        found = "FSDP, version 1"
+    if found is not None:
+        raise UsageError(
+            "Small parts are saved and penalised one by one, and this flattens them",
+            where="accelerate's configuration",
+            found=found,
+            expected="DDP, as torchrun sets it up, or FSDP with fsdp_version: 2",
+        )
 
 
 def latest_state(directory: Path) -> Path | None:
