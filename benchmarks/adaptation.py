@@ -37,7 +37,7 @@ from surgery.training.losses import counted, summed_loss
 from surgery.training.packing import PackedText, collate_text
 from surgery.training.text_data import read_examples
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 CHOOSING = 256  # rows of the second part that a learning rate is chosen by
 PARTS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 
