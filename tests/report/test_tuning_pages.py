@@ -149,8 +149,8 @@ def test_a_report_from_before_tuning_still_reads() -> None:
 def test_the_first_line_says_what_was_trained_and_what_came_of_it() -> None:
     held_out = [HeldOut(0, 2.0, 12.5), HeldOut(100, 1.25, None), HeldOut(200, 1.5, 6.25)]
     assert sentence(retold(held_out=held_out)) == (
-        "Trained 590 k of 38.4 M parameters (1.5 %, core) of 24 linear maps for 1,000 steps on "
-        "digits/train: held-out loss 2.00 → 1.50, word error rate 12.50 → 6.25 %."
+        "Trained 590 k of 38.4 M parameters (1.5 %, Absorb-Decompose, cores) of 24 linear maps for "
+        "1,000 steps on digits/train: held-out loss 2.00 → 1.50, word error rate 12.50 → 6.25 %."
     )
     alone = sentence(retold(held_out=[], steps=[TuningStep(1, 0.5, None, None, 1e-3)]))
     assert alone.endswith("for 1 step on digits/train: training loss 0.500.")
