@@ -20,6 +20,7 @@ from surgery.engine.stored import Stored, TreatedLinear, read_stored
 from surgery.events import Event, Progress
 from surgery.report.tuning import Moved
 from surgery.runtime.shards import whole
+from surgery.training.arguments import training_arguments
 from surgery.training.lora import lora_parts, wrap
 from surgery.training.moved import moved_maps
 from surgery.training.penalty import Penalty
@@ -34,7 +35,7 @@ from surgery.training.trained import (
     stored_paths,
     trained,
 )
-from surgery.training.trainer import PartsTrainer, latest_state, training_arguments
+from surgery.training.trainer import PartsTrainer, latest_state
 from surgery.training.watch import Watch
 
 FIRST = "tune:first"

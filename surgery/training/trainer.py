@@ -20,7 +20,6 @@ from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.events import Event, Progress
 from surgery.runtime.shards import whole
 from surgery.training.losses import mean_loss, on_model
-from surgery.training.options import Settings, TuneOptions
 from surgery.training.penalty import Penalty, worst_defect
 from surgery.training.tasks import Task
 from surgery.training.trained import parted_linears, trained
@@ -36,7 +35,7 @@ class PartsTrainer(Trainer):
 
     Args:
         model: The model, frozen but for what is trained.
-        arguments: From :func:`training_arguments`.
+        arguments: From :func:`surgery.training.arguments.training_arguments`.
         task: What it learns from.
         penalty: What is added to the loss.
         watch: What looks at held-out samples.
@@ -196,75 +195,6 @@ def latest_state(directory: Path) -> Path | None:
         if number.isdigit() and (path / PARTS).is_file():
             found.append((int(number), path))
     return max(found)[1] if found else None
-
-
-def on_cpu(options: TuneOptions) -> bool:
-    """Whether a run has no accelerator, or is not to use it."""
-    return options.device == "cpu" or not torch.accelerator.is_available()
-
-
-def check_precision(options: TuneOptions) -> None:
-    """Refuse mixed precision that would quietly be none.
-
-    Raises:
-        UsageError: float16 is asked for on a CPU.
-    """
-    if options.precision == "fp16" and on_cpu(options):
-        raise UsageError(
-            "Mixed precision in float16 needs an accelerator",
-            where="--precision",
-            found="fp16 on a CPU",
-            expected="bf16 or float32",
-        )
-
-
-def training_arguments(
-    settings: Settings, directory: Path, *, steps: int, watched: bool
-) -> TrainingArguments:
-    """Translate settings for the Trainer.
-
-    Args:
-        settings: What is done.
-        directory: Where states are saved.
-        steps: Optimiser steps of the whole run.
-        watched: Whether there are held-out samples to look at.
-    """
-    options = settings.options
-    warmup = settings.warmup if settings.warmup >= 1 else math.ceil(settings.warmup * steps)
-    arguments = TrainingArguments(
-        output_dir=str(directory),
-        per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=settings.accumulate,
-        max_steps=steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule
-        if settings.schedule != "constant"
-        else "constant_with_warmup",
-        warmup_steps=min(int(warmup), steps),
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.clip,
-        bf16=options.precision == "bf16",
-        fp16=options.precision == "fp16",
-        logging_steps=options.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if watched else "no",
-        eval_steps=options.evaluate_every or max(1, math.ceil(steps / 10)),
-        save_strategy="steps",
-        save_steps=options.save_every,
-        save_total_limit=2,
-        seed=options.seed,
-        use_cpu=on_cpu(options),
-        dataloader_num_workers=options.workers,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        ddp_find_unused_parameters=False,
-        report_to=[],
-        disable_tqdm=True,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several are for torchrun, not for DataParallel
-    return arguments
 
 
 class _Told(TrainerCallback):

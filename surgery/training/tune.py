@@ -19,6 +19,7 @@ from surgery.events import Progress, ignore
 from surgery.report.model import Report
 from surgery.report.serialise import from_json
 from surgery.training.adapter import read_adapter, write_adapter
+from surgery.training.arguments import check_precision
 from surgery.training.learn import Learned, learn
 from surgery.training.options import TuneOptions, settle
 from surgery.training.processes import Processes
@@ -27,7 +28,6 @@ from surgery.training.result import sizes_of, trainable_numbers, tuning_report
 from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
 from surgery.training.tasks import check_training_data, row_length
 from surgery.training.tensorboard import check_installed
-from surgery.training.trainer import check_precision
 
 
 def tune(
