@@ -8,7 +8,7 @@ from pathlib import Path
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import SUFFIXES, SpeechFolder, Utterance
 from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
-from surgery.evaluation.kinds import Kind
+from surgery.evaluation.kinds import Kind, data_name
 from surgery.evaluation.rows import Document, read_text
 
 
@@ -59,7 +59,7 @@ def open_data(path: Path, kind: Kind, limit: int | None = None) -> CalibrationDa
     """
     if limit is not None and limit < 1:
         raise UsageError("The number of samples must be at least one.", found=limit)
-    name = "/".join(path.resolve().parts[-2:])
+    name = data_name(path)
     if kind == "text":
         if path.suffix.lower() in SUFFIXES:
             raise SurgeryError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from surgery.errors import SurgeryError, UsageError
+from surgery.evaluation.kinds import data_name
 
 SAMPLE_RATE = 16_000  # Hz
 SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".aiff", ".aif"})
@@ -135,7 +136,7 @@ class SpeechFolder:
     @property
     def name(self) -> str:
         """What to call the set in a report: the last two parts of its path."""
-        return "/".join(self.path.resolve().parts[-2:])
+        return data_name(self.path)
 
     @property
     def has_transcripts(self) -> bool:

@@ -11,7 +11,7 @@ from surgery.evaluation.audio import SUFFIXES as AUDIO
 from surgery.evaluation.audio import TRANSCRIPTS, SpeechFolder
 from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
 from surgery.evaluation.hub import PREFIX, HubName, hub_documents, hub_recordings
-from surgery.evaluation.kinds import Kind
+from surgery.evaluation.kinds import Kind, data_name
 from surgery.evaluation.rows import read_text
 from surgery.evaluation.speech import Recording
 
@@ -136,4 +136,4 @@ def open_texts(given: str | Path, *, limit: int | None = None) -> Texts:
             expected="a UTF-8 text file, .jsonl, or a folder of these",
         )
     documents = tuple(document.text for document in read_text(path)[:limit])
-    return Texts("/".join(path.resolve().parts[-2:]), documents)
+    return Texts(data_name(path), documents)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["audio", "text"]
 """Recordings, or text."""
+
+
+def data_name(path: Path) -> str:
+    """Return what to call data in a report: the last two parts of its path."""
+    return "/".join(path.resolve().parts[-2:])

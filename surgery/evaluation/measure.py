@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.evaluation.audio import SpeechFolder
+from surgery.evaluation.kinds import data_name
 from surgery.evaluation.perplexity import Documents, Perplexity, read_documents
 from surgery.evaluation.speech import compare_speech
 from surgery.evaluation.text import compare_text
@@ -102,7 +103,7 @@ def measure_text(
         Perplexity, bits per byte, relative error of the logits, KL divergence, and the share
         of positions with the same most likely token.
     """
-    data = data or "/".join(path.resolve().parts[-2:])
+    data = data or data_name(path)
     texts = read_documents(path, documents)
     runs, _ = compare_text([original, restructured], tokenizer, texts, context=context)
     size = sum(len(text.encode()) for text in texts)
@@ -137,7 +138,7 @@ def measure_embeddings(
     Returns:
         Relative error of the last hidden states.
     """
-    data = data or "/".join(path.resolve().parts[-2:])
+    data = data or data_name(path)
     models = [original, restructured]
     runs, _ = compare_text(models, tokenizer, read_documents(path), causal=False)
     drift = runs[1].drift

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100
+from surgery.training.examples import IGNORED
 
 
 def summed_loss(outputs: Any, labels: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ RECIPES: Mapping[str, Recipe] = {
 USUAL = {"diagonal": "clover", "core": "clover"}
 """Recipes of methods that are not called like theirs."""
 
-PENALISED = ("sorsa", "hra", "qgoft")
+PENALISED = tuple(name for name, recipe in RECIPES.items() if recipe.penalty is not None)
 """Methods whose papers add something to the loss."""
 
 

@@ -18,7 +18,7 @@ from surgery.engine.result import versions
 from surgery.engine.stored import Stored
 from surgery.errors import UsageError
 from surgery.evaluation.fingerprints import data_fingerprints, overlap, sketch
-from surgery.evaluation.kinds import Kind
+from surgery.evaluation.kinds import Kind, data_name
 from surgery.training.options import Settings
 from surgery.training.start import Preparation, carries_parts
 
@@ -136,7 +136,7 @@ class Request:
             "train": self.method,
             **self.preparation.plain(),
             **self.settings.options.plain(),
-            "data": "/".join(self.data.resolve().parts[-2:]),
+            "data": data_name(self.data),
         }
 
     def fingerprint(self) -> dict[str, Any]:
@@ -150,10 +150,9 @@ class Request:
 
     def provenance(self) -> dict[str, Any]:
         """Return where the adapter came from; fingerprints of the data let leakage be noticed."""
-        name = "/".join(self.data.resolve().parts[-2:])
         return {
             "source": self.source.sha256(),
-            "data": {"name": name, "kind": self.kind, "samples": self.samples},
+            "data": {"name": data_name(self.data), "kind": self.kind, "samples": self.samples},
             "listing": self.listing,
             "versions": versions(),
         }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
+
+from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.result import versions
@@ -55,24 +56,24 @@ def held_out_rows(held_out: Sequence[HeldOut], name: str) -> list[Measurement]:
 
 
 def trainable_numbers(
-    source: TensorSource, base: TensorSource, trained: Mapping[str, int]
+    source: TensorSource, base: TensorSource, trained: Mapping[str, Tensor]
 ) -> Trainable:
     """Return how many numbers are trained, of how many.
 
     Args:
         source: The checkpoint that was named.
         base: What the adapter belongs on: the same, or prepared from it.
-        trained: Numbers of each trained tensor, by its name in the adapter; some may be new.
+        trained: Every trained tensor, by its name in the adapter; some may be new.
     """
-    count = sum(trained.values())
+    count = sum(tensor.numel() for tensor in trained.values())
+    added = sum(one.numel() for name, one in trained.items() if name not in base.infos)
     kept = sum(info.numel for name, info in base.infos.items() if name not in trained)
     return Trainable(
         trainable=count,
         frozen=kept,
         before=sum(info.numel for info in source.infos.values()),
         bytes_before=_stored_bytes(source),
-        bytes_after=_stored_bytes(base)
-        + 4 * sum(n for t, n in trained.items() if t not in base.infos),
+        bytes_after=_stored_bytes(base) + 4 * added,
         adapter_bytes=4 * count,
     )
 
@@ -81,15 +82,12 @@ def _stored_bytes(source: TensorSource) -> int:
     return sum(info.numel * info.dtype.itemsize for info in source.infos.values())
 
 
-def tuning_report(
-    request: Request, learned: Learned, *, trainable: Trainable, measured: Sequence[Measurement]
-) -> Report:
+def tuning_report(request: Request, learned: Learned, measured: Sequence[Measurement]) -> Report:
     """Assemble the report of a run.
 
     Args:
         request: What was asked.
         learned: What came of it.
-        trainable: From :func:`trainable_numbers`.
         measured: Before and after on data of its own.
     """
     source, settings, task = request.source, request.settings, learned.task
@@ -129,11 +127,6 @@ def tuning_report(
         notes=[] if request.prepared else [note],
         output=str(request.target),
         command=request.command(request.asked, str(request.target)),
-        trainable=trainable,
+        trainable=trainable_numbers(source, learned.base, learned.tensors),
         tuning=tuning,
     )
-
-
-def sizes_of(tensors: Mapping[str, Any]) -> dict[str, int]:
-    """Return the numbers in each tensor."""
-    return {name: prod(tensor.shape) for name, tensor in tensors.items()}

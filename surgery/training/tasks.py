@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset
 
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SpeechFolder, Utterance
-from surgery.evaluation.kinds import Kind
+from surgery.evaluation.kinds import Kind, data_name
 from surgery.evaluation.rows import read_text
 from surgery.training.examples import hold_out
 from surgery.training.options import TuneOptions
@@ -97,7 +97,7 @@ def open_task(path: Path, kind: Kind, processor: Any, model: Any, options: TuneO
         SurgeryError: Something cannot be used; says which file and line.
         UsageError: Too little is left to learn from.
     """
-    name = "/".join(path.resolve().parts[-2:])
+    name = data_name(path)
     if kind == "audio":
         folder = SpeechFolder.open(path)
         everything: Any = SpeechExamples(folder, processor, model, options.language)

@@ -21,24 +21,19 @@ def parted_linears(model: nn.Module) -> dict[str, Any]:
     return {name: one for name, one in model.named_modules() if isinstance(one, PartedLinear)}
 
 
-def freeze(model: nn.Module, *, also: Sequence[Also] = (), parts: bool = True) -> Parameters:
+def freeze(model: nn.Module, *, also: Sequence[Also] = ()) -> Parameters:
     """Freeze a model but for its small parts, and return what is trained, by name.
 
     Args:
         model: The model.
         also: ``biases``, ``norms``: trained beside them.
-        parts: Whether the small parts themselves are.
 
     Returns:
         The parameters that gradients reach, by their names in the model.
     """
     model.requires_grad_(False)
-    chosen: list[nn.Parameter] = []
-    if parts:
-        chosen += [p for one in parted_linears(model).values() for p in one.parts().values()]
-    for parameter in _beside(model, also):
-        chosen.append(parameter)
-    for parameter in chosen:
+    parts = (part for one in parted_linears(model).values() for part in one.parts().values())
+    for parameter in (*parts, *_beside(model, also)):
         parameter.requires_grad_(True)
     return trained(model)
 

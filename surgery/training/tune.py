@@ -24,7 +24,7 @@ from surgery.training.learn import Learned, learn
 from surgery.training.options import TuneOptions, settle
 from surgery.training.processes import Processes
 from surgery.training.request import BASE, Request
-from surgery.training.result import sizes_of, trainable_numbers, tuning_report
+from surgery.training.result import tuning_report
 from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
 from surgery.training.tasks import check_training_data, row_length
 from surgery.training.tensorboard import check_installed
@@ -169,12 +169,8 @@ def _write(
     )
     shutil.rmtree(request.states, ignore_errors=True)
     source, target = request.source, request.target
-    report = tuning_report(
-        request,
-        learned,
-        trainable=trainable_numbers(source, learned.base, sizes_of(learned.tensors)),
-        measured=measure(source, request.staging, eval_data, progress),
-    )
+    measured = measure(source, request.staging, eval_data, progress)
+    report = tuning_report(request, learned, measured)
     # What travels with the adapter names its base, not the place it was made in.
     named = replace(report, output=target.name, command=request.command(source.name, target.name))
     write_views(named, transaction)
