@@ -6,18 +6,15 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.transaction import Transaction, check_separate
-from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.adapted import AdaptedSource, open_model
-from surgery.engine.block import ABSORB_DECOMPOSE, Operation, surgery_block
-from surgery.engine.pack import read_site, write_site
+from surgery.engine.block import Operation, surgery_block
+from surgery.engine.merged import MergedTensors
 from surgery.engine.result import beside, versions
 from surgery.engine.stored import Stored, read_stored
-from surgery.engine.stream import Computed, cast, stream
+from surgery.engine.stream import stream
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
-from surgery.report.accounting import restructured
 
 CARD = """# {name}, merged
 
@@ -69,28 +66,27 @@ def merge(
     """
     with open_model(checkpoint, base=base, progress=progress) as source:
         stored = read_stored(source)
-        merging = _Merging(stored, _checked_steps(stored, steps))
+        steps = _checked_steps(stored, steps)
+        merged = MergedTensors(stored, stored.operations[len(stored.operations) - steps :])
         target = Path(out) if out is not None else beside(source, "merged")
         check_separate(source.directory, target)
         if isinstance(source, AdaptedSource):
             check_separate(source.base.directory, target)
         fingerprint = {
             "source": source.identity(),
-            "merge": merging.steps,
+            "merge": steps,
             "versions": versions(),
         }
         with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
-            stream(
-                source, transaction, merging.specs(), merging.blocks(), merging.compute, progress
-            )
+            stream(source, transaction, merged.specs(), merged.blocks(), merged.compute, progress)
             source.write_sidecars(transaction.staging)
             raw = source.config
             raw.pop("surgery", None)
-            left = stored.operations[: len(stored.operations) - merging.steps]
+            left = stored.operations[: len(stored.operations) - steps]
             if left:
                 raw["surgery"] = surgery_block(left)
             transaction.write_text("config.json", json.dumps(raw, indent=2) + "\n")
-            transaction.write_text("README.md", _card(stored, target.name, merging.steps))
+            transaction.write_text("README.md", _card(stored, target.name, steps))
             transaction.commit()
         return target
 
@@ -130,67 +126,3 @@ def _card(stored: Stored, name: str, steps: int) -> str:
         what = TUNED.format(adapter=stored.source.name, base=made_from) + what
     first = stored.operations[0].get("provenance", {}) if stored.operations else {}
     return CARD.format(name=name, what=what, source=first.get("source", made_from))
-
-
-class _Merging:
-    """What the last operations treated, block by block: attention blocks whole, maps alone.
-
-    Args:
-        stored: The checkpoint.
-        steps: How many operations go.
-    """
-
-    def __init__(self, stored: Stored, steps: int) -> None:
-        self.stored = stored
-        self.steps = steps
-        gone = stored.operations[len(stored.operations) - steps :]
-        paths = {path for operation in gone for path in operation["sites"]}
-        cut = {
-            path
-            for operation in gone
-            if operation["method"] == ABSORB_DECOMPOSE
-            for path in operation["sites"]
-        }
-        self._linears = {path: one for path, one in stored.linears.items() if path in paths}
-        self._sites = {site.path: site for site in stored.claims.sites if site.path in cut}
-        self._full: dict[str, SiteRanks] = {
-            path: full_ranks(site) for path, site in self._sites.items()
-        }
-
-    def blocks(self) -> dict[str, str]:
-        """Return which block each tensor that changes belongs to."""
-        found = {
-            name: path
-            for path, one in self._linears.items()
-            for name in self.stored.merged_tensors(one)
-        }
-        for path, site in self._sites.items():
-            found |= dict.fromkeys(site.tensors(), path)
-        return found
-
-    def specs(self) -> dict[str, list[TensorSpec]]:
-        """Return every tensor of the result, by shard; merged parts are gone."""
-        source = self.stored.source
-        gone = {name for one in self._linears.values() for name in one.parts.values()}
-        table = {name: (info.shape, 0) for name, info in source.infos.items()}
-        shapes = restructured(table, self._sites.values(), self._full)
-        return {
-            shard: [
-                TensorSpec(name, source.infos[name].dtype, shapes[name][0])
-                for name in names
-                if name not in gone
-            ]
-            for shard, names in source.shards.items()
-        }
-
-    def compute(self, path: str) -> Computed:
-        """Return a block's tensors as they will be written."""
-        if path in self._sites:
-            site = self._sites[path]
-            dense = read_site(self.stored.tensor, site, self.stored.ranks[path])
-            tensors = write_site(dense, site, self._full[path])
-        else:
-            names = self.stored.merged_tensors(self._linears[path])
-            tensors = {name: self.stored.tensor(name) for name in names}
-        infos = self.stored.source.infos
-        return Computed({name: cast(name, t, infos[name].dtype) for name, t in tensors.items()})
