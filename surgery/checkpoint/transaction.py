@@ -71,6 +71,7 @@ class Transaction:
         resume: Go on from what an interrupted run left; where it left nothing, start.
         force: Replace a target that is not empty, and drop what an interrupted run left
             (unless ``resume`` can use it).
+        keep: Whether what a failed run has done stays, to be resumed.
 
     Attributes:
         target: The resolved target.
@@ -89,8 +90,10 @@ class Transaction:
         *,
         resume: bool = False,
         force: bool = False,
+        keep: bool = True,
     ) -> None:
         self.target = target.resolve()
+        self._keep = keep
         self.staging = staging_path(self.target)
         self.resumed = False
         self._lock = DirectoryLock(self.staging)
@@ -217,7 +220,8 @@ class Transaction:
     ) -> None:
         self._journal.close()
         # A run that finished no step leaves nothing worth resuming.
-        self._leave(discard=not self._committed and not self._journal.entries)
+        kept = self._keep and bool(self._journal.entries)
+        self._leave(discard=not self._committed and not kept)
 
     def _contents(self) -> list[str]:
         return [path.name for path in self.staging.iterdir()] if self.staging.exists() else []

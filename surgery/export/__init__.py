@@ -1,1 +1,1 @@
-"""Results in other people's formats, and their small parts in ours."""
+"""The same model in other people's formats, written and then run there to compare."""

@@ -1,0 +1,144 @@
+"""What our own runtime computes of a checkpoint, on input that the package ships."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from surgery.checkpoint.source import TensorSource
+from surgery.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from surgery.evaluation.audio import Audio
+
+CLIPS = 2
+"""Embedded recordings that are compared on."""
+TOKENS = 32
+"""Longest prompt that a language model is compared on."""
+
+
+class Reference:
+    """A checkpoint as :func:`surgery.load` runs it, in float32 on the CPU; loaded when asked.
+
+    Args:
+        source: The opened checkpoint, or adapter on its base.
+    """
+
+    def __init__(self, source: TensorSource) -> None:
+        self.source = source
+
+    @cached_property
+    def model(self) -> Any:
+        """The model."""
+        from surgery.engine.dense import dense_directory
+        from surgery.engine.loading import load_opened
+
+        with dense_directory(self.source) as directory:
+            return load_opened(self.source, directory, dtype=torch.float32)
+
+    @cached_property
+    def hears(self) -> bool:
+        """Whether it is a Whisper."""
+        return bool(self.source.config["model_type"] == "whisper")
+
+    @cached_property
+    def words(self) -> Any | None:
+        """Processor of a Whisper, tokenizer of a language model; ``None`` where there is none."""
+        from surgery.engine.dense import dense_directory
+        from surgery.engine.measure import data_kind, read_processor
+
+        try:
+            with dense_directory(self.source) as directory:
+                return read_processor(directory, data_kind(self.source))
+        except CheckpointError:
+            return None
+
+    @cached_property
+    def clips(self) -> list[Audio]:
+        """Embedded recordings: mono float32 at 16 kHz, (samples,) each."""
+        from surgery.engine.measure import EMBEDDED_CLIPS, embedded
+        from surgery.evaluation.audio import SpeechFolder
+
+        with embedded(EMBEDDED_CLIPS) as folder:
+            speech = SpeechFolder.open(folder)
+            return [one.audio() for one in speech.utterances[:CLIPS]]
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Log-mel of :attr:`clips`, (clips, mel bins, frames); noise without a processor."""
+        from surgery.evaluation.transcribe import extract_features
+
+        config = self.model.config
+        if self.words is not None:
+            return extract_features(self.words, self.clips)
+        generator = torch.Generator().manual_seed(0)
+        shape = (CLIPS, config.num_mel_bins, 2 * config.max_source_positions)
+        return torch.randn(shape, generator=generator)
+
+    @cached_property
+    def heard(self) -> Tensor:
+        """The encoder's output of :attr:`features`, (clips, positions, d_model)."""
+        with torch.inference_mode():
+            output: Tensor = self.model.get_encoder()(self.features).last_hidden_state
+        return output
+
+    @cached_property
+    def texts(self) -> list[str] | None:
+        """What a Whisper hears in :attr:`clips`, greedily; ``None`` without a processor."""
+        from surgery.evaluation.transcribe import transcribe
+
+        if self.words is None:
+            return None
+        return transcribe(self.model, self.words, self.clips)
+
+    @cached_property
+    def prompt(self) -> Tensor:
+        """Token ids, (1, length): the sample text, or a decoder's start and ids without meaning."""
+        from surgery.engine.measure import embedded
+
+        config = self.model.config
+        limit = TOKENS
+        for name in ("max_target_positions", "max_position_embeddings", "n_positions"):
+            limit = min(limit, getattr(config, name, None) or limit)
+        if self.words is not None and not self.hears:
+            with embedded("sample.txt") as path:
+                ids: Tensor = self.words(path.read_text("utf-8"), return_tensors="pt")["input_ids"]
+            return ids[:, :limit]
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, config.vocab_size, (1, limit), generator=generator)
+        if self.hears:
+            ids[0, 0] = config.decoder_start_token_id
+        return ids
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """Logits (hidden states where there is no head) at :attr:`prompt`, (1, length, width).
+
+        A Whisper's decoder is told :attr:`prompt` on its first clip.
+        """
+        return outputs(self.model, self)
+
+
+def outputs(model: Any, reference: Reference) -> Tensor:
+    """Return what any transformers model makes of a reference's input, as float32.
+
+    See :attr:`Reference.outputs`.
+    """
+    with torch.inference_mode():
+        if reference.hears:
+            found = model(input_features=reference.features[:1], decoder_input_ids=reference.prompt)
+        else:
+            found = model(input_ids=reference.prompt)
+    first: Tensor = found[0]
+    return first.float()
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Return ‖ours − theirs‖ / ‖ours‖ in float64; infinite where theirs is not finite."""
+    ours, theirs = ours.double(), theirs.double()
+    if ours.shape != theirs.shape or not bool(theirs.isfinite().all()):
+        return float("inf")
+    return float((ours - theirs).norm() / ours.norm().clamp_min(torch.finfo(torch.float64).tiny))

@@ -1,0 +1,216 @@
+"""Export: check that it fits, write, run it where it is to run, and only then keep it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from surgery.checkpoint.transaction import Transaction, check_separate
+from surgery.engine.adapted import AdaptedSource, open_model
+from surgery.engine.result import beside, default_output, versions
+from surgery.engine.stored import read_stored
+from surgery.errors import UnsupportedModelError
+from surgery.events import Event, Progress, ignore
+from surgery.export.reference import Reference
+from surgery.export.target import Choice, Comparison, Fit, Target
+from surgery.export.targets import HOMES, target
+
+CARD = """# {name}
+
+{source}, exported for {title}: {form}.
+
+```{language}
+{usage}
+```
+{notes}"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        output: The directory that was written.
+        target: Name of the target.
+        title: The runtime as its users call it.
+        form: What was written, in a few words.
+        kept: Share of the parameters removed by surgery that stay removed, 0 to 1.
+        files: Bytes of every file, by name.
+        source_bytes: Bytes of the weights it was made from.
+        comparison: How it ran; ``None`` where it was not run.
+        notes: What else is worth knowing.
+        usage: Lines that load it.
+    """
+
+    output: Path
+    target: str
+    title: str
+    form: str
+    kept: float
+    files: dict[str, int]
+    source_bytes: int
+    comparison: Comparison | None
+    usage: str
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one target and one checkpoint go together; see :class:`surgery.export.target.Fit`.
+
+    Attributes:
+        target: Name of the target.
+        title: The runtime as its users call it.
+        fit: Whether it fits.
+        missing: Modules that are not installed here, for writing or comparing.
+        install: The command that installs them.
+    """
+
+    target: str
+    title: str
+    fit: Fit
+    missing: list[str]
+    install: str
+
+
+def export(
+    checkpoint: str | Path,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    base: str | Path | None = None,
+    quantization: str | None = None,
+    verify: bool = True,
+    force: bool = False,
+    progress: Progress = ignore,
+) -> Exported:
+    """Write a checkpoint in another runtime's format, and run it there.
+
+    Args:
+        checkpoint: What surgery wrote, an adapter, or any model it can read.
+        to: A target: ``hf``, ``ct2``, ``openai-whisper``, ``gguf``, ``ggml`` or ``peft``.
+        out: Result directory; ``<checkpoint>-<target>`` by default.
+        base: Of an adapter, its base, if it is not where it was; for ``peft``, the model that the
+            checkpoint was made from.
+        quantization: Type of the weights, by the target's own name.
+        verify: Run the result in its own runtime and compare, where that is installed.
+        force: Replace a result that is in the way.
+        progress: Called with :class:`surgery.events.Event`.
+
+    Raises:
+        UnsupportedModelError: The target cannot hold this checkpoint; the message says what can.
+        UsageError: There is no such target or quantization, or a package is missing.
+        SurgeryError: The result does not compute the same there. Nothing was written.
+    """
+    chosen = target(to)
+    choice = Choice(quantization, None if base is None else str(base))
+    chosen.check(choice)
+    with open_model(checkpoint, base=_of_adapter(chosen, base), progress=progress) as source:
+        stored = read_stored(source)
+        fit = chosen.fit(stored, choice)
+        if not fit.possible:
+            raise UnsupportedModelError(
+                f"{chosen.title} cannot hold this checkpoint",
+                where=source.name,
+                found=fit.form,
+                hint=fit.remedy or "see what fits with surgery export --list",
+            )
+        suffix = to if quantization is None else f"{to}-{quantization}"
+        if out is not None:
+            output = Path(out)
+        elif source.directory is None:
+            output = default_output(source, suffix)
+        else:
+            output = beside(source, suffix)
+        check_separate(source.directory, output)
+        if isinstance(source, AdaptedSource):
+            check_separate(source.base.directory, output)
+        fingerprint = {
+            "source": source.identity(),
+            "export": to,
+            "quantization": quantization,
+            "versions": versions(),
+        }
+        with Transaction(output, fingerprint, force=force, keep=False) as transaction:
+            notes = list(chosen.write(stored, choice, transaction, progress))
+            comparison = None
+            if verify:
+                comparison = _compare(
+                    chosen, Reference(source), transaction.staging, choice, notes, progress
+                )
+            usage = chosen.usage(output.name)
+            listed = "".join(f"\n- {note}" for note in notes)
+            transaction.write_text(
+                "README.md",
+                CARD.format(
+                    name=output.name,
+                    source=source.name,
+                    title=chosen.title,
+                    form=fit.form,
+                    language=chosen.language,
+                    usage=usage,
+                    notes=listed + "\n" if listed else "",
+                ),
+            )
+            transaction.commit()
+        return Exported(
+            output=output,
+            target=to,
+            title=chosen.title,
+            form=fit.form,
+            kept=fit.kept,
+            files={
+                path.relative_to(output).as_posix(): path.stat().st_size
+                for path in sorted(output.rglob("*"))
+                if path.is_file()
+            },
+            source_bytes=sum(info.nbytes for info in source.infos.values()),
+            comparison=comparison,
+            usage=chosen.usage(str(output)),
+            notes=notes,
+        )
+
+
+def export_routes(checkpoint: str | Path, *, base: str | Path | None = None) -> list[Route]:
+    """Say which targets a checkpoint fits, what each keeps of its savings, and what would fit.
+
+    Nothing is read but headers and configuration, and nothing is written.
+
+    Args:
+        checkpoint: As for :func:`export`.
+        base: Of an adapter, its base.
+    """
+    with open_model(checkpoint, base=base) as source:
+        stored = read_stored(source)
+        routes = []
+        for name in HOMES:
+            one = target(name)
+            missing = one.missing(comparing=False) + one.missing(comparing=True)
+            fit = one.fit(stored, Choice())
+            routes.append(Route(name, one.title, fit, list(dict.fromkeys(missing)), one.install))
+        return routes
+
+
+def _of_adapter(chosen: Target, base: str | Path | None) -> str | Path | None:
+    """Return the base an adapter is opened on: PEFT's base is the model behind the checkpoint."""
+    return None if chosen.name == "peft" else base
+
+
+def _compare(
+    chosen: Target,
+    reference: Reference,
+    staging: Path,
+    choice: Choice,
+    notes: list[str],
+    progress: Progress,
+) -> Comparison | None:
+    if missing := chosen.missing(comparing=True):
+        notes.append(
+            f"Not run in {chosen.title}: {', '.join(missing)} is not installed ({chosen.install})."
+        )
+        return None
+    progress(Event("Running it there", 0, 1, chosen.title))
+    comparison = chosen.compare(reference, staging, choice)
+    comparison.check(staging)
+    progress(Event("Running it there", 1, 1))
+    return comparison

@@ -1,0 +1,33 @@
+"""Every export target by name; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from surgery.errors import UsageError
+from surgery.export.target import Target
+
+HOMES = {
+    "hf": "surgery.export.hf:HuggingFace",
+    "ct2": "surgery.export.ct2:CTranslate2",
+    "openai-whisper": "surgery.export.openai_whisper:OpenAIWhisper",
+    "gguf": "surgery.export.gguf:Gguf",
+    "ggml": "surgery.export.ggml:Ggml",
+    "peft": "surgery.export.peft_target:Peft",
+}
+"""Name of each target, in the order they are listed, and the class that writes it."""
+
+
+def target(name: str) -> Target:
+    """Return the target of that name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in HOMES:
+        raise UsageError(
+            "There is no such export target", where="--to", found=name, expected=", ".join(HOMES)
+        )
+    module, _, kind = HOMES[name].partition(":")
+    made: Target = getattr(import_module(module), kind)()
+    return made
