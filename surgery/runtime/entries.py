@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import malformed
 from .parts import linear_method
@@ -31,7 +31,7 @@ def read_entry(where: str, method: str, entry: object) -> dict[str, Any]:
             raise malformed(where, key, f"{expected} ({method})")
     for key in form.counts:
         value = entry.get(key)
-        if not _is_count(value):
+        if not is_count(value):
             raise malformed(f"{where}.{key}", value, "a positive integer")
     for key in form.numbers:
         value = entry.get(key)
@@ -40,16 +40,17 @@ def read_entry(where: str, method: str, entry: object) -> dict[str, Any]:
             raise malformed(f"{where}.{key}", value, "a finite number")
     for key in form.sizes:
         value = entry.get(key)
-        if not isinstance(value, list) or not value or not all(_is_count(r) for r in value):
+        if not isinstance(value, list) or not value or not all(is_count(r) for r in value):
             raise malformed(f"{where}.{key}", value, "a list of positive integers")
     for key in form.places:
         value = entry.get(key)
-        if not _is_count(value) and not (type(value) is int and value == 0):
+        if not is_count(value) and not (type(value) is int and value == 0):
             raise malformed(f"{where}.{key}", value, "an integer from 0")
     return {key: list(entry[key]) if key in form.sizes else entry[key] for key in keys}
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value read from JSON is a positive integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -14,8 +14,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from .errors import LoadError
+from .families import family_swap
 from .manifest import read_manifest
-from .model import family_swap, restructured_class
+from .model import restructured_class
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -165,6 +166,9 @@ def _config(
     for name in ("fusion_config", "transformers_weights"):
         if name in raw:
             setattr(config, name, None)
+    # A class of this runtime saves no code beside itself, and so must not point to any.
+    if hasattr(config, "auto_map"):
+        del config.auto_map
     return config
 
 

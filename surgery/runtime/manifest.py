@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
-from .entries import read_entry
+from .entries import is_count, read_entry
 from .errors import LoadError, malformed
 from .frequencies import read_pairs
 from .heads import HeadLayout
@@ -51,7 +51,7 @@ def read_manifest(block: object) -> Manifest:
     if not isinstance(block, Mapping):
         raise malformed(where, block, "an object")
     version = block.get("format_version")
-    if not _is_count(version):
+    if not is_count(version):
         raise malformed(f"{where}.format_version", version, "a positive integer")
     if version > FORMAT_VERSION:
         raise LoadError(
@@ -99,7 +99,7 @@ def _read_site(where: str, site: object) -> HeadLayout:
     if not isinstance(site, Mapping):
         raise malformed(where, site, "an object")
     for name in SITE_NUMBERS:
-        if not _is_count(site.get(name)):
+        if not is_count(site.get(name)):
             raise malformed(f"{where}.{name}", site.get(name), "a positive integer")
     for name in SITE_RANKS:
         ranks = site.get(name)
@@ -141,7 +141,3 @@ def respelled(block: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, A
         for operation in block["operations"]
     ]
     return {**block, "operations": operations}
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -17,46 +17,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .errors import LoadError
-from .heads import HeadLayout
+from .families import family_swap
 from .linears import swap_linear
 from .manifest import FORMAT_VERSION, read_manifest, respelled
 from .parts import FLOAT32_PARTS
-
-Swap = Callable[[nn.Module, str, HeadLayout], None]
-
-MODEL_TYPES = ("bert", "gpt2", "llama", "mistral", "qwen2", "whisper")
-"""Families whose restructured attention this runtime runs."""
-
-
-def family_swap(model_type: str) -> Swap:
-    """Return the function that swaps one attention module of a family.
-
-    Raises:
-        LoadError: If the family is not one of :data:`MODEL_TYPES`.
-    """
-    # Imported on demand: each pulls in the family's own modelling file.
-    if model_type == "whisper":
-        from .whisper import swap_whisper
-
-        return swap_whisper
-    if model_type in ("llama", "mistral", "qwen2"):
-        from .rotary import swap_rotary
-
-        return swap_rotary
-    if model_type == "bert":
-        from .bert import swap_bert
-
-        return swap_bert
-    if model_type == "gpt2":
-        from .gpt2 import swap_gpt2
-
-        return swap_gpt2
-    raise LoadError(
-        "This runtime cannot run a restructured model of this family.",
-        where="config.json: model_type",
-        found=model_type,
-        expected="one of: " + ", ".join(MODEL_TYPES),
-    )
 
 
 class RestructuredModel:
@@ -92,7 +56,8 @@ class RestructuredModel:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class has no importable name: copies and pickles make it anew from the stock class.
-        return _blank, (type(self).__mro__[2],), self.__dict__
+        mro = type(self).__mro__
+        return _blank, (mro[mro.index(RestructuredModel) + 1],), self.__dict__
 
 
 def restructured_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
