@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from surgery.engine.absorb import absorb_decompose
     from surgery.engine.calibrate import Calibrate
     from surgery.engine.evaluate import evaluate
-    from surgery.engine.export_adapter import export_peft
     from surgery.engine.import_adapter import import_adapter
     from surgery.engine.inspect import inspect
     from surgery.engine.loading import load
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from surgery.engine.verify import verify
     from surgery.errors import SurgeryError
     from surgery.evaluation.results import Evaluation
+    from surgery.export.run import export_model, export_routes
     from surgery.methods.rules import (
         Energy,
         Lossless,
@@ -47,7 +47,8 @@ __version__ = VERSION
 _HOMES = {
     "absorb_decompose": "surgery.engine.absorb",
     "evaluate": "surgery.engine.evaluate",
-    "export_peft": "surgery.engine.export_adapter",
+    "export_model": "surgery.export.run",
+    "export_routes": "surgery.export.run",
     "import_adapter": "surgery.engine.import_adapter",
     "inspect": "surgery.engine.inspect",
     "load": "surgery.engine.loading",
@@ -90,7 +91,8 @@ __all__ = [
     "__version__",
     "absorb_decompose",
     "evaluate",
-    "export_peft",
+    "export_model",
+    "export_routes",
     "import_adapter",
     "inspect",
     "load",

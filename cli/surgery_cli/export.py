@@ -1,70 +1,118 @@
-"""``surgery export``: a checkpoint's small parts in another library's format."""
+"""``surgery export``: a checkpoint in another runtime's format, run there before it is kept."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from surgery.errors import UsageError
 from surgery_cli import common
 from surgery_cli.session import session
+
+if TYPE_CHECKING:
+    from surgery.export.run import Exported
 
 EXAMPLES = """
 [bold]Examples[/bold]
 
+surgery export checkpoints/pruned --list                    what fits, and what it would keep
+
+surgery export checkpoints/pruned --to ct2                  for faster-whisper
+
+surgery export checkpoints/pruned --to ct2 --quantization int8 -o fast
+
+surgery export checkpoints/my-llama-pruned --to gguf        for llama.cpp
+
 surgery export checkpoints/my-llama-sorsa --to peft --base ./my-llama
-
-surgery export ./hra-checkpoint --to peft -o adapter        the base found by its name
-
-surgery export ./pruned-and-split --to peft --base ./pruned
 """
 
 
-class Target(StrEnum):
+class To(StrEnum):
     """Whose format."""
 
+    hf = "hf"
+    ct2 = "ct2"
+    openai_whisper = "openai-whisper"
+    gguf = "gguf"
+    ggml = "ggml"
     peft = "peft"
 
 
 def command(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint that surgery wrote.")],
-    to: Annotated[
-        Target, typer.Option(help="peft: an adapter on the original model (SORSA, PiSSA, HRA).")
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint or adapter that surgery wrote, or any model.")
     ],
+    to: Annotated[
+        To | None,
+        typer.Option(
+            help="transformers without remote code, CTranslate2 and faster-whisper, "
+            "openai-whisper, llama.cpp, whisper.cpp, or PEFT."
+        ),
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show which targets fit this checkpoint; write nothing.")
+    ] = False,
+    quantization: Annotated[
+        str | None,
+        typer.Option("--quantization", "-q", help="Type of the weights, as the target calls it."),
+    ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="The model that was operated on; default: looked up by its name."),
+        typer.Option(
+            help="peft: the model that was operated on. An adapter: its base. "
+            "Default: looked up by its name."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Where to write; default: <name>-peft.")
+        Path | None, typer.Option("-o", "--out", help="Where to write; default: <name>-<target>.")
     ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not run the result in its own runtime.")
+    ] = False,
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
-    """Write small parts as an adapter: rank 2r LoRA for a split of rank r, HRA as it is."""
-    del to  # one target so far
+    """Write a checkpoint for another runtime, run it there, and compare."""
     with session(as_json) as (screen, progress):
         import surgery
 
-        made = surgery.export_peft(checkpoint, out, base=base, force=force, progress=progress)
-        screen.emit(
-            json.dumps(
-                {
-                    "output": str(made.output),
-                    "kind": made.kind,
-                    "base": made.base,
-                    "modules": made.modules,
-                    "parameters": made.parameters,
-                    "worst_error": made.worst,
-                },
-                indent=2,
+        if listed == (to is not None):
+            raise UsageError(
+                "Say where the checkpoint is to run, or ask what fits it",
+                where="--to",
+                found="--to and --list" if listed else "neither --to nor --list",
+                expected=f"--to {'|'.join(To)}, or --list",
             )
+        if to is None:
+            routes = surgery.export_routes(checkpoint, base=base)
+            screen.emit(json.dumps([asdict(route) for route in routes], indent=2))
+            if not as_json:
+                from surgery_cli.render_export import routes_view
+
+                screen.show(routes_view(routes))
+            return
+        made = surgery.export_model(
+            checkpoint,
+            to.value,
+            out,
+            base=base,
+            quantization=quantization,
+            verify=not no_verify,
+            force=force,
+            progress=progress,
         )
-    screen.show(
-        f"{made.kind} adapter of {made.modules} modules, {made.parameters:,} parameters: "
-        f"{made.output}\nLargest relative difference of a weight: {made.worst:.1e}\n"
-        f"It belongs on {made.base}."
-    )
+        screen.emit(_document(made))
+    if not as_json:
+        from surgery_cli.render_export import exported_view
+
+        screen.show(exported_view(made))
+
+
+def _document(made: Exported) -> str:
+    fields = {**asdict(made), "output": str(made.output)}
+    return json.dumps(fields, indent=2)

@@ -73,7 +73,7 @@ class Route:
     install: str
 
 
-def export(
+def export_model(
     checkpoint: str | Path,
     to: str,
     out: str | Path | None = None,

@@ -1,0 +1,62 @@
+"""What the screen shows of exports: which targets fit, what was written, and how it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from surgery.report.wording import amount, percent, printable, scientific
+from surgery_cli.tables import capped, remarks, table
+
+if TYPE_CHECKING:
+    from surgery.export.run import Exported, Route
+
+
+def routes_view(routes: Sequence[Route]) -> RenderableType:
+    """Show every target: whether it fits, how much of the savings stays, and what would do."""
+    shown = table("--to", "runs in", "savings kept", left=3)
+    shown.add_column("form", overflow="fold")
+    remedies: list[tuple[str, str]] = []
+    for route in routes:
+        fit = route.fit
+        if not fit.possible:
+            kept = Text("does not fit", style="red")
+        elif fit.kept > 0:
+            kept = Text(percent(fit.kept), style="green")
+        else:
+            kept = Text("none", style="yellow")
+        shown.add_row(route.target, printable(route.title), kept, printable(fit.form))
+        if fit.remedy:
+            remedies.append((route.target, fit.remedy))
+        if route.missing:
+            remedies.append((route.target, f"not installed here; {route.install}"))
+    parts: list[RenderableType] = [capped(shown)]
+    if remedies:
+        parts += ["", remarks(remedies)]
+    return Group(*parts)
+
+
+def exported_view(made: Exported) -> RenderableType:
+    """Show what one export wrote, how it ran, and how to load it."""
+    size, before = sum(made.files.values()), made.source_bytes
+    lines = [
+        ("Written", f"{made.form}: {amount(size, 'bytes')}, of {amount(before, 'bytes')}"),
+        ("Savings kept", percent(made.kept) if made.kept else "none at run time"),
+    ]
+    if made.comparison is not None:
+        one = made.comparison
+        error = (
+            "the same text" if one.error is None else f"relative difference {scientific(one.error)}"
+        )
+        lines.append((f"Run in {one.runtime}", f"{error} ({one.what})"))
+    lines += [("Note", note) for note in made.notes]
+    return Group(
+        Text(f"Exported for {made.title}", style="bold"),
+        remarks(lines),
+        "",
+        Text(f"Written to {made.output}. Load it with:"),
+        Text(made.usage, style="cyan"),
+    )
