@@ -1,0 +1,162 @@
+"""What every export does, whatever the target: check, write, run it there, then keep it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import surgery
+from surgery.checkpoint.transaction import Transaction
+from surgery.engine.stored import Stored
+from surgery.errors import SurgeryError, TargetError, UnsupportedModelError, UsageError
+from surgery.events import Progress
+from surgery.export.reference import Reference, difference
+from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
+from surgery.export.targets import HOMES
+from surgery_cli.main import app
+from tests.engine.support import contents, save_tiny
+
+
+class Notebook(Target):
+    """Writes a model's name on a page, and reads it back."""
+
+    name = "notebook"
+    title = "A notebook"
+    extra = "paper"
+    quantizations = ("ink", "pencil")
+    error = 0.0
+
+    def fit(self, stored: Stored, choice: Choice) -> Fit:
+        if stored.family.model_type == "bert":
+            return refused("too long for a page", remedy="--to shelf")
+        return fits("its name", kept=0.25, remedy="write smaller")
+
+    def write(
+        self, stored: Stored, choice: Choice, transaction: Transaction, progress: Progress
+    ) -> Sequence[str]:
+        transaction.record("a step")  # which a run that may be resumed would keep
+        transaction.write_text("page.txt", f"{choice.quantization}: {stored.source.name}")
+        return ["The page is thin."]
+
+    def compare(self, reference: Reference, directory: Path, choice: Choice) -> Comparison:
+        text = (directory / "page.txt").read_text("utf-8")
+        differing = None if text.endswith(reference.source.name) else (reference.source.name, text)
+        return Comparison("Notebook 1.0", "a name", self.error, 1e-3, differing)
+
+    def usage(self, place: str) -> str:
+        return f"read({place!r})"
+
+
+@pytest.fixture(autouse=True)
+def _notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HOMES, "notebook", f"{__name__}:Notebook")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_tiny("llama", tmp_path / "model")
+
+
+def test_an_export_is_written_run_and_described(model: Path) -> None:
+    made = surgery.export_model(model, "notebook")
+    assert made.output == model.with_name("model-notebook")
+    assert set(made.files) == {"page.txt", "README.md"}
+    assert made.comparison == Comparison("Notebook 1.0", "a name", 0.0, 1e-3)
+    assert (made.kept, made.notes) == (0.25, ["The page is thin."])
+    card = (made.output / "README.md").read_text("utf-8")
+    assert "read('model-notebook')" in card and "The page is thin." in card
+
+
+@pytest.mark.parametrize("error", [0.5, float("nan")])
+def test_what_computes_something_else_is_not_kept(
+    model: Path, monkeypatch: pytest.MonkeyPatch, error: float
+) -> None:
+    monkeypatch.setattr(Notebook, "error", error)
+    before = contents(model.parent)
+    with pytest.raises(SurgeryError, match="does not compute what the checkpoint computes"):
+        surgery.export_model(model, "notebook")
+    assert contents(model.parent) == before
+    made = surgery.export_model(model, "notebook", verify=False)
+    assert made.comparison is None and (made.output / "page.txt").exists()
+
+
+def test_what_says_something_else_is_not_kept(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Notebook, "compare", lambda *_: Comparison("Notebook", "a text", differing=("one", "two"))
+    )
+    with pytest.raises(SurgeryError, match="does not say") as caught:
+        surgery.export_model(model, "notebook")
+    assert (caught.value.expected, caught.value.found) == ("'one'", "'two'")
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
+    bert = save_tiny("bert", tmp_path / "bert")
+    with pytest.raises(UnsupportedModelError, match="cannot hold") as caught:
+        surgery.export_model(bert, "notebook")
+    assert (caught.value.found, caught.value.hint) == ("too long for a page", "--to shelf")
+    assert sorted(tmp_path.iterdir()) == [bert]
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notebook, "runs_with", ("no_such_reader",))
+    made = surgery.export_model(model, "notebook", quantization="pencil")
+    assert made.comparison is None and made.output.name == "model-notebook-pencil"
+    assert "no_such_reader is not installed (pip install 'model-surgery[paper]')" in made.notes[-1]
+    monkeypatch.setattr(Notebook, "writes_with", ("no_such_writer",))
+    with pytest.raises(UsageError, match="not installed") as caught:
+        surgery.export_model(model, "notebook", force=True)
+    assert caught.value.hint == "pip install 'model-surgery[paper]'"
+
+
+def test_what_is_in_the_way_stays(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "taken"
+    target.mkdir()
+    (target / "thesis.tex").write_text("years of work")
+    with pytest.raises(TargetError, match="not empty"):
+        surgery.export_model(model, "notebook", target)
+    with pytest.raises(SurgeryError):
+        surgery.export_model(model, "notebook", model, force=True)
+    assert contents(target) == {"thesis.tex": b"years of work"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--to", "hf", "--list"], "ask what fits"),
+        ([], "ask what fits"),
+        (["--to", "ct2", "--quantization", "int3"], "quantization"),
+    ],
+)
+def test_a_wrong_turn_on_the_command_line_is_told(
+    model: Path, arguments: list[str], told: str
+) -> None:
+    result = CliRunner().invoke(app, ["export", str(model), *arguments, "--json"])
+    assert result.exit_code == 2
+    assert told in json.dumps(json.loads(result.stdout))
+
+
+def test_every_target_says_whether_it_fits(model: Path) -> None:
+    before = contents(model)
+    result = CliRunner().invoke(app, ["export", str(model), "--list", "--json"])
+    assert result.exit_code == 0, result.output
+    routes = {route["target"]: route for route in json.loads(result.stdout)}
+    assert list(routes) == list(HOMES)
+    assert routes["notebook"]["fit"]["remedy"] == "write smaller"
+    assert not routes["ct2"]["fit"]["possible"]
+    shown = CliRunner().invoke(app, ["export", str(model), "--list"], env={"COLUMNS": "100"})
+    assert "does not fit" in shown.output and "write smaller" in shown.output
+    assert contents(model) == before
+
+
+def test_a_difference_is_relative_and_never_a_pass_by_accident() -> None:
+    ours = torch.tensor([3.0, 4.0])
+    assert difference(ours, torch.tensor([3.0, 4.5])) == pytest.approx(0.1)
+    assert difference(ours, torch.tensor([3.0, float("nan")])) == float("inf")
+    assert difference(ours, torch.tensor([3.0])) == float("inf")
