@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.engine.adapted import AdaptedSource, open_model
 from surgery.engine.block import Operation, surgery_block
 from surgery.engine.merged import MergedTensors
-from surgery.engine.result import beside, versions
+from surgery.engine.result import beside, versions, write_config
 from surgery.engine.stored import Stored, read_stored
 from surgery.engine.stream import stream
 from surgery.errors import UsageError
@@ -85,7 +84,7 @@ def merge(
             left = stored.operations[: len(stored.operations) - steps]
             if left:
                 raw["surgery"] = surgery_block(left)
-            transaction.write_text("config.json", json.dumps(raw, indent=2) + "\n")
+            write_config(transaction, raw)
             transaction.write_text("README.md", _card(stored, target.name, steps))
             transaction.commit()
         return target

@@ -20,6 +20,7 @@ from surgery.engine.block import Operation, surgery_block
 from surgery.engine.measure import check_data, measure
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Progress
+from surgery.export.remote_code import FILE, place_code
 from surgery.report.model import Report
 from surgery.report.serialise import from_json, to_json
 from surgery.version import VERSION
@@ -214,7 +215,7 @@ def _run(
         if options.dtype is not None:
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = options.dtype
         config["surgery"] = surgery_block([*surgery.before, operation])
-        transaction.write_text("config.json", json.dumps(config, indent=2) + "\n")
+        write_config(transaction, config)
         _verify_staged(surgery.specs(), transaction.staging)
         report = surgery.report(sha256, str(target))
         measured = measure(source, transaction.staging, data, progress)
@@ -243,6 +244,14 @@ def _verify_staged(planned: Mapping[str, list[TensorSpec]], staging: Path) -> No
                 where=staging,
                 hint="run again; if it happens again, this is a bug worth reporting",
             )
+
+
+def write_config(transaction: Transaction, config: dict[str, Any]) -> None:
+    """Write config.json, and the modelling file where operations are left in the weights."""
+    code = place_code(config)
+    if code is not None:
+        transaction.write_text(FILE, code)
+    transaction.write_text("config.json", json.dumps(config, indent=2) + "\n")
 
 
 def write_views(report: Report, transaction: Transaction) -> None:

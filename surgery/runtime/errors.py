@@ -1,4 +1,4 @@
-"""The one error of the runtime. Its source may travel inside a checkpoint, so it stands alone."""
+"""The one error of the runtime. Its source travels inside checkpoints, so it stands alone."""
 
 from __future__ import annotations
 

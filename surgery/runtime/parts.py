@@ -15,7 +15,8 @@ that the map is the original one, to the rounding of the weight.
 | core     | ``(x Wᵀ + b) Cᵀ``, C square blocks          | core_blocks (Σ r²)                 |
 | diagonal | ``(x Wᵀ + b) Cᵀ``, C diagonal               | singular_values (Σ r / shared)     |
 
-The last two stand behind the map, bias included, on some of its outputs; merging changes the bias.
+The last two stand behind the map, bias included, on some of its outputs: merging changes the bias
+too.
 """
 
 from __future__ import annotations
