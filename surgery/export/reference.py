@@ -106,7 +106,8 @@ class Reference:
         if self.words is not None and not self.hears:
             with embedded("sample.txt") as path:
                 ids: Tensor = self.words(path.read_text("utf-8"), return_tensors="pt")["input_ids"]
-            return ids[:, :limit]
+            if ids.shape[1] > 0 and int(ids.max()) < config.vocab_size:  # its own tokenizer
+                return ids[:, :limit]
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, config.vocab_size, (1, limit), generator=generator)
         if self.hears:
