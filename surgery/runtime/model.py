@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from .errors import LoadError
 from .families import family_swap
@@ -90,7 +90,9 @@ def _subclass(stock: Any) -> type:
             *FLOAT32_PARTS,
         },
     }
-    return type(stock.__name__, (RestructuredModel, stock), body)
+    # Named among the bases, or an auto class would make a new subclass of it at every loading.
+    generating = (GenerationMixin,) if issubclass(stock, GenerationMixin) else ()
+    return type(stock.__name__, (RestructuredModel, stock, *generating), body)
 
 
 def _blank(stock: type[PreTrainedModel]) -> PreTrainedModel:
