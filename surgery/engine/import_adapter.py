@@ -19,7 +19,7 @@ from surgery.engine.small_parts import SmallParts
 from surgery.engine.stored import Stored, read_stored
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Progress, ignore
-from surgery.export.peft import WEIGHTS, Adapter, read_adapter
+from surgery.export.peft_format import WEIGHTS, Adapter, read_adapter
 from surgery.methods import Adopted
 from surgery.report.model import Report
 

@@ -217,7 +217,6 @@ def test_whoever_needs_a_checkpoint_says_to_merge_first(made: Path) -> None:
         lambda: surgery.split(tuned, made / "x", rank=2),
         lambda: surgery.reparam(tuned, made / "x", method="hra"),
         lambda: surgery.absorb_decompose(tuned, made / "x"),
-        lambda: surgery.export_peft(tuned, made / "x"),
         lambda: surgery.inspect(tuned),
         lambda: surgery.inspect(tuned / "adapter.safetensors"),
     ):

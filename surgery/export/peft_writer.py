@@ -13,7 +13,7 @@ from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.parallel import map_ahead
 from surgery.engine.stored import Stored, TreatedLinear
 from surgery.events import Event, Progress
-from surgery.export.peft import CONFIG, WEIGHTS, adapter_config, config_text, tensor_names
+from surgery.export.peft_format import CONFIG, WEIGHTS, adapter_config, config_text, tensor_names
 from surgery.linalg import truncated_svd
 
 TIGHT = 1e-8  # what was split off has its rank exactly, but for the rounding of the rest

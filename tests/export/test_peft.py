@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 import torch
 
 import surgery
+from surgery.checkpoint.resolve import resolve
 from surgery.errors import CheckpointError, TargetError, UnsupportedModelError, UsageError
+from surgery.training.adapter import write_adapter
 from tests.engine.support import run, save_tiny
 from tests.engine.test_small_parts import ROUNDING, all_roles, perturb
 from tests.models import model_class, tiny_model
@@ -54,7 +58,7 @@ def test_a_trained_split_is_a_lora_of_twice_the_rank_on_the_original(
 ) -> None:
     source = save_tiny(name, tmp_path / "source", dtype=dtype)
     checkpoint = tuned(source, tmp_path, dtype, method=method, rank=4, targets=all_roles(name))
-    made = surgery.export_peft(checkpoint, tmp_path / "adapter", base=source)
+    made = surgery.export_model(checkpoint, "peft", tmp_path / "adapter", base=source)
 
     adapted = with_peft(stock(name, source), tmp_path / "adapter")
     config = adapted.peft_config["default"]
@@ -64,8 +68,12 @@ def test_a_trained_split_is_a_lora_of_twice_the_rank_on_the_original(
     allowed = 2e-5 if dtype == "fp32" else 8 * ROUNDING[dtype]
     assert relative_error(run(adapted), expected) <= allowed
     assert relative_error(run(stock(name, source)), expected) > 1e-2
-    assert made.worst <= (1e-6 if dtype == "fp32" else 2 * ROUNDING[dtype])
-    assert made.parameters == sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n)
+    count = sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n)
+    modules = len({n.partition(".lora_")[0] for n, _ in adapted.named_parameters() if "lora_" in n})
+    what, worst, on = made.notes
+    assert what == f"LORA adapter of {modules} modules, {count:,} parameters."
+    assert float(worst.split()[-1][:-1]) <= (1e-6 if dtype == "fp32" else 2 * ROUNDING[dtype])
+    assert on == f"It belongs on {source.name}." and made.comparison is not None
 
 
 @pytest.mark.parametrize("init", ["pissa", True])
@@ -132,7 +140,7 @@ def test_two_adapters_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_hra_crosses_over_in_both_directions(name: str, tmp_path: Path) -> None:
     source = save_tiny(name, tmp_path / "source")
     checkpoint = tuned(source, tmp_path, "fp32", method="hra", reflections=4)
-    surgery.export_peft(checkpoint, tmp_path / "adapter", base=source)
+    surgery.export_model(checkpoint, "peft", tmp_path / "adapter", base=source)
     adapted = with_peft(stock(name, source), tmp_path / "adapter")
     expected = run(surgery.load(checkpoint))
     assert relative_error(run(adapted), expected) <= 1e-5
@@ -159,7 +167,9 @@ def test_hra_that_peft_trained_comes_back_with_its_logits(
 def test_a_lora_wider_than_its_maps_comes_back(tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "source")
     checkpoint = tuned(source, tmp_path, "fp32", method="sorsa", rank=12, targets=["k", "v"])
-    surgery.export_peft(checkpoint, tmp_path / "adapter", base=source)  # rank 24 on 16 × 32
+    surgery.export_model(
+        checkpoint, "peft", tmp_path / "adapter", base=source
+    )  # rank 24 on 16 × 32
     surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "back")
     expected = run(surgery.load(checkpoint))
     assert relative_error(run(surgery.load(tmp_path / "back")), expected) <= 1e-5
@@ -168,7 +178,7 @@ def test_a_lora_wider_than_its_maps_comes_back(tmp_path: Path) -> None:
 def test_peft_starts_hra_where_we_do(tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "source")
     surgery.reparam(source, tmp_path / "out", method="hra", reflections=4)
-    surgery.export_peft(tmp_path / "out", tmp_path / "adapter", base=source)
+    surgery.export_model(tmp_path / "out", "peft", tmp_path / "adapter", base=source)
     adapted = with_peft(stock("llama", source), tmp_path / "adapter")
     assert relative_error(run(adapted), run(stock("llama", source))) <= 1e-5
 
@@ -176,14 +186,30 @@ def test_peft_starts_hra_where_we_do(tmp_path: Path) -> None:
 def test_what_peft_has_no_form_for_is_refused(tmp_path: Path) -> None:
     source = save_tiny("gpt2", tmp_path / "source")
     surgery.reparam(source, tmp_path / "goft", method="goft")
-    with pytest.raises(UsageError, match="no form for goft"):
-        surgery.export_peft(tmp_path / "goft", tmp_path / "adapter", base=source)
+    with refused_for("no form for goft"):
+        surgery.export_model(tmp_path / "goft", "peft", tmp_path / "adapter", base=source)
     surgery.reparam(source, tmp_path / "hra", method="hra")
-    with pytest.raises(UnsupportedModelError, match="cannot hold"):
-        surgery.export_peft(tmp_path / "hra", tmp_path / "adapter", base=source)
-    with pytest.raises(UsageError, match="no small parts"):
-        surgery.export_peft(source, tmp_path / "adapter", base=source)
+    with refused_for("holds no transposed map"):
+        surgery.export_model(tmp_path / "hra", "peft", tmp_path / "adapter", base=source)
+    with refused_for("no small parts"):
+        surgery.export_model(source, "peft", tmp_path / "adapter", base=source)
     assert not (tmp_path / "adapter").exists()
+
+
+def test_what_tune_keeps_apart_is_exported_and_nothing_is_left_out(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    surgery.split(source, tmp_path / "base", rank=2, targets=["q", "down"])
+    with resolve(str(tmp_path / "base")) as base:
+        parts = {name: 1.5 * base.tensor(name) for name in base.infos if ".sorsa_s" in name}
+        norm = {"model.norm.weight": 1.5 * base.tensor("model.norm.weight")}
+        for place, trained in (("tuned", parts), ("more", parts | norm)):
+            (tmp_path / place).mkdir()
+            write_adapter(tmp_path / place, trained, base=base, method="sorsa")
+    surgery.export_model(tmp_path / "tuned", "peft", tmp_path / "adapter", base=source)
+    adapted = with_peft(stock("llama", source), tmp_path / "adapter")
+    assert relative_error(run(adapted), run(surgery.load(tmp_path / "tuned"))) <= 1e-5
+    with refused_for("model.norm.weight"):
+        surgery.export_model(tmp_path / "more", "peft", tmp_path / "x", base=source)
 
 
 def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> None:
@@ -191,7 +217,7 @@ def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> Non
     other = save_tiny("llama", tmp_path / "other", seed=1)
     surgery.split(source, tmp_path / "out", rank=2)
     with pytest.raises(CheckpointError, match="not the model that was operated on"):
-        surgery.export_peft(tmp_path / "out", tmp_path / "adapter", base=other)
+        surgery.export_model(tmp_path / "out", "peft", tmp_path / "adapter", base=other)
     assert not (tmp_path / "adapter").exists()
 
 
@@ -233,6 +259,13 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not have"):
         other = save_tiny("bert", tmp_path / "bert")
         surgery.import_adapter(other, tmp_path / "adapter", tmp_path / "out")
+
+
+@contextmanager
+def refused_for(reason: str) -> Iterator[None]:
+    with pytest.raises(UnsupportedModelError, match="PEFT cannot hold") as caught:
+        yield
+    assert reason in str(caught.value.found) and caught.value.hint
 
 
 def modules_of(name: str) -> list[str]:
