@@ -25,8 +25,12 @@ DENSE = """The dense form of a checkpoint that was operated on with model-surger
 small parts merged into their weights, zeros where vectors were cut. It computes what that
 checkpoint computes, loads without the package, and saves nothing at run time."""
 PARTLY = """The last operations ({steps}) of a checkpoint made with model-surgery, merged back: it
-computes what that checkpoint computes. Still in place: {left}. Load it with `surgery.load`."""
-WHOLE = """In place: {left}. Load it with `surgery.load`."""
+computes what that checkpoint computes. Still in place: {left}.
+
+Load it with `surgery.load`, or by transformers alone with `trust_remote_code=True`."""
+WHOLE = """In place: {left}.
+
+Load it with `surgery.load`, or by transformers alone with `trust_remote_code=True`."""
 TUNED = """What was trained in {adapter} is in the weights of its base, {base}.
 
 """

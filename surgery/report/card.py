@@ -60,6 +60,8 @@ def to_card(report: Report) -> str:
             sentence=sentence(report),
             measurements=measured_rows(report),
             options=option_items(report),
+            carried=report.tuning is None,  # an adapter is no model
+            untrusted=_untrusted(report),
             **context,
         )
     )
@@ -127,6 +129,15 @@ def _tuning(report: Report, tuning: Tuning) -> tuple[str, dict[str, Any]]:
         "columns": moved_columns(tuning.moved),
         "rows": moved_rows(tuning.moved),
     }
+
+
+def _untrusted(report: Report) -> str:
+    """Return what transformers makes of the result where it may not run code from it."""
+    if is_linear(report):
+        return "Without that argument transformers leaves the small parts out, and only warns."
+    if is_pruned(report):
+        return "Without that argument transformers refuses the reduced shapes."
+    return ""
 
 
 def _front_matter(report: Report) -> dict[str, Any]:

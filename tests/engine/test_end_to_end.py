@@ -112,9 +112,9 @@ def test_a_result_runs_as_its_dense_form_and_saves_what_it_says(
     shapes = {key: (value.shape, value.dtype) for key, value in before.items()}
     assert {key: (value.shape, value.dtype) for key, value in dense.items()} == shapes
     assert config_of(merged) == config_of(source)
-    weights = sorted(path.name for path in source.glob("model*"))
-    assert sorted(path.name for path in out.glob("model*")) == weights
-    assert sorted(path.name for path in merged.glob("model*")) == weights
+    weights = sorted(path.name for path in source.glob("model[.-]*"))
+    assert sorted(path.name for path in out.glob("model[.-]*")) == weights
+    assert sorted(path.name for path in merged.glob("model[.-]*")) == weights
 
     # Nothing but attention was touched.
     attention = ("attn", "attention")
