@@ -87,7 +87,9 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, nargs="+", required=True)
     parser.add_argument("--fractions", type=percent, nargs="+", default=[0.125, 0.25, 0.464])
     parser.add_argument("--calibrate", help="recordings to calibrate on")
-    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS)
+    parser.add_argument(
+        "--layouts", nargs="+", default=["ragged", "block", "tied"], choices=LAYOUTS
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--clips", type=int, help="only so many of each digit folder")
     parser.add_argument("--device", default="cpu")

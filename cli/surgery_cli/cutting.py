@@ -22,6 +22,7 @@ class Layout(StrEnum):
     ragged = "ragged"
     block = "block"
     tied = "tied"
+    model = "model"
 
 
 class Of(StrEnum):
@@ -151,7 +152,7 @@ LayoutOption = Annotated[
     Layout,
     typer.Option(
         help="ragged: every head its own ranks. block: one QK and one VO rank a block. "
-        "tied: one rank a block.",
+        "tied: one rank a block. model: one QK and one VO rank for all blocks.",
         rich_help_panel=_WHAT,
     ),
 ]

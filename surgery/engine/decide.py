@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from surgery.architectures.ranks import SiteRanks
 from surgery.calibration.sensitivity import Trials
 from surgery.calibration.witness import unit_of
 from surgery.engine.calibration_run import CalibrationRun
 from surgery.engine.decompose import Spill, decompose_sites, spectra_of
-from surgery.engine.plan import Plan
+from surgery.engine.plan import Plan, SitePlan
 from surgery.engine.pricing import Pricing
 from surgery.engine.ranks import plan_ranks, site_ranks
 from surgery.engine.search import search
@@ -22,8 +22,10 @@ from surgery.methods import (
     MaxError,
     MaxWerIncrease,
     Pair,
+    PairDecomposition,
     SiteDecomposition,
     SiteSpectra,
+    share_frequencies,
 )
 from surgery.report.calibration import Calibration, SearchStep, Sensitivity
 
@@ -58,6 +60,8 @@ def price(
         What any budget costs, and the trials that say so.
     """
     found = dict(decompose_sites(plan, spill, progress, lambda: run.moments))
+    if plan.options.layout == "model":
+        found = _of_one_model(found)
     decompositions = {each.site.path: result for each, result in found.items()}
     trials = run.trials(decompositions)
     spectra: dict[str, SiteSpectra] = {
@@ -109,6 +113,21 @@ def decide(
     )
     found = pricing.decompositions
     return Decision(found, site_ranks(plan, chosen, found), told)
+
+
+def _of_one_model(
+    found: Mapping[SitePlan, SiteDecomposition],
+) -> dict[SitePlan, SiteDecomposition]:
+    """Make all heads that lose frequencies lose the same ones."""
+    shared = dict(found)
+    rotary: dict[int, dict[SitePlan, PairDecomposition]] = {}
+    for each, result in found.items():
+        if result.qk is not None and result.qk.frequencies is not None:
+            rotary.setdefault(each.site.head_dim, {})[each] = result.qk
+    for blocks in rotary.values():
+        for each, part in zip(blocks, share_frequencies([*blocks.values()]), strict=True):
+            shared[each] = replace(found[each], qk=part)
+    return shared
 
 
 def _curves(trials: Trials, path: str) -> dict[Pair, DamageCurve | None]:

@@ -49,7 +49,7 @@ class Options:
 
     Attributes:
         rule: Where to cut; ``None`` takes the preset of the model.
-        layout: Which heads share a rank: ``ragged``, ``block`` or ``tied``.
+        layout: Which heads share a rank: ``ragged``, ``block``, ``tied`` or ``model``.
         scope: Which attention blocks; ``None`` takes the preset's (lossless: all).
         pairs: ``qk``, ``vo`` or both; ``None`` takes the preset's (else both).
         multiple: Ranks are multiples of this, or full.

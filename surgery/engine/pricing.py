@@ -12,7 +12,6 @@ from surgery.engine.plan import Plan
 from surgery.engine.ranks import budget_base, plan_ranks
 from surgery.errors import UsageError
 from surgery.methods import (
-    LAYOUTS,
     PAIRS,
     Layout,
     Ranks,
@@ -26,6 +25,9 @@ from surgery.report.calibration import Price
 
 BUDGETS = tuple(number / 16 for number in range(1, 13))
 """Fractions of the attention in scope on a price curve."""
+
+COMPARED: tuple[Layout, ...] = ("ragged", "block", "tied")
+"""Layouts whose ranks differ between blocks: their price curves are drawn together."""
 
 TRIED = (0.125, 0.25, 0.375, 0.5, 0.625)
 """Those of them that are tried on the running model."""
@@ -113,17 +115,21 @@ class Pricing:
     def curve(self, *, measure: bool) -> list[Price]:
         """Return the price of every budget under every layout that can be had.
 
+        One rank for the whole model has a curve of its own: under RoPE its heads keep other
+        frequencies than they would each for itself.
+
         Args:
             measure: Try some budgets of the plan's own layout on the running model, too.
         """
         prices: list[Price] = []
-        for layout in LAYOUTS:
+        own = self.plan.options.layout
+        for layout in COMPARED if own in COMPARED else (own,):
             for fraction in BUDGETS:
                 try:
                     ranks = self.ranks(fraction, layout)
                 except UsageError:  # this layout, or so much, cannot be had
                     break
-                tried = measure and layout == self.plan.options.layout and fraction in TRIED
+                tried = measure and layout == own and fraction in TRIED
                 prices.append(
                     Price(
                         layout,

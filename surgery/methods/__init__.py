@@ -17,6 +17,7 @@ from surgery.methods.behind import (
 from surgery.methods.budget import most_removable, predicted_damage
 from surgery.methods.damage import DamageCurve
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
+from surgery.methods.frequencies import share_frequencies
 from surgery.methods.givens import Goft, Qgoft
 from surgery.methods.householder import Hra
 from surgery.methods.linear import LinearStart, Treatment
@@ -91,4 +92,5 @@ __all__ = [
     "most_removable",
     "predicted_damage",
     "prepare",
+    "share_frequencies",
 ]

@@ -6,6 +6,9 @@ be mixed; but rows i and i + d/2, which one frequency turns, can go together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -13,6 +16,9 @@ from torch import Tensor
 from surgery.linalg import product_norm
 from surgery.methods.attention import AttentionWeights
 from surgery.methods.decomposition import PairDecomposition
+
+UNSEEN = torch.finfo(torch.float64).tiny
+"""Blocks that no input reached have no energy to share out."""
 
 
 def rank_frequencies(
@@ -48,6 +54,37 @@ def rank_frequencies(
         norm=product_norm(*weights.qk_factors()),
         frequencies=order.flip(-1),
     )
+
+
+def share_frequencies(parts: Sequence[PairDecomposition]) -> list[PairDecomposition]:
+    """Give every head of every block the same frequencies in the same order.
+
+    A frequency is worth its share of each block's energy, summed over blocks, as if it went from
+    each head in that head's own order. Within a block, heads have one spectrum: their mean.
+
+    Args:
+        parts: What :func:`rank_frequencies` found of each block, all of one head dimension.
+    """
+    each = [_by_frequency(part).mean(dim=0) for part in parts]
+    shares = torch.stack([energy / energy.sum().clamp(min=UNSEEN) for energy in each])
+    order = shares.sum(dim=0).argsort(descending=True, stable=True)
+    shared = []
+    for part, energy in zip(parts, each, strict=True):
+        # A frequency that goes early must not look dearer than one that stays.
+        worth = energy[order].flip(-1).cummax(dim=-1).values.flip(-1)
+        heads = part.spectrum.shape[0]
+        spectrum = (worth / 2).sqrt().repeat_interleave(2).expand(heads, -1)
+        one = order.expand(heads, -1)
+        shared.append(replace(part, spectrum=spectrum.clone(), frequencies=one.clone()))
+    return shared
+
+
+def _by_frequency(part: PairDecomposition) -> Float[Tensor, "kv half"]:
+    """Return the energy of every frequency, in their own order."""
+    if part.frequencies is None:
+        raise ValueError("no frequencies were ranked")
+    energy = torch.unflatten(part.spectrum.square(), 1, (-1, 2)).sum(dim=-1)
+    return torch.zeros_like(energy).scatter(1, part.frequencies, energy)
 
 
 def _take_away(

@@ -7,10 +7,10 @@ from typing import Literal
 
 from surgery.errors import UsageError
 
-Layout = Literal["ragged", "block", "tied"]
+Layout = Literal["ragged", "block", "tied", "model"]
 Pair = Literal["qk", "vo"]
 Of = Literal["qkvo", "tower", "model"]
-LAYOUTS: tuple[Layout, ...] = ("ragged", "block", "tied")
+LAYOUTS: tuple[Layout, ...] = ("ragged", "block", "tied", "model")
 PAIRS: tuple[Pair, ...] = ("qk", "vo")
 OF: tuple[Of, ...] = ("qkvo", "tower", "model")
 

@@ -1,11 +1,13 @@
 """Heads that share a rank, under a layout, and their pooled spectra.
 
-A *layout* says which heads of a block share a rank, so it defines the units that are kept or
+A *layout* says which heads share a rank, so it defines the units that are kept or
 cut together:
 
 * ``ragged``: every head has its own rank, for QK and for VO.
 * ``block``: all heads of a block share one QK rank and one VO rank.
 * ``tied``: all heads of a block share one rank for QK and VO.
+* ``model``: all heads of all blocks share one QK rank and one VO rank (by head dimension, where
+  blocks differ in it).
 
 Layouts are constraints inside a rule, not a repair after it: the rule sees one pooled
 spectrum a unit, and cuts that.
@@ -88,6 +90,8 @@ def dropped_share(spectrum: Tensor, ranks: Sequence[int]) -> float:
 
 def make_units(spectra: Mapping[str, SiteSpectra], layout: Layout) -> list[Unit]:
     """Return the units of every site under ``layout``."""
+    if layout == "model":
+        return _units_of_model(spectra)
     units: list[Unit] = []
     for site, pairs in spectra.items():
         groups: list[list[tuple[str, Pair, int]]] = []
@@ -101,6 +105,15 @@ def make_units(spectra: Mapping[str, SiteSpectra], layout: Layout) -> list[Unit]
             d = spectra[first_site][first_pair].values.shape[1]
             units.append(Unit(tuple(group), d))
     return units
+
+
+def _units_of_model(spectra: Mapping[str, SiteSpectra]) -> list[Unit]:
+    groups: dict[tuple[Pair, int], list[tuple[str, Pair, int]]] = {}
+    for site, pairs in spectra.items():
+        for pair, spectrum in pairs.items():
+            heads, d = spectrum.values.shape
+            groups.setdefault((pair, d), []).extend((site, pair, head) for head in range(heads))
+    return [Unit(tuple(group), d) for (_, d), group in groups.items()]
 
 
 def pairs_of(unit: Unit) -> Sequence[Pair]:

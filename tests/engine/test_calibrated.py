@@ -6,6 +6,7 @@ the cut was decided to do; how far rounding alone takes the original is the meas
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -230,8 +231,10 @@ def test_a_fraction_is_of_what_it_is_said_to_be_of(
     assert removed(most - 1e-4) == pytest.approx(most * whole, abs=1e-4 * whole + step)
 
 
-@pytest.mark.parametrize("multiple", [1, 3, 8])
-@pytest.mark.parametrize("layout", ["ragged", "block", "tied"])
+@pytest.mark.parametrize(
+    ("layout", "multiple"),
+    [*itertools.product(["ragged", "block", "tied"], [1, 3, 8]), ("model", 1), ("model", 3)],
+)
 @pytest.mark.parametrize("name", ["llama-wide-heads", "whisper"])
 def test_layouts_and_multiples_hold_inside_the_budget(
     workshop: Workshop, name: str, layout: Any, multiple: int
@@ -247,3 +250,7 @@ def test_layouts_and_multiples_hold_inside_the_budget(
             assert all(rank % each == 0 or rank == site.head_dim for rank in pair.ranks)
             assert layout == "ragged" or len(set(pair.ranks)) == 1
         assert layout != "tied" or site.qk.ranks == site.vo.ranks
+    if layout == "model":
+        for pair in ("qk", "vo"):
+            every = {(one.head_dim, *getattr(one, pair).ranks) for one in report.sites}
+            assert len(every) == len({one.head_dim for one in report.sites})

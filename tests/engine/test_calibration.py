@@ -17,11 +17,11 @@ from transformers import AutoTokenizer
 
 import surgery
 from surgery.engine import calibration_run, pricing
+from surgery.engine.pricing import COMPARED as LAYOUTS
 from surgery.engine.search import CLOSE
 from surgery.errors import CheckpointError, TargetError, UsageError
 from surgery.evaluation.perplexity import perplexity
 from surgery.events import Event
-from surgery.methods import LAYOUTS
 from surgery.report.calibration import Calibration
 from surgery.report.card import to_card
 from surgery.report.html import to_html

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from surgery.errors import UsageError
 from surgery.methods import (
+    LAYOUTS,
     DamageCurve,
     Layout,
     Pair,
@@ -110,7 +111,7 @@ def least_damage(choices: Sequence[tuple[int, float]], at_least: float) -> float
 @given(
     seed=st.integers(0, 10**6),
     fraction=st.floats(0, 0.8),
-    layout=st.sampled_from(["ragged", "block", "tied"]),
+    layout=st.sampled_from(LAYOUTS),
     multiple=st.integers(1, 3),
     rope=st.booleans(),
     curve=st.sampled_from([CONVEX, LINEAR, DamageCurve((0.1, 0.3), (0.5, 0.5)), None]),
@@ -141,6 +142,7 @@ def test_a_budget_is_met_within_one_step_and_layouts_and_frequencies_stay_whole(
         "ragged": max(paired * 10, multiple * 7),
         "block": 2 * max(paired * 10, multiple * 7),
         "tied": 2 * paired * 17,
+        "model": 4 * max(paired * 10, multiple * 7),
     }[layout]
     wanted = fraction * whole(spectra)
     assert wanted - 1e-6 <= removed(spectra, ranks) < wanted + step + 1e-6
@@ -151,6 +153,7 @@ def test_a_budget_is_met_within_one_step_and_layouts_and_frequencies_stay_whole(
             assert min(kept) >= least
             assert layout == "ragged" or len(set(kept)) == 1
         assert layout != "tied" or pairs["qk"] == pairs["vo"]
+    assert layout != "model" or ranks["a"] == ranks["b"]
 
 
 @settings(max_examples=25, deadline=None)
@@ -203,7 +206,7 @@ def test_where_steps_differ_no_choice_that_removes_one_step_more_damages_less(
 @given(
     seed=st.integers(0, 10**6),
     fraction=st.floats(0.02, 0.6),
-    layout=st.sampled_from(["ragged", "block", "tied"]),
+    layout=st.sampled_from(LAYOUTS),
 )
 def test_what_is_given_back_leaves_the_budget_met_and_damages_no_more(
     seed: int, fraction: float, layout: Layout
@@ -219,7 +222,7 @@ def test_what_is_given_back_leaves_the_budget_met_and_damages_no_more(
         assert ranks[site][pair][head] >= taken[site][pair][head]
 
 
-@pytest.mark.parametrize("layout", ["ragged", "block", "tied"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("multiple", [1, 3])
 def test_the_most_that_can_go_can_go_and_no_more(layout: Layout, multiple: int) -> None:
     spectra = model(0, d=8, rope=True)

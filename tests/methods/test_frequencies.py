@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.methods import AttentionWeights, PairDecomposition, activation_aware
-from surgery.methods.frequencies import rank_frequencies
+from surgery.methods.frequencies import rank_frequencies, share_frequencies
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -134,3 +134,43 @@ def test_across_rope_activation_aware_ranks_frequencies() -> None:
     assert torch.equal(found.qk.spectrum, expected.spectrum)
     kept = found.apply(weights)
     assert torch.equal(kept.q, weights.q) and torch.equal(kept.k, weights.k)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), kv=st.integers(1, 3), half=st.integers(1, 5))
+def test_shared_frequencies_go_in_one_order_and_their_worth_is_the_sum_over_blocks(
+    seed: int, kv: int, half: int
+) -> None:
+    d = 2 * half
+    parts = [
+        ranked(correlated(seed + i, kv, 11, d), correlated(seed + 9 + i, kv, 13, d))
+        for i in range(3)
+    ]
+    worth = torch.zeros(half, dtype=torch.float64)
+    energies = []
+    for part in parts:
+        assert part.frequencies is not None
+        energy = torch.zeros(half, dtype=torch.float64)
+        for order, spectrum in zip(part.frequencies.tolist(), part.spectrum, strict=True):
+            for place, frequency in enumerate(order):
+                energy[frequency] += spectrum[2 * place : 2 * place + 2].square().sum()
+        energies.append(energy)
+        worth += energy / energy.sum()
+    expected = worth.sort(descending=True)
+    for part, shared, energy in zip(parts, share_frequencies(parts), energies, strict=True):
+        assert shared.frequencies is not None and torch.equal(shared.norm, part.norm)
+        for order, spectrum in zip(shared.frequencies, shared.spectrum, strict=True):
+            assert torch.allclose(worth[order], expected.values)
+            assert bool((spectrum.diff() <= 0).all())
+        # What a block loses with the rest, over all its heads, is at least what it lost before.
+        order = shared.frequencies[0]
+        for stay in range(half + 1):
+            lost = float(shared.spectrum[:, 2 * stay :].square().sum())
+            assert lost >= float(energy[order[stay:]].sum()) * (1 - 1e-12)
+        assert shared.step == 2
+
+
+def test_blocks_that_no_input_reached_share_frequencies_too() -> None:
+    nothing = ranked(torch.zeros(2, 5, 4).double(), torch.zeros(2, 5, 4).double())
+    shared = share_frequencies([nothing, nothing])
+    assert all(bool((one.spectrum == 0).all()) for one in shared)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from surgery.errors import UsageError
 from surgery.methods import (
+    LAYOUTS,
     Energy,
     Layout,
     Lossless,
@@ -51,7 +52,7 @@ def whole(given_spectra: dict[str, SiteSpectra]) -> int:
     )
 
 
-@pytest.mark.parametrize("layout", ["ragged", "block", "tied"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_lossless_keeps_everything(layout: Layout) -> None:
     ranks = choose_ranks(spectra(0), Lossless(), layout=layout)
     assert ranks == {site: {"qk": [4, 4], "vo": [4, 4]} for site in SITES}
@@ -81,7 +82,7 @@ def test_energy_keeps_the_smallest_rank_that_holds_the_fraction() -> None:
 @given(
     seed=st.integers(0, 10**6),
     fraction=st.floats(0, 0.7),
-    layout=st.sampled_from(["ragged", "block", "tied"]),
+    layout=st.sampled_from(LAYOUTS),
     multiple=st.integers(1, 3),
 )
 def test_a_budget_is_met_within_one_step_and_the_layout_holds(
@@ -94,7 +95,7 @@ def test_a_budget_is_met_within_one_step_and_the_layout_holds(
         assert multiple / 6 > 1 - fraction - 1e-9, error
         return
     gone = removed(given_spectra, ranks)  # type: ignore[arg-type]
-    step = multiple * {"ragged": 10, "block": 20, "tied": 34}[layout]
+    step = multiple * {"ragged": 10, "block": 20, "tied": 34, "model": 20 * len(SITES)}[layout]
     wanted = fraction * whole(given_spectra)
     assert wanted - 1e-6 <= gone <= wanted + step + 1e-6
     for site in SITES:
@@ -105,6 +106,8 @@ def test_a_budget_is_met_within_one_step_and_the_layout_holds(
             assert len(set(qk)) == len(set(vo)) == 1
         if layout == "tied":
             assert qk == vo
+        if layout == "model":
+            assert ranks[site] == ranks[SITES[0]]
 
 
 @settings(max_examples=30, deadline=None)
