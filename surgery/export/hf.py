@@ -22,7 +22,17 @@ from surgery.engine.stream import stream
 from surgery.events import Progress
 from surgery.export.auto_classes import auto_classes
 from surgery.export.hf_config import native_config, plain_config
-from surgery.export.hf_forms import MIMO, Native, decoder, kept, mimo_class, native, no_mimo
+from surgery.export.hf_forms import (
+    MIMO,
+    STATIC,
+    Native,
+    decoder,
+    kept,
+    mimo_class,
+    native,
+    no_mimo,
+    rope_kind,
+)
 from surgery.export.hf_tensors import NativeTensors
 from surgery.export.reference import Reference, difference, outputs
 from surgery.export.target import NOTHING, WHOLE, Choice, Comparison, Fit, Target, fits, refused
@@ -60,7 +70,8 @@ class HuggingFace(Target):
         form = native(stored)
         share = kept(stored, form)
         if share is None:
-            return fits("plain: original shapes, small parts merged", kept=WHOLE)
+            parts = ", small parts merged" if stored.linears else ""
+            return fits(f"plain: original shapes{parts}", kept=WHOLE)
         remedy = None if share == WHOLE else _remedy(stored)
         if form is None:
             words = "dense-padded: original shapes, zeros where vectors were cut"
@@ -133,7 +144,7 @@ def auto_class(config: dict[str, Any]) -> str:
 
 
 def _remedy(stored: Stored) -> str:
-    if not decoder(stored):
+    if not decoder(stored) or rope_kind(stored.source.config) not in STATIC:
         if stored.family.model_type == "whisper":
             return f"--to ct2 keeps heads of --layout tied small; {ANYWHERE}"
         return ANYWHERE
@@ -149,17 +160,19 @@ def _remedy(stored: Stored) -> str:
 def _words(stored: Stored, form: Native) -> str:
     """Say what a smaller model is."""
     raw = stored.source.config
-    if form.mimo:
-        words = f"{mimo_class(raw)}: queries and keys {form.head_dim} wide, values {form.value_dim}"
-    else:
-        named = (raw.get("architectures") or [stored.family.title])[0]
-        words = f"{named}: heads {form.head_dim} wide"
-    return f"{words}, of {form.full}; no zeros but what makes heads equal"
+    named = (raw.get("architectures") or [stored.family.title])[0]
+    if not form.mimo:
+        return f"{named}: heads {form.head_dim} wide, of {form.full}"
+    return (
+        f"{mimo_class(raw)}: queries and keys {form.head_dim} wide, values {form.value_dim}, "
+        f"of {form.full}"
+    )
 
 
 def _rounded(stored: Stored, form: Native | None) -> bool:
-    """Whether weights are rounded once more: where parts are merged in, or q takes a factor."""
-    return bool(stored.linears) or (form is not None and form.scale != 1)
+    """Whether weights are rounded once more: parts merged in, others trained, or q scaled."""
+    trained = isinstance(stored.source, AdaptedSource)
+    return trained or bool(stored.linears) or (form is not None and form.scale != 1)
 
 
 def _notes(stored: Stored, form: Native | None, sidecars: Sequence[str]) -> list[str]:
