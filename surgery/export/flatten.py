@@ -42,18 +42,11 @@ def flatten(package: str, root: tuple[str, str], wanted: Wanted, header: str, fo
     return "\n\n".join(sections) + "\n"
 
 
-class _Pieces(list[Piece]):
-    """Pieces by identity: equal ones of two modules are still two."""
-
-    def __contains__(self, piece: object) -> bool:
-        return any(piece is each for each in self)
-
-
 def _reached(
     modules: dict[str, Module], root: tuple[str, str]
-) -> tuple[_Pieces, dict[str, External]]:
+) -> tuple[set[Piece], dict[str, External]]:
     """Return the pieces that the root needs, and what they import from other packages."""
-    kept = _Pieces()
+    kept: set[Piece] = set()
     externals: dict[str, External] = {}
     open_ends = [root]
     while open_ends:
@@ -64,7 +57,7 @@ def _reached(
             raise _clash(f"{home}.{name}", "no such name there")
         if piece in kept:
             continue
-        kept.append(piece)
+        kept.add(piece)
         bound = {name for each in module.pieces for name in each.names}
         for used in sorted(piece.uses):
             if used in bound:

@@ -38,7 +38,7 @@ class Wanted:
     refusal: tuple[str, str]
 
 
-@dataclass
+@dataclass(eq=False)  # like pieces of two modules are still two
 class Piece:
     """A top-level statement, with the comments above it and the docstring below.
 

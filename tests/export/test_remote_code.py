@@ -320,6 +320,7 @@ def test_results_and_what_is_partly_merged_carry_it_and_dense_ones_do_not(tmp_pa
         expected = {auto: f"modeling_surgery.{name}" for auto, name in names.items()}
         assert config_of(directory)["auto_map"] == expected
         assert (directory / FILE).read_text() == source_of(directory)
+        assert "trust_remote_code=True" in (directory / "README.md").read_text()
     assert (tmp_path / "small" / FILE).read_bytes() == (partly / FILE).read_bytes()
     assert not (dense / FILE).exists()
     assert "auto_map" not in config_of(dense)
