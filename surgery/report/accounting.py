@@ -4,9 +4,9 @@ Every figure is a pure function of the architecture's description and of tensor 
 that what a plan predicts and what a run reports come from the same lines. Conventions:
 
 * One multiply-add is two FLOPs. Softmax, norms and biases are not counted.
-* *Stored* is what the file holds. *Executed* is what a forward pass multiplies by: the
-  projections run packed, at exactly their stored widths, while scores and contexts are
-  computed at the widths of :func:`executed_ranks`.
+* *Stored* is what the file holds. *Executed* is what a forward pass multiplies by, with the
+  default attention implementation (SDPA): the projections run packed, at exactly their stored
+  widths, while scores and contexts are computed at the widths of :func:`executed_ranks`.
 * Causal masks are not credited: a full block computes every query-key product.
 """
 
@@ -27,13 +27,19 @@ WINDOW_TOKENS = 1000
 """Context length the per-token figures assume, where the model reaches that far."""
 
 
-def executed_ranks(ranks: SiteRanks) -> SiteRanks:
-    """Return the widths scores and contexts run at: as the runtime pads the heads of a block."""
-    # late: the runtime brings torch with it, and counting needs none of that
-    from surgery.runtime.heads import executed_widths
+def executed_ranks(ranks: SiteRanks, scope: Scope) -> SiteRanks:
+    """Return the widths that the runtime computes scores and contexts at.
 
-    widths = executed_widths(ranks.qk, ranks.vo)
-    return SiteRanks(qk=(widths.qk,) * len(ranks.qk), vo=(widths.v,) * len(ranks.vo))
+    Over a sequence (``encoder``), one width for QK and V, equal within a group of heads. For one
+    new token (``decoder``, ``cross``), the ranks themselves where they are uniform; else every
+    head's row is as wide as the packed cache.
+    """
+    # late: the runtime brings torch with it, and counting needs none of that
+    from surgery.runtime.groups import executed_widths
+    from surgery.runtime.steps import token_widths
+
+    widths = (executed_widths if scope == "encoder" else token_widths)(ranks.qk, ranks.vo)
+    return SiteRanks(qk=tuple(each.qk for each in widths), vo=tuple(each.v for each in widths))
 
 
 def _widths(site: AttentionSite, ranks: SiteRanks) -> dict[Role, int]:
@@ -177,12 +183,12 @@ def attention_flops(
     ``length`` encoder positions, whose keys and values were projected before (not counted).
 
     Args:
-        executed: Scores and contexts at the widths the runtime pads heads to.
+        executed: Scores and contexts at the widths the runtime computes them at.
     """
     widths = _widths(site, ranks)
     roles: tuple[Role, ...] = ("q", "o") if site.scope == "cross" else ROLES
     projections = sum(2 * prod(_projection_shape(site, role, widths[role])) for role in roles)
-    run = executed_ranks(ranks) if executed else ranks
+    run = executed_ranks(ranks, site.scope) if executed else ranks
     # one query position against every key: g query heads a key/value head
     row = 2 * length * site.groups * (sum(run.qk) + sum(run.vo))
     positions = length if site.scope == "encoder" else 1

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import LoadError
-from .heads import ExecutedWidths, HeadLayout, executed_widths
+from .groups import ExecutedWidths, executed_widths
+from .heads import HeadLayout
 
 if TYPE_CHECKING:
     from .loading import load

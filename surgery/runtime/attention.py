@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .errors import LoadError
 from .frequencies import check_rotary
-from .heads import ExecutedWidths, HeadLayout
+from .groups import ExecutedWidths, HeadGroups, executed_widths
+from .heads import HeadLayout
+from .steps import TokenStep
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -30,10 +31,27 @@ class RestructuredAttention:
 
     layout: HeadLayout
 
+    def _arrange(self, layout: HeadLayout) -> None:
+        """Keep the ranks, and what is chosen once by them."""
+        self.layout = layout
+        self._groups = HeadGroups(layout)
+        self._step = TokenStep(layout)
+        # Where all ranks of a block are one, the implementation's own kernel has nothing to pad.
+        self._steps = {*layout.qk_ranks} != {*layout.v_ranks} or not layout.uniform
+
     @property
-    def executed_widths(self) -> ExecutedWidths:
-        """Widths of every head in the score and context products, padding included."""
-        return self.layout.executed_widths
+    def executed_widths(self) -> tuple[ExecutedWidths, ...]:
+        """Widths each key/value head runs at over a sequence, padding included."""
+        ranks = self.layout.qk_ranks, self.layout.v_ranks
+        return executed_widths(*ranks, fused=self._implementation != "eager")
+
+    @property
+    def _implementation(self) -> str:
+        return self.config._attn_implementation or "eager"  # type: ignore[attr-defined]  # family's
+
+    def _packed(self, query: Tensor) -> Tensor:
+        """Bring packed queries ``(B, T, sum of ranks)`` into the form that keys are cached in."""
+        return self.layout.queries.unpack(query) if self.layout.uniform else query.unsqueeze(1)
 
     def _to_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Bring packed keys ``(B, S, sum of ranks)``, and values, into the form the cache holds.
@@ -45,12 +63,6 @@ class RestructuredAttention:
         if self.layout.uniform:
             return self.layout.keys.unpack(key), self.layout.values.unpack(value)
         return key.unsqueeze(1), value.unsqueeze(1)
-
-    def _from_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cached keys and values as ``(B, G, S, executed width)``."""
-        if self.layout.uniform:
-            return key, value
-        return self.layout.keys.unpack(key.squeeze(1)), self.layout.values.unpack(value.squeeze(1))
 
     def _attend(
         self,
@@ -64,7 +76,7 @@ class RestructuredAttention:
         """Run the attention implementation that the model's configuration names.
 
         Args:
-            query: ``(B, H, T, executed qk width)``.
+            query: In the form of the keys: ``(B, H, T, rank)`` or ``(B, 1, T, sum of ranks)``.
             key: As the cache holds it, see :meth:`_to_cache`.
             value: As the cache holds it.
             attention_mask: Mask in the form that the implementation expects.
@@ -75,21 +87,27 @@ class RestructuredAttention:
             Contexts packed as o's input ``(B, T, sum over query heads of v ranks)``, and the
             attention weights ``(B, H, T, S)`` where the implementation gives them.
         """
-        name = self.config._attn_implementation  # type: ignore[attr-defined]  # of the family's class
+        name = self._implementation
         attend = cast(AttentionFunction, ALL_ATTENTION_FUNCTIONS.get_interface(name, eager))
-        key, value = self._from_cache(key, value)
-        width = value.shape[-1]
-        if query.requires_grad or key.requires_grad or value.requires_grad:
-            # Fused kernels want one width. Without them a backward pass keeps every score.
-            query, key, value = (_widened(each, query, value) for each in (query, key, value))
-        context, weights = attend(self, query, key, value, attention_mask, **kwargs)
-        return self.layout.contexts.pack(context[..., :width]), weights
+        if name.endswith("eager"):
+            if not self.layout.uniform:
+                query = self.layout.queries.unpack(query.squeeze(1))
+                key = self.layout.keys.unpack(key.squeeze(1))
+                value = self.layout.values.unpack(value.squeeze(1))
+            context, weights = attend(self, query, key, value, attention_mask, **kwargs)
+            return self.layout.contexts.pack(context), weights
 
+        plain = name == "sdpa" and not kwargs.get("dropout") and kwargs.get("cache") is None
+        if plain and self._steps and query.shape[2] == 1:
+            return self._step(query, key, value, attention_mask, kwargs["scaling"]), None
 
-def _widened(heads: Tensor, *others: Tensor) -> Tensor:
-    """Return heads with zeros behind, as wide as the widest of others; nothing sees them."""
-    missing = max(other.shape[-1] for other in others) - heads.shape[-1]
-    return F.pad(heads, (0, missing)) if missing > 0 else heads
+        groups = self._groups
+        results = [
+            attend(self, *group, groups.mask(attention_mask, number), **kwargs)
+            for number, group in enumerate(groups.lay_out(query, key, value))
+        ]
+        contexts, given = zip(*results, strict=True)
+        return groups.pack(contexts), groups.order(given)
 
 
 def resized(

@@ -28,7 +28,7 @@ class RestructuredBertSelfAttention(RestructuredAttention, BertSelfAttention):
         super().__init__(  # type: ignore[no-untyped-call]
             dense.config, is_causal=dense.is_causal, layer_idx=dense.layer_idx
         )
-        self.layout = layout
+        self._arrange(layout)
         self.query = resized(dense.query, outputs=layout.queries.total)
         self.key = resized(dense.key, outputs=layout.keys.total)
         self.value = resized(dense.value, outputs=layout.values.total)
@@ -41,7 +41,7 @@ class RestructuredBertSelfAttention(RestructuredAttention, BertSelfAttention):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``hidden_states (B, T, d)`` to itself and, in a decoder, what is cached."""
-        query = self.layout.queries.unpack(self.query(hidden_states))
+        query = self._packed(self.query(hidden_states))
         key, value = self._to_cache(self.key(hidden_states), self.value(hidden_states))
         if past_key_values is not None:
             if isinstance(past_key_values, EncoderDecoderCache):

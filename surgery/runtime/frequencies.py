@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import LoadError, malformed
+from .packing import Index
 
 KEY = "rope_pairs"
 
@@ -104,7 +105,7 @@ class Frequencies:
         self._pairs = pairs
         self._half = head_dim // 2
         self._shared = pairs is None or len(set(pairs)) == 1
-        self._index: Tensor | None = None
+        self._index = Index(self.columns())  # (G, w)
 
     def columns(self) -> list[list[int]]:
         """Return which of the d cosines each column of each head meets, at width w.
@@ -138,7 +139,7 @@ class Frequencies:
         """
         if self._pairs is None:
             return stock(query, key, cos, sin)
-        index = self._index_on(cos.device)
+        index = self._index.on(cos.device)
         if self._shared:
             return stock(query, key, cos[..., index[0]], sin[..., index[0]])
         # (B, T, G, w) -> (B, G, T, w), shared by the query heads of a group
@@ -146,9 +147,3 @@ class Frequencies:
         grouped = torch.unflatten(query, 1, (len(self._pairs), -1))
         turned, key = stock(grouped, key.unsqueeze(2), cos, sin, unsqueeze_dim=2)
         return turned.flatten(1, 2), key.squeeze(2)
-
-    def _index_on(self, device: torch.device) -> Tensor:
-        # (G, w). No module buffer, for the reasons given in :class:`surgery.runtime.heads.Packing`.
-        if self._index is None or self._index.device != device:
-            self._index = torch.tensor(self.columns(), dtype=torch.long, device=device)
-        return self._index

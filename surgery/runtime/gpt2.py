@@ -24,7 +24,7 @@ class RestructuredGPT2Attention(RestructuredAttention, GPT2Attention):
 
     def __init__(self, dense: GPT2Attention, layout: HeadLayout) -> None:
         super().__init__(dense.config, layer_idx=dense.layer_idx)  # type: ignore[no-untyped-call]
-        self.layout = layout
+        self._arrange(layout)
         self.parts = [layout.queries.total, layout.keys.total, layout.values.total]
         self.c_attn = _conv1d(dense.c_attn, self.embed_dim, sum(self.parts))
         self.c_proj = _conv1d(dense.c_proj, layout.contexts.total, self.embed_dim)
@@ -38,7 +38,7 @@ class RestructuredGPT2Attention(RestructuredAttention, GPT2Attention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``hidden_states (B, T, d)`` to itself and to what is cached."""
         query, key, value = self.c_attn(hidden_states).split(self.parts, dim=2)
-        query = self.layout.queries.unpack(query)
+        query = self._packed(query)
         key, value = self._to_cache(key, value)
         if past_key_values is not None:
             if isinstance(past_key_values, EncoderDecoderCache):

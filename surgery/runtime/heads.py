@@ -1,112 +1,13 @@
-"""Heads of unequal width: how they are stored side by side, and how they are executed.
-
-Stored, the heads of a projection lie packed along one axis, each as wide as its rank. Attention
-kernels want one width for all heads of a block, so ragged heads are laid out at the widest
-head's width with zeros in the rest; uniform heads are only viewed, never padded. Rotary heads
-are two halves that belong together column by column: there each half is padded by itself.
-"""
+"""The ranks of one attention block, head by head, and what follows from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from .errors import LoadError
 from .frequencies import Frequencies, Pairs, check_pairs
-
-
-class ExecutedWidths(NamedTuple):
-    """Columns a head's score (``qk``) and context (``v``) products run over, padding included."""
-
-    qk: int
-    v: int
-
-
-def executed_widths(qk_ranks: Sequence[int], v_ranks: Sequence[int]) -> ExecutedWidths:
-    """Return the widths that every head of a block runs at, from the ranks its heads keep.
-
-    Only the two products inside attention are ever padded (scores over ``qk`` columns, contexts
-    over ``v``). The four projections and the KV cache always hold exactly the ranks.
-
-    Args:
-        qk_ranks: Kept QK rank of each key/value head.
-        v_ranks: Kept V rank of each key/value head.
-    """
-    return ExecutedWidths(max(qk_ranks), max(v_ranks))
-
-
-class Packing:
-    """Heads of given ranks, packed along one axis.
-
-    Args:
-        ranks: Width of each head, in storage order.
-        parts: How many equal parts a head's columns have, each padded by itself.
-
-    Attributes:
-        count: Number of heads.
-        total: Packed width, the sum of the ranks.
-        width: Width of the widest head.
-        uniform: Whether all heads have the same width, so that unpacking is a view.
-    """
-
-    def __init__(self, ranks: Sequence[int], *, parts: int = 1) -> None:
-        self.ranks = tuple(ranks)
-        self.parts = parts
-        self.count = len(self.ranks)
-        self.total = sum(self.ranks)
-        self.width = max(self.ranks)
-        self.uniform = min(self.ranks) == self.width
-        self._index: Tensor | None = None
-
-    def positions(self) -> list[int]:
-        """Return where each packed column lies once all heads are ``width`` wide."""
-        return [
-            head * self.width + part * (self.width // self.parts) + column
-            for head, rank in enumerate(self.ranks)
-            for part in range(self.parts)
-            for column in range(rank // self.parts)
-        ]
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Split a packed axis into heads of one width, zeros where a head has fewer columns.
-
-        Args:
-            packed: ``(batch, time, total)``.
-
-        Returns:
-            ``(batch, count, time, width)``; a view of ``packed`` where the ranks are uniform.
-        """
-        batch, time, _ = packed.shape
-        if not self.uniform:
-            wide = packed.new_zeros(batch, time, self.count * self.width)
-            packed = wide.index_copy_(-1, self._positions_on(packed.device), packed)
-        return packed.view(batch, time, self.count, self.width).transpose(1, 2)
-
-    def pack(self, heads: Tensor) -> Tensor:
-        """Lay heads of one width side by side again, dropping what lies beyond their ranks.
-
-        Args:
-            heads: ``(batch, time, count, width)``.
-
-        Returns:
-            ``(batch, time, total)``, contiguous.
-        """
-        flat = heads.reshape(*heads.shape[:2], self.count * self.width)
-        if self.uniform:
-            return flat
-        return flat[..., self._positions_on(heads.device)]
-
-    def _positions_on(self, device: torch.device) -> Tensor:
-        # Not a module buffer: loading on the meta device would leave a buffer empty, and a
-        # buffer would have to be named in the checkpoint. Rebuilt where the data is, once.
-        if self._index is None or self._index.device != device:
-            self._index = torch.tensor(self.positions(), dtype=torch.long, device=device)
-        return self._index
+from .packing import Packing
 
 
 @dataclass(frozen=True)
@@ -166,11 +67,6 @@ class HeadLayout:
     def uniform(self) -> bool:
         """Whether nothing is padded: one QK rank and one V rank for the whole block."""
         return self.keys.uniform and self.values.uniform
-
-    @property
-    def executed_widths(self) -> ExecutedWidths:
-        """Widths of every head in the score and context products, padding included."""
-        return executed_widths(self.qk_ranks, self.v_ranks)
 
     @cached_property
     def queries(self) -> Packing:

@@ -37,7 +37,7 @@ class RotaryHeads(RestructuredAttention):
 
     def __init__(self, dense: Any, layout: HeadLayout) -> None:
         super().__init__(dense.config, dense.layer_idx)  # type: ignore[call-arg]  # the family's
-        self.layout = layout
+        self._arrange(layout)
         self.q_proj = resized(dense.q_proj, outputs=layout.queries.total)
         self.k_proj = resized(dense.k_proj, outputs=layout.keys.total)
         self.v_proj = resized(dense.v_proj, outputs=layout.values.total)
@@ -64,7 +64,8 @@ class RotaryHeads(RestructuredAttention):
         value = self.v_proj(hidden_states)
         if layout.uniform:
             value = layout.values.unpack(value)
-        else:  # rotation needed the keys by head, a ragged block's cache wants them packed
+        else:  # rotation needed them by head, a ragged block's cache wants them packed
+            query = self._packed(layout.queries.pack(query.transpose(1, 2)))
             key, value = self._to_cache(layout.keys.pack(key.transpose(1, 2)), value)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)

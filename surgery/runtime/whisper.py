@@ -37,16 +37,11 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
             layer_idx=dense.layer_idx,
             config=dense.config,
         )
-        self.layout = layout
+        self._arrange(layout)
         self.q_proj = resized(dense.q_proj, outputs=layout.queries.total)
         self.k_proj = resized(dense.k_proj, outputs=layout.keys.total)
         self.v_proj = resized(dense.v_proj, outputs=layout.values.total)
         self.out_proj = resized(dense.out_proj, inputs=layout.contexts.total)
-
-    def _from_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        # Over the encoder's 1,500 frames the kernels gain more from it than the copy costs.
-        key, value = super()._from_cache(key, value)
-        return key.contiguous(), value.contiguous()
 
     def forward(  # type: ignore[override]  # what it returns is what the stock one returns
         self,
@@ -60,7 +55,7 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
         """Attend from ``hidden_states (B, T, d)`` to itself or to other states ``(B, S, d)``."""
         crossing = key_value_states is not None
         # The query is scaled, not the scores: Whisper's own order of rounding.
-        query = self.layout.queries.unpack(self.q_proj(hidden_states) * self.scaling)
+        query = self._packed(self.q_proj(hidden_states) * self.scaling)
 
         reusable = False
         if isinstance(past_key_values, EncoderDecoderCache):
@@ -87,10 +82,11 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
             if past_key_values is not None:
                 key, value = past_key_values.update(key, value, self.layer_idx)
 
+        # Over the encoder's 1,500 frames the kernels gain more from it than the copies cost.
         context, weights = self._attend(
             query.contiguous(),
-            key,
-            value,
+            key.contiguous(),
+            value.contiguous(),
             attention_mask,
             eager_attention_forward,
             dropout=self.dropout if self.training else 0.0,

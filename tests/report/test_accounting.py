@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from surgery.architectures import architecture_of, claim
-from surgery.architectures.base import AttentionSite
+from surgery.architectures.base import AttentionSite, Scope
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.report.accounting import (
     attention_flops,
@@ -124,14 +124,26 @@ def test_flops_equal_the_products_written_out() -> None:
     assert attention_flops(site, full_ranks(site), length) == dense
 
 
-def test_ragged_heads_execute_their_blocks_widest() -> None:
-    ranks = SiteRanks((3, 8, 5), (2, 2, 4))
-    assert executed_ranks(ranks) == SiteRanks((8, 8, 8), (4, 4, 4))
+def test_a_sequence_executes_one_width_for_queries_keys_and_values() -> None:
+    ranks = SiteRanks((3, 8, 5), (2, 2, 9))
+    assert executed_ranks(ranks, "encoder") == SiteRanks((9, 9, 9), (9, 9, 9))
     site = sites_of("tiny")[0]
-    ragged = SiteRanks((10, 20, 30, 40, 50, 60), (64,) * 6)
-    assert attention_flops(site, ragged, 100, executed=True) > attention_flops(site, ragged, 100)
-    uniform = SiteRanks((35,) * 6, (64,) * 6)
-    assert attention_flops(site, uniform, 100, executed=True) == attention_flops(site, uniform, 100)
+    for padded in (SiteRanks((10, 20, 30, 40, 50, 60), (64,) * 6), SiteRanks((35,) * 6, (64,) * 6)):
+        stored = attention_flops(site, padded, 100)
+        assert attention_flops(site, padded, 100, executed=True) > stored
+    tied = SiteRanks((35,) * 6, (35,) * 6)
+    assert attention_flops(site, tied, 100, executed=True) == attention_flops(site, tied, 100)
+
+
+def test_heads_of_very_different_widths_execute_in_groups() -> None:
+    ranks = SiteRanks((12, 30, 9, 60), (14, 10, 16, 64))
+    assert executed_ranks(ranks, "encoder").qk == (16, 30, 16, 64)
+
+
+@pytest.mark.parametrize("scope", ["decoder", "cross"])
+def test_a_new_token_executes_ranks_or_where_they_are_ragged_the_packed_cache(scope: Scope) -> None:
+    assert executed_ranks(SiteRanks((3, 3), (5, 5)), scope) == SiteRanks((3, 3), (5, 5))
+    assert executed_ranks(SiteRanks((3, 4), (5, 5)), scope) == SiteRanks((7, 7), (10, 10))
 
 
 def test_whisper_lengths_are_its_window() -> None:

@@ -174,5 +174,9 @@ def test_modules_tell_the_widths_they_run_at(
     for path, (qk, v) in made.ranks.items():
         module = model.get_submodule(path)
         module = getattr(module, "self", module)
-        assert module.executed_widths == (max(qk), max(v))
+        widths = {*module.executed_widths}  # too narrow here for more than one group
+        assert widths == {(max(qk + v),) * 2}
+        model.set_attn_implementation("eager")
+        assert {*module.executed_widths} == {(max(qk), max(v))}
+        model.set_attn_implementation("sdpa")
         assert module.layout.uniform == (len(set(qk)) == len(set(v)) == 1)
