@@ -117,7 +117,7 @@ class Packing:
         """
         batch, time, _ = packed.shape
         if not self.uniform and self._by_head(packed):
-            heads = torch.split(packed, self.ranks, -1)
+            heads = torch.split(packed, list(self.ranks), -1)
             pairs = zip(self.groups, self.widths, strict=True)
             return [torch.stack([self._widen(heads[h], w) for h in g], 1) for g, w in pairs]
         if not self.uniform:
