@@ -1,0 +1,90 @@
+"""What a Whisper says token by token, so that a tie is not taken for a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import torch
+
+from surgery.evaluation.transcribe import generation_options
+from surgery.export.reference import Reference
+
+LONGEST = 32
+"""Tokens of a recording that are compared: a damaged model may repeat itself up to its limit."""
+
+
+def said(reference: Reference) -> tuple[list[int], list[list[int]]]:
+    """Return what our runtime is told first, and what it then says of each embedded recording.
+
+    Greedily, without timestamps. Tokens from the end of the text on are left out.
+    """
+    model = reference.model
+    features = reference.features
+    with torch.inference_mode():
+        found = model.generate(
+            features,
+            attention_mask=torch.ones(features.shape[0], features.shape[-1]),
+            return_dict_in_generate=True,
+            output_logits=True,
+            **generation_options(model, max_new_tokens=longest(reference)),
+        )
+    given = found.sequences.shape[1] - len(found.logits)
+    rows = found.sequences.tolist()
+    return rows[0][:given], [spoken(row[given:], ending(reference)) for row in rows]
+
+
+def longest(reference: Reference) -> int:
+    """Return how many tokens of a recording are compared, in a decoder that may have fewer."""
+    return min(LONGEST, int(reference.model.config.max_target_positions) // 2)
+
+
+def ending(reference: Reference) -> int:
+    """Return the token that ends a text."""
+    found = reference.model.generation_config.eos_token_id
+    return int(found[0] if isinstance(found, list) else found)
+
+
+def spoken(tokens: Sequence[int], end: int) -> list[int]:
+    """Return the tokens before the end of the text."""
+    tokens = list(tokens)
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def differing(
+    reference: Reference, theirs: Sequence[Sequence[int]], tie: float
+) -> tuple[str, str] | None:
+    """Return the first text that differs, ours and theirs; ``None`` if none does.
+
+    Where two runtimes part at a token, rounding decides if our model hardly prefers its own. What
+    follows from there on is another text, and is not compared.
+
+    Args:
+        reference: What our runtime computes.
+        theirs: What the other one said of each embedded recording, without special tokens.
+        tie: Largest difference of two logits that rounding may turn round.
+    """
+    prompt, ours = said(reference)
+    end = ending(reference)
+    for clip, (here, there) in enumerate(zip(ours, theirs, strict=True)):
+        there = list(there)[: longest(reference)]
+        pairs = enumerate(zip_longest(here, there, fillvalue=end))
+        place = next((index for index, (one, other) in pairs if one != other), None)
+        if place is None or place == longest(reference):
+            continue
+        with torch.inference_mode():
+            logits = reference.model(
+                input_features=reference.features[clip : clip + 1],
+                decoder_input_ids=torch.tensor([prompt + here[:place]]),
+            ).logits[0, -1]
+        one, other = ([*text, end][place] for text in (here, there))
+        if float(logits[one] - logits[other]) > tie:
+            return _text(reference, here), _text(reference, there)
+    return None
+
+
+def _text(reference: Reference, tokens: Sequence[int]) -> str:
+    if reference.words is None:
+        return " ".join(map(str, tokens))
+    text: str = reference.words.tokenizer.decode(tokens)
+    return text.strip()
