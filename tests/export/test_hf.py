@@ -93,7 +93,6 @@ def continued(model: Any) -> Tensor:
         ("llama", None, [5], MIMO, (8, 5)),
         ("qwen2", None, [3], MIMO, (8, 3)),
         ("llama", [[0, 2, 3]], [3], MIMO, (6, 3)),
-        ("qwen2", [[1, 2]], [7], MIMO, (4, 7)),
     ],
 )
 def test_one_rank_everywhere_is_a_smaller_model_of_a_stock_class(
@@ -173,8 +172,17 @@ ROPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ROPES)
-@pytest.mark.parametrize(("pairs", "values"), [([[0, 2]], [4]), (None, [5]), ([[1, 3]], [7])])
+@pytest.mark.parametrize(
+    ("kind", "pairs", "values"),
+    [
+        ("linear", None, [5]),
+        ("llama3", [[0, 2]], [4]),
+        ("yarn", [[1, 3]], [7]),
+        ("yarn", None, [3]),
+        ("longrope", [[0, 2]], [4]),
+        ("longrope", [[1, 2, 3]], [2]),
+    ],
+)
 def test_every_table_of_frequencies_goes_along(
     kind: str, pairs: Pairs | None, values: list[int], tmp_path: Path
 ) -> None:
@@ -198,7 +206,7 @@ def test_frequencies_that_follow_the_length_of_the_text_stay_dense(tmp_path: Pat
     assert route(checkpoint).kept == 0.0
 
 
-@pytest.mark.parametrize("name", ["whisper", "bert", "bert-unprefixed", "gpt2", "llama-biased"])
+@pytest.mark.parametrize("name", ["whisper", "bert-unprefixed", "gpt2"])
 def test_what_no_stock_class_holds_smaller_is_dense_with_zeros(name: str, tmp_path: Path) -> None:
     source = save_tiny(name, tmp_path / "source", sharded=True)
     options = surgery.Options(rule=Remove(0.3), pairs=("vo",), scope="all")
@@ -256,7 +264,6 @@ def test_what_loads_as_it_is_is_not_written_again(tmp_path: Path) -> None:
         ("llama", {"mlp_bias": True}, "biases in its MLPs"),
         ("llama-biased", {}, "bias behind attention"),
         ("mistral", {}, "sliding window"),
-        ("qwen2", {"use_sliding_window": True}, "sliding window"),
         ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequence"),
     ],
 )
@@ -305,7 +312,7 @@ def test_one_rank_for_the_whole_model_makes_it_fit(
 
 @pytest.mark.parametrize(
     ("pairs", "value", "made"),
-    [((0, 1, 3), 6, "LlamaForCausalLM"), (None, 6, MIMO), ((0, 1), 7, MIMO)],
+    [((0, 1, 3), 6, "LlamaForCausalLM"), ((0, 1), 7, MIMO)],
 )
 def test_a_real_llama_writes_the_same_story(
     pairs: tuple[int, ...] | None, value: int, made: str, shared: Path, tmp_path: Path
@@ -323,7 +330,7 @@ def test_a_real_llama_writes_the_same_story(
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported.output)
     prompt = tokenizer("Once upon a time", return_tensors="pt")
     stories = [
-        model.generate(**prompt, max_new_tokens=60, do_sample=False) for model in (ours, theirs)
+        model.generate(**prompt, max_new_tokens=40, do_sample=False) for model in (ours, theirs)
     ]
     assert torch.equal(*stories) and stories[0].shape[1] > 30
     with torch.inference_mode():
