@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surgery.engine.verify import verify
     from surgery.errors import SurgeryError
     from surgery.evaluation.results import Evaluation
+    from surgery.export.openai_whisper_loader import load_openai_whisper
     from surgery.export.run import export_model, export_routes
     from surgery.methods.rules import (
         Energy,
@@ -52,6 +53,7 @@ _HOMES = {
     "import_adapter": "surgery.engine.import_adapter",
     "inspect": "surgery.engine.inspect",
     "load": "surgery.engine.loading",
+    "load_openai_whisper": "surgery.export.openai_whisper_loader",
     "merge": "surgery.engine.merge",
     "reparam": "surgery.engine.split",
     "split": "surgery.engine.split",
@@ -96,6 +98,7 @@ __all__ = [
     "import_adapter",
     "inspect",
     "load",
+    "load_openai_whisper",
     "merge",
     "reparam",
     "split",

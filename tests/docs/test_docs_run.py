@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import traceback
 from pathlib import Path
 
 import pytest
+from transformers import dynamic_module_utils
 
 from tests.conftest import ROOT, shared_directory
 from tests.docs.blocks import (
@@ -41,6 +43,9 @@ def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     if shared is not None:
         monkeypatch.setenv("SURGERY_SHARED", str(shared))
+    # Code that travels in a checkpoint is copied to a cache of the user's, and put in the path.
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     namespace: dict[str, object] = {"__name__": "__main__"}
     failures, ran, lacking = [], 0, []
     for block in _executed(page):
