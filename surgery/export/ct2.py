@@ -17,7 +17,7 @@ from surgery.engine.stored import Stored
 from surgery.events import Event, Progress
 from surgery.export.ct2_files import write_files
 from surgery.export.ct2_model import new_model, write_variables
-from surgery.export.ct2_names import KIND, REVISION, stored_widths, whisper_variables
+from surgery.export.ct2_names import EMBEDDINGS, KIND, REVISION, stored_widths, whisper_variables
 from surgery.export.ct2_quantise import QUANTIZATIONS
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference
@@ -44,7 +44,7 @@ class CTranslate2(Target):
         """See :meth:`Target.fit`."""
         if stored.family.model_type != "whisper":
             return refused("only Whisper is written for CTranslate2", remedy="--to hf")
-        if f"{stored.claims.prefix}decoder.embed_tokens.weight" not in stored.source.infos:
+        if stored.claims.prefix + EMBEDDINGS not in stored.source.infos:
             return refused("it has no decoder, and CTranslate2 runs whole Whispers only")
         activation = stored.source.config.get("activation_function", "gelu")
         if activation != "gelu":

@@ -17,17 +17,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from surgery.architectures.config import Config
 from surgery.checkpoint.directory import read_json
 from surgery.checkpoint.disk import target_errors
 from surgery.checkpoint.transaction import Transaction
 from surgery.engine.stored import Stored
 from surgery.errors import CheckpointError
+from surgery.export.ct2_names import EMBEDDINGS
 
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor_config.json"
-REQUIRED = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
+NO_TIMESTAMPS = "<|notimestamps|>"
+REQUIRED = ("<|endoftext|>", "<|startoftranscript|>", NO_TIMESTAMPS)
 """Tokens that CTranslate2 looks up by name."""
 TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
+FILTERS = "encoder.conv1.weight"
 FRAMES_PER_SECOND = 100
 STEP = 0.02  # seconds between two timestamps
 
@@ -44,13 +48,12 @@ def write_files(stored: Stored, transaction: Transaction) -> None:
         tokens = _tokens(directory, stored)
         generation = _optional(directory / "generation_config.json")
         files: dict[str, Any] = {
-            "config.json": model_config(raw, generation, tokens),
-            "vocabulary.json": vocabulary(tokens, raw["vocab_size"]),
+            "config.json": model_config(stored.config, raw, generation, tokens),
+            "vocabulary.json": vocabulary(tokens, _shape(stored, EMBEDDINGS)[0]),
             PREPROCESSOR: preprocessor(directory, stored),
         }
         for name, content in files.items():
-            ordered = json.dumps(content, indent=2, sort_keys=True)
-            transaction.write_text(name, ordered if isinstance(content, list) else ordered + "\n")
+            transaction.write_text(name, json.dumps(content, indent=2, sort_keys=True) + "\n")
         target = transaction.staging / TOKENIZER
         with target_errors(target):
             shutil.copyfile(directory / TOKENIZER, target)
@@ -60,11 +63,15 @@ def write_files(stored: Stored, transaction: Transaction) -> None:
 
 
 def model_config(
-    raw: Mapping[str, Any], generation: Mapping[str, Any], tokens: Mapping[str, int]
+    config: Config,
+    raw: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    tokens: Mapping[str, int],
 ) -> dict[str, Any]:
     """Return CTranslate2's ``config.json``.
 
     Args:
+        config: Says how many layers and heads there are.
         raw: The model's configuration; older checkpoints have their lists of tokens there.
         generation: Its generation configuration; may be empty.
         tokens: Ids by token.
@@ -72,8 +79,8 @@ def model_config(
     known = generation or raw
     heads = known.get("alignment_heads")
     if heads is None:  # the upper half of the decoder, as CTranslate2's own converter assumes
-        layers = range(raw["decoder_layers"] // 2, raw["decoder_layers"])
-        heads = [list(pair) for pair in product(layers, range(raw["decoder_attention_heads"]))]
+        layers = range(config.decoder_layers // 2, config.decoder_layers)
+        heads = [list(pair) for pair in product(layers, range(config.decoder_attention_heads))]
     languages = known.get("lang_to_id")
     return {
         "alignment_heads": heads,
@@ -86,7 +93,7 @@ def model_config(
 def vocabulary(tokens: Mapping[str, int], size: int) -> list[str]:
     """Return the token of every id; timestamps that a tokenizer leaves out are put in."""
     by_id = {number: token for token, number in tokens.items()}
-    first = tokens["<|notimestamps|>"] + 1
+    first = tokens[NO_TIMESTAMPS] + 1
     return [
         by_id.get(
             number, f"<|{(number - first) * STEP:.2f}|>" if number >= first else f"<|{number}|>"
@@ -106,7 +113,7 @@ def preprocessor(directory: Path, stored: Stored) -> dict[str, Any]:
     return {
         "chunk_length": seconds,
         "feature_extractor_type": "WhisperFeatureExtractor",
-        "feature_size": stored.config.num_mel_bins,
+        "feature_size": _shape(stored, FILTERS)[1],
         "hop_length": 160,  # samples: 10 ms
         "n_fft": 400,  # samples: 25 ms
         "n_samples": 16000 * seconds,
@@ -136,7 +143,7 @@ def _build_tokenizer(directory: Path, stored: Stored) -> None:
     Raises:
         CheckpointError: They are not there, or cannot be read.
     """
-    from transformers import WhisperTokenizerFast
+    from transformers import WhisperTokenizer
 
     where = stored.source.directory or stored.source.name
     hint = "put the original's tokenizer files beside the weights"
@@ -148,7 +155,7 @@ def _build_tokenizer(directory: Path, stored: Stored) -> None:
             hint=hint,
         )
     try:
-        made = WhisperTokenizerFast.from_pretrained(directory, local_files_only=True)
+        made = WhisperTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             "The checkpoint's tokenizer cannot be read",
@@ -190,6 +197,10 @@ def _languages(tokens: Mapping[str, int]) -> list[int]:
     return sorted(
         number for number in tokens.values() if tokens["<|startoftranscript|>"] < number < last
     )
+
+
+def _shape(stored: Stored, name: str) -> tuple[int, ...]:
+    return tuple(stored.source.infos[stored.claims.prefix + name].shape)
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -139,6 +139,7 @@ def write_variables(
             digest = _digest(value)
             if digest in known:
                 model.alias(variable.name, known[digest])
+                written(variable.name)
                 continue
             known[digest] = variable.name
             value, scale = quantised(variable.name, value, quantization, weight=variable.weight)

@@ -23,6 +23,8 @@ from surgery.export.ct2_model import Variable
 
 KIND = "WhisperSpec"
 REVISION = 3
+EMBEDDINGS = "decoder.embed_tokens.weight"
+"""Name of the embedded tokens here; only a whole Whisper has them."""
 GELU = 3
 """Number of the activation x Φ(x), which every Whisper has."""
 
@@ -79,7 +81,7 @@ def whisper_variables(stored: Stored) -> list[Variable]:
         found.append(number(f"{tower}/num_heads", heads, torch.int16))
         for name, source, weight in _tower(tower, getattr(stored.config, f"{tower}_layers")):
             found.append(named(name, prefix + source, weight=weight))
-    embeddings = f"{prefix}decoder.embed_tokens.weight"
+    embeddings = prefix + EMBEDDINGS
     head = "proj_out.weight" if "proj_out.weight" in stored.source.infos else embeddings
     found.append(named("decoder/embeddings/weight", embeddings, weight=True))
     found.append(named("decoder/projection/weight", head, weight=True))
@@ -162,6 +164,6 @@ def widen(packed: Tensor, ranks: Sequence[int], width: int) -> Tensor:
     if all(rank == width for rank in ranks):
         return packed
     wide = packed.new_zeros(len(ranks), width, *packed.shape[1:])
-    for head, rows in enumerate(packed.split(list(ranks))):
+    for head, rows in enumerate(torch.split(packed, list(ranks))):
         wide[head, : len(rows)] = rows
     return wide.flatten(0, 1)

@@ -13,7 +13,8 @@ from torch import Tensor
 from surgery.engine.stream import cast
 
 INT8 = ("int8", "int8_float32", "int8_float16", "int8_bfloat16")
-QUANTIZATIONS = ("float32", "float16", "bfloat16", *INT8, "int16")
+INTEGERS = (*INT8, "int16")
+QUANTIZATIONS = ("float32", "float16", "bfloat16", *INTEGERS)
 LARGEST_INT8 = 127.0
 LARGEST_INT16 = 1024.0
 ROWS = 8192  # of a large embedding that are held in float32 at once
@@ -48,7 +49,7 @@ def quantised(
         CheckpointError: A value does not fit float16.
     """
     if weight and quantization in INT8:
-        pieces = [_rows(piece) for piece in value.split(ROWS)]
+        pieces = [_rows(piece) for piece in torch.split(value, ROWS)]
         integers, scales = zip(*pieces, strict=True)
         return torch.cat(integers), torch.cat(scales)
     if weight and quantization == "int16":

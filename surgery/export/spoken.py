@@ -26,10 +26,10 @@ def said(reference: Reference) -> tuple[list[int], list[list[int]]]:
             features,
             attention_mask=torch.ones(features.shape[0], features.shape[-1]),
             return_dict_in_generate=True,
-            output_logits=True,
+            output_scores=True,
             **generation_options(model, max_new_tokens=longest(reference)),
         )
-    given = found.sequences.shape[1] - len(found.logits)
+    given = found.sequences.shape[1] - len(found.scores)
     rows = found.sequences.tolist()
     return rows[0][:given], [spoken(row[given:], ending(reference)) for row in rows]
 
