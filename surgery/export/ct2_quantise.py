@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surgery.engine.stream import cast
+from surgery.errors import CheckpointError
 
 INT8 = ("int8", "int8_float32", "int8_float16", "int8_bfloat16")
 INTEGERS = (*INT8, "int16")
@@ -57,7 +58,15 @@ def quantised(
     # There is no float64 in the format.
     kept = torch.float32 if value.dtype == torch.float64 else value.dtype
     wanted = FLOATS.get(quantization, kept) if quantization is not None else kept
-    return cast(name, value, wanted), None
+    try:
+        return cast(name, value, wanted), None
+    except CheckpointError as error:
+        raise CheckpointError(
+            error.message,
+            found=error.found,
+            expected=error.expected,
+            hint="write with --quantization bfloat16 or float32",
+        ) from error
 
 
 def _rows(weight: Tensor) -> tuple[Tensor, Tensor]:
