@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from surgery.engine.stored import Stored, read_stored
-from surgery.evaluation.transcribe import generation_options
 from surgery.export.ct2_files import NO_TIMESTAMPS
 from surgery.export.ct2_quantise import INTEGERS
 from surgery.export.reference import Reference, difference
+from surgery.export.spoken import differing, longest, said
 from surgery.export.target import Comparison
 
 SAME = 1e-4
@@ -28,8 +28,8 @@ like their roots, so that 32 layers cost about 12.
 """
 INTEGER = 0.25
 """What integer weights and activations may cost: 0.059 on four layers, so about 0.17 on 32."""
-LONGEST = 64
-"""Tokens of a text that are compared: a damaged model may repeat itself up to its limit."""
+TIE = 1e-2
+"""Logits closer than this may change places by rounding in float32."""
 
 
 def compare(reference: Reference, directory: Path, quantization: str | None) -> Comparison:
@@ -51,29 +51,24 @@ def compare(reference: Reference, directory: Path, quantization: str | None) -> 
     )
     features = ctranslate2.StorageView.from_array(reference.features.contiguous().numpy())
     encoded = theirs.encode(features, to_cpu=True)
-    given = prompt(reference)
-    scores = _scores(theirs, encoded, given)
+    given, _ = said(reference)
+    scores = _first_scores(theirs, encoded, given)
     error = max(
         difference(reference.heard, torch.from_numpy(np.array(encoded))),
         difference(first_scores(reference, given), scores),
     )
-    stored = read_stored(reference.source)
-    unrounded = bound(stored, quantization) == SAME
+    allowed = bound(read_stored(reference.source), quantization)
     what = f"encoder and first scores on {len(scores)} recordings"
-    differing = []
+    other = None
     if _tokens(directory)[given[-1]] == NO_TIMESTAMPS:  # where it is not, timestamps are forced
-        pairs = list(zip(*_texts(reference, theirs, encoded, given), strict=True))
-        differing = [pair for pair in pairs if pair[0] != pair[1]]
-        same = f"{len(pairs) - len(differing)} of {len(pairs)}" if differing else "all"
-        what += f"; {same} texts the same"
-        if differing and not unrounded:
-            what += " (rounded weights may turn a close decision)"
+        other = differing(reference, _said(theirs, encoded, given, longest(reference)), TIE)
+        what += "; the same texts" if other is None else f"; {other[0]!r} became {other[1]!r}"
     return Comparison(
         f"CTranslate2 {version('ctranslate2')} ({kind})",
         what,
         error,
-        bound(stored, quantization),
-        differing=differing[0] if differing and unrounded else None,
+        allowed,
+        differing=other if allowed == SAME else None,
     )
 
 
@@ -104,11 +99,6 @@ def bound(stored: Stored, quantization: str | None) -> float:
     return SAME + sum(ROUNDINGS * torch.finfo(dtype).eps / 2 for dtype in types)
 
 
-def prompt(reference: Reference) -> list[int]:
-    """Return the tokens that transformers lets the decoder begin with: language, task and all."""
-    return _generated(reference, 1, reference.features[:1], whole=True)[0, :-1].tolist()
-
-
 def first_scores(reference: Reference, given: list[int]) -> Tensor:
     """Return our logits of the first token of each text, (clips, vocabulary)."""
     ids = torch.tensor([given] * len(reference.heard))
@@ -119,7 +109,7 @@ def first_scores(reference: Reference, given: list[int]) -> Tensor:
     return logits[:, -1].float()
 
 
-def _scores(theirs: Any, encoded: Any, given: list[int]) -> Tensor:
+def _first_scores(theirs: Any, encoded: Any, given: list[int]) -> Tensor:
     """Return their logits of the first token of each text, (clips, vocabulary)."""
     results = theirs.generate(
         encoded,
@@ -134,24 +124,11 @@ def _scores(theirs: Any, encoded: Any, given: list[int]) -> Tensor:
     return torch.from_numpy(np.stack(first))
 
 
-def _tokens(directory: Path) -> list[str]:
-    tokens: list[str] = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
-    return tokens
-
-
-def _texts(
-    reference: Reference, theirs: Any, encoded: Any, given: list[int]
-) -> tuple[list[str], list[str]]:
-    """Return what is heard in every recording, ours and theirs, greedily."""
-    room = min(LONGEST, reference.model.config.max_target_positions - len(given))
-    ours = _generated(reference, room, reference.features).tolist()
-    results = theirs.generate(
-        encoded, [given] * len(ours), beam_size=1, max_length=_limit(room, given)
-    )
-    return (
-        [_words(reference, ids) for ids in ours],
-        [_words(reference, result.sequences_ids[0]) for result in results],
-    )
+def _said(theirs: Any, encoded: Any, given: list[int], room: int) -> list[list[int]]:
+    """Return the tokens they say, greedily, up to ``room`` of each text."""
+    prompts = [given] * encoded.shape[0]
+    results = theirs.generate(encoded, prompts, beam_size=1, max_length=_limit(room, given))
+    return [result.sequences_ids[0] for result in results]
 
 
 def _limit(room: int, given: list[int]) -> int:
@@ -162,24 +139,6 @@ def _limit(room: int, given: list[int]) -> int:
     return max(2 * room, room + len(given))
 
 
-def _generated(reference: Reference, room: int, features: Tensor, *, whole: bool = False) -> Tensor:
-    """Return our tokens, (clips, length); ``whole``: those that were given, too."""
-    mask = torch.ones(features.shape[0], features.shape[-1])
-    # Whisper's generate adds the prompt to this; told `max_new_tokens`, it would warn of both.
-    options = generation_options(reference.model) | {"max_length": room}
-    with torch.inference_mode():
-        found = reference.model.generate(
-            features, attention_mask=mask, return_dict_in_generate=whole, **options
-        )
-    tokens: Tensor = found.sequences if whole else found
+def _tokens(directory: Path) -> list[str]:
+    tokens: list[str] = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
     return tokens
-
-
-def _words(reference: Reference, ids: list[int]) -> str:
-    """Return a text, or tokens up to the end where there is nothing to read them with."""
-    if reference.words is not None:
-        return str(reference.words.decode(ids, skip_special_tokens=True)).strip()
-    generation = reference.model.generation_config
-    ends = {generation.eos_token_id, generation.pad_token_id}
-    length = next((place for place, one in enumerate(ids) if one in ends), len(ids))
-    return " ".join(map(str, ids[:length]))

@@ -137,7 +137,7 @@ def test_blocks_of_one_rank_stay_small_whatever_it_is(
     made = to_ct2(cut(tmp_path, uneven), quantization)
     assert made.kept == 1.0 and made.comparison is not None and made.comparison.error is not None
     if quantization is None:
-        assert made.comparison.error < 1e-5 and made.comparison.what.endswith("all texts the same")
+        assert made.comparison.error < 1e-5 and made.comparison.what.endswith("the same texts")
     # As many numbers fewer as surgery removed, but the zeros that stand for biases of k.
     dense = to_ct2(tmp_path / "source", quantization, verify=False)
     size = {None: 4, "float16": 2, "int8": 1}[quantization]
@@ -168,7 +168,7 @@ def test_a_pruned_model_is_exported_with_its_words_and_its_small_parts(tmp_path:
             tmp_path / place, "ct2", out, quantization=quantization, force=True
         )
         assert made.kept == 1.0 and made.comparison is not None
-        assert made.comparison.what.endswith("all texts the same")
+        assert made.comparison.what.endswith("the same texts")
         assert made.comparison.bound == (0.25 if quantization == "int8" else 1e-4)
         assert "30 s" in made.notes[0]  # which this one does not hear at once
         files = {"model.bin", "config.json", "vocabulary.json", *BESIDE[:2], "README.md"}
