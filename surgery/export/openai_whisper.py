@@ -21,7 +21,7 @@ from surgery.engine.stored import Stored, read_stored
 from surgery.events import Event, Progress
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference, difference
-from surgery.export.spoken import differing, longest
+from surgery.export.spoken import differing, longest, suppressed
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.whisper_form import (
     alignment_heads,
@@ -145,7 +145,7 @@ def decoded(model: Any, reference: Reference) -> list[list[int]]:
         language="en",
         without_timestamps=True,
         sample_len=longest(reference),
-        suppress_tokens=list(getattr(generation, "suppress_tokens", None) or []),
+        suppress_tokens=suppressed(reference),
         suppress_blank=bool(getattr(generation, "begin_suppress_tokens", None)),
         fp16=False,
     )

@@ -17,7 +17,8 @@ LONGEST = 32
 def said(reference: Reference) -> tuple[list[int], list[list[int]]]:
     """Return what our runtime is told first, and what it then says of each embedded recording.
 
-    Greedily, without timestamps. Tokens from the end of the text on are left out.
+    Greedily, without timestamps or other tokens that are no text. Tokens from the end of the text
+    on are left out.
     """
     model = reference.model
     features = reference.features
@@ -27,6 +28,7 @@ def said(reference: Reference) -> tuple[list[int], list[list[int]]]:
             attention_mask=torch.ones(features.shape[0], features.shape[-1]),
             return_dict_in_generate=True,
             output_scores=True,
+            suppress_tokens=suppressed(reference),
             **generation_options(model, max_new_tokens=longest(reference)),
         )
     given = found.sequences.shape[1] - len(found.scores)
@@ -35,14 +37,21 @@ def said(reference: Reference) -> tuple[list[int], list[list[int]]]:
 
 
 def longest(reference: Reference) -> int:
-    """Return how many tokens of a recording are compared, in a decoder that may have fewer."""
-    return min(LONGEST, int(reference.model.config.max_target_positions) // 2)
+    """Return how many tokens of a recording are compared: at most what whisper.cpp says of one."""
+    return min(LONGEST, int(reference.model.config.max_target_positions) // 2 - 4)
 
 
 def ending(reference: Reference) -> int:
     """Return the token that ends a text."""
     found = reference.model.generation_config.eos_token_id
     return int(found[0] if isinstance(found, list) else found)
+
+
+def suppressed(reference: Reference) -> list[int]:
+    """Return the tokens that none of the runtimes may say: its own, and all that are no text."""
+    generation, vocabulary = reference.model.generation_config, reference.model.config.vocab_size
+    own = getattr(generation, "suppress_tokens", None) or []
+    return sorted({*own, *range(ending(reference) + 1, vocabulary)})
 
 
 def spoken(tokens: Sequence[int], end: int) -> list[int]:
