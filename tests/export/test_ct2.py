@@ -24,8 +24,9 @@ from surgery.engine.stored import read_stored
 from surgery.errors import CheckpointError, SurgeryError, UnsupportedModelError
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.transcribe import transcribe
-from surgery.export import ct2_names
+from surgery.export import ct2_names, spoken
 from surgery.export.ct2_quantise import QUANTIZATIONS
+from surgery.export.reference import Reference
 from surgery.export.run import Exported
 from surgery.export.target import Choice
 from surgery.export.targets import target
@@ -175,6 +176,29 @@ def test_a_pruned_model_is_exported_with_its_words_and_its_small_parts(tmp_path:
         assert set(made.files) == files
 
 
+def test_languages_tasks_and_tokens_never_said_are_the_same(tmp_path: Path) -> None:
+    source = save_listener(tmp_path / "source")
+    place = source / "generation_config.json"
+    known = json.loads(place.read_text("utf-8")) | {
+        "is_multilingual": True,
+        "lang_to_id": {"<|en|>": 58},
+        "task_to_id": {"translate": 59, "transcribe": 60},
+    }
+    texts = []
+    for _ in range(2):
+        place.write_text(json.dumps(known))
+        made = to_ct2(source, force=True)
+        assert made.comparison is not None and made.comparison.what.endswith("the same texts")
+        with resolve(str(source)) as opened:
+            prompt, said = spoken.said(Reference(opened))
+        assert prompt == [57, 58, 60, 63]
+        texts.append(said[0])
+        known |= {"suppress_tokens": [said[0][1]], "begin_suppress_tokens": [said[0][0]]}
+    assert texts[0][0] != texts[1][0] and texts[0][1] not in texts[1]
+    assert config_of(made.output)["suppress_ids"] == [texts[0][1]]
+    assert config_of(made.output)["lang_ids"] == [58]
+
+
 def test_weights_that_are_written_wrongly_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +278,7 @@ def test_faster_whisper_says_what_our_runtime_says(shared: Path, tmp_path: Path)
     model = shared / "checkpoints/whisper-tiny.en-digits"
     options = surgery.Options(rule=surgery.Remove(0.25), layout="tied", scope="encoder")
     surgery.absorb_decompose(model, tmp_path / "pruned", options=options)
+    (tmp_path / "pruned/tokenizer.json").unlink()  # it is made anew from the older files
     made = to_ct2(tmp_path / "pruned", verify=False)
     assert made.kept == 1.0 and not made.notes
     clips = [
