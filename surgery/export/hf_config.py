@@ -64,13 +64,13 @@ def native_config(raw: Mapping[str, Any], form: Native, *, biased: bool) -> dict
 def _mimo_config(
     plain: Mapping[str, Any], form: Native, rope: Mapping[str, Any], *, biased: bool
 ) -> dict[str, Any]:
-    effective = _effective(plain)
-    layers: int = effective.num_hidden_layers
+    config = effective(plain)
+    layers: int = config.num_hidden_layers
     dtype = {key: plain[key] for key in ("dtype", "torch_dtype") if key in plain}
     return {
         "architectures": [mimo_class(plain)],
         "model_type": MIMO,
-        **{key: getattr(effective, key) for key in SHARED},
+        **{key: getattr(config, key) for key in SHARED},
         **dtype,
         "head_dim": form.head_dim,
         "v_head_dim": form.value_dim,
@@ -85,19 +85,19 @@ def _mimo_config(
 
 def _rope(plain: Mapping[str, Any], form: Native) -> dict[str, Any]:
     """Return the RoPE of a form: its own frequencies as factors of the usual ones."""
-    config = _effective(plain)
+    config = effective(plain)
     rope: dict[str, Any] = config.rope_parameters
     theta, kind = float(rope["rope_theta"]), rope["rope_type"]
     if form.pairs is None and kind == "default":
         return {"rope_type": "default", "rope_theta": theta}
     original = int(rope.get("original_max_position_embeddings", config.max_position_embeddings))
-    short, attention = _frequencies(config, theta, kind, None)
-    long, _ = _frequencies(config, theta, kind, original + 1)
+    short, attention = frequencies(config, theta, kind, None)
+    long, _ = frequencies(config, theta, kind, original + 1)
     kept = list(range(form.full // 2)) if form.pairs is None else list(form.pairs)
     usual = theta ** (torch.arange(0, form.head_dim, 2).float() / form.head_dim)
 
-    def factors(frequencies: Tensor) -> list[float]:
-        found: list[float] = (1 / (frequencies[kept].double() * usual.double())).tolist()
+    def factors(table: Tensor) -> list[float]:
+        found: list[float] = (1 / (table[kept].double() * usual.double())).tolist()
         return found
 
     return {
@@ -111,7 +111,7 @@ def _rope(plain: Mapping[str, Any], form: Native) -> dict[str, Any]:
     }
 
 
-def _frequencies(config: Any, theta: float, kind: str, length: int | None) -> tuple[Tensor, float]:
+def frequencies(config: Any, theta: float, kind: str, length: int | None) -> tuple[Tensor, float]:
     """Return inverse frequencies (d/2), and the factor of cosines and sines, at some length."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -124,7 +124,7 @@ def _frequencies(config: Any, theta: float, kind: str, length: int | None) -> tu
     return found
 
 
-def _effective(plain: Mapping[str, Any]) -> Any:
+def effective(plain: Mapping[str, Any]) -> Any:
     """Return the configuration as transformers reads it, defaults filled in."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -77,9 +77,9 @@ def native(stored: Stored) -> Native | None:
     """
     if not decoder(stored) or rope_kind(stored.source.config) not in STATIC:
         return None
-    forms = [_own(stored)]
+    forms = [own_form(stored)]
     if no_mimo(stored) is None:
-        forms.append(_mimo(stored))
+        forms.append(mimo_form(stored))
     best = min(forms, key=lambda form: form.parameters(stored))  # the first of equals
     return best if best.parameters(stored) < _dense(stored) else None
 
@@ -144,7 +144,8 @@ def _slides(raw: Mapping[str, Any]) -> bool:
     return bool(raw.get("use_sliding_window"))
 
 
-def _own(stored: Stored) -> Native:
+def own_form(stored: Stored) -> Native:
+    """Return the narrowest form with one width for queries, keys and values."""
     full, pairs, values = _widest(stored)
     half = full // 2
     count = max(len(pairs), -(-values // 2))
@@ -154,7 +155,8 @@ def _own(stored: Stored) -> Native:
     return Native(False, 2 * count, 2 * count, None if count == half else chosen, full)
 
 
-def _mimo(stored: Stored) -> Native:
+def mimo_form(stored: Stored) -> Native:
+    """Return the narrowest form with one width for queries and keys, and one for values."""
     full, pairs, values = _widest(stored)
     chosen = None if 2 * len(pairs) == full else tuple(pairs)
     return Native(True, 2 * len(pairs), values, chosen, full)
