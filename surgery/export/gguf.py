@@ -1,0 +1,152 @@
+"""``--to gguf``: one file that llama.cpp and everything built on it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from surgery.checkpoint.transaction import Transaction
+from surgery.engine.adapted import AdaptedSource
+from surgery.engine.stored import Stored, read_stored, stored_dtype
+from surgery.events import Progress
+from surgery.export.gguf_file import context_length, expected_bytes, stored_kind, write
+from surgery.export.gguf_form import GgufForm, choose, forms, obstacle, parameters, tied
+from surgery.export.gguf_run import compare
+from surgery.export.gguf_tensors import GgufTensors
+from surgery.export.gguf_words import Words, read_words
+from surgery.export.hf_config import effective, plain_config
+from surgery.export.hf_forms import kept, rope_kind
+from surgery.export.reference import Reference
+from surgery.export.target import NOTHING, WHOLE, Choice, Comparison, Fit, Target, fits, refused
+
+WEIGHTS = "model.gguf"
+BOUNDS = {"f32": 1e-4, "f16": 1e-2, "bf16": 5e-2, "q8_0": 0.1}
+"""Largest relative difference of log-probabilities, by the type of the matrices."""
+
+
+class Gguf(Target):
+    """llama.cpp: decoders of the LLaMA kind, smaller where one width does for the whole model."""
+
+    name = "gguf"
+    title = "llama.cpp (GGUF)"
+    extra = "gguf"
+    writes_with = ("gguf",)
+    runs_with = ("xllamacpp",)
+    quantizations = ("f32", "f16", "bf16", "q8_0")
+    language = "console"
+
+    def fit(self, stored: Stored, choice: Choice) -> Fit:
+        """See :meth:`Target.fit`; without a quantization, the type that is stored is kept."""
+        if reason := obstacle(stored):
+            whisper = stored.family.model_type == "whisper"
+            return refused(reason, remedy="--to ggml" if whisper else "--to hf")
+        form = choose(stored)
+        words = f"architecture {form.arch}, {_kind(stored, choice)}"
+        share = _share(stored, form)
+        if share is None:
+            return fits(words, kept=WHOLE)
+        if form.smaller:
+            words += f", {_widths(form)}"
+        else:
+            words += ", original shapes with zeros where vectors were cut"
+        return fits(words, kept=share, remedy=None if share == WHOLE else _remedy(stored))
+
+    def write(
+        self, stored: Stored, choice: Choice, transaction: Transaction, progress: Progress
+    ) -> Sequence[str]:
+        """See :meth:`Target.write`; one tensor is held at a time."""
+        form, kind = choose(stored), _kind(stored, choice)
+        words = _words(stored)
+        parts = list(GgufTensors(stored, form).placed())
+        transaction.reserve(expected_bytes(parts, kind))
+        write(transaction.staging / WEIGHTS, stored, form, words, kind, progress)
+        return _notes(stored, form, words)
+
+    def compare(self, reference: Reference, directory: Path, choice: Choice) -> Comparison:
+        """See :meth:`Target.compare`: the likeliest next words, and the tokens of a text."""
+        stored = read_stored(reference.source)
+        words = _words(stored)
+        room = context_length(effective(plain_config(stored.source.config)))
+        error, differing = compare(reference, directory / WEIGHTS, room, spoken=not words.stand_in)
+        kinds = {_kind(stored, choice)}
+        if stored.linears or choose(stored).smaller or isinstance(stored.source, AdaptedSource):
+            kinds.add(_kind(stored, Choice()))  # rounded on the way
+        what = "log-probabilities of a greedy continuation"
+        return Comparison(
+            runtime=f"llama.cpp (xllamacpp {version('xllamacpp')})",
+            what=what if words.stand_in else f"{what}, and how a text is read",
+            error=error,
+            bound=max(BOUNDS[kind] for kind in kinds),
+            differing=differing,
+        )
+
+    def usage(self, place: str) -> str:
+        """See :meth:`Target.usage`."""
+        return f'$ llama-cli -m {place}/{WEIGHTS} -p "Once upon a time"'
+
+
+def _kind(stored: Stored, choice: Choice) -> str:
+    return choice.quantization or stored_kind(stored_dtype(stored.source))
+
+
+def _words(stored: Stored) -> Words:
+    files = {path.name: path for path in stored.source.sidecars()}
+    size = effective(plain_config(stored.source.config)).vocab_size
+    return read_words(files.get("tokenizer.json"), size)
+
+
+def _share(stored: Stored, form: GgufForm) -> float | None:
+    """Return how much of what was removed stays removed; ``None``: nothing was removed."""
+    share = kept(stored, form.heads if form.smaller else None)
+    if share is None or not form.output:
+        return share
+    dense = parameters(stored, forms(stored)[0])
+    saved = dense - form.heads.parameters(stored)
+    return max(NOTHING, share * (dense - parameters(stored, form)) / saved)
+
+
+def _widths(form: GgufForm) -> str:
+    heads = form.heads
+    if heads.head_dim == heads.value_dim:
+        return f"heads {heads.head_dim} wide, of {heads.full}"
+    return f"queries and keys {heads.head_dim} wide, values {heads.value_dim}, of {heads.full}"
+
+
+def _remedy(stored: Stored) -> str:
+    biased = any(name.endswith("proj.bias") for name in stored.source.infos)
+    if rope_kind(stored.source.config) == "default" and not biased and not tied(stored):
+        return "prune with --pairs vo and --layout model: one V rank for the whole model"
+    return (
+        "queries, keys and values need one width: prune with --calibrate, --layout model, "
+        "--remove F --per-pair and --multiple 2"
+    )
+
+
+def _notes(stored: Stored, form: GgufForm, words: Words) -> list[str]:
+    notes = []
+    share = _share(stored, form)
+    if share == NOTHING:
+        notes.append(
+            "As large and as slow as the original: llama.cpp has one width for all heads of a "
+            "model, so what was cut is there as zeros."
+        )
+    elif share is not None and share < WHOLE:
+        notes.append(f"{share:.1%} of what was cut stays cut; the rest are zeros that fill up.")
+    if form.arch == "mimo2":
+        notes.append(
+            "Written as MiMo 2, llama.cpp's architecture with narrower values than keys; all "
+            "else that makes it other than a LLaMA is switched off."
+        )
+    if words.stand_in:
+        notes.append(
+            "llama.cpp has no tokenizer like this model's: tokens stand there as [0], [1], …; "
+            "tell its server token ids, not text."
+        )
+    config = effective(plain_config(stored.source.config))
+    if context_length(config) < config.max_position_embeddings:
+        notes.append(
+            f"llama.cpp attends to the whole text, not to a window of {context_length(config)} "
+            "tokens: longer texts differ, and so that is the length it is told."
+        )
+    return notes
