@@ -154,10 +154,15 @@ class Contestant:
 
 
 class Runtime(Protocol):
-    """Something that runs a Whisper."""
+    """Something that runs a Whisper.
+
+    Attributes:
+        name: What the table calls it.
+        fused: Whether its attention wants one width; ``None``: its widths are its own affair.
+    """
 
     name: str
-    attention: str
+    fused: bool | None
 
     def contestant(self, shape: Shape, ranks: Ranks | None) -> Contestant:
         """Return a model of this shape, ready to be timed."""
@@ -190,12 +195,12 @@ class Ours:
 
     def __init__(self, attention: str, device: str, dtype: str, *, compiled: bool = False) -> None:
         self.name = "torch.compile" if compiled else attention
-        self.attention, self._compiled = attention, compiled
+        self.fused, self._attention, self._compiled = attention != "eager", attention, compiled
         self._device, self._dtype = device, getattr(torch, dtype)
 
     def contestant(self, shape: Shape, ranks: Ranks | None) -> Contestant:
         """See :class:`Runtime`."""
-        model = whisper(shape, ranks, self.attention).to(self._device, self._dtype)
+        model = whisper(shape, ranks, self._attention).to(self._device, self._dtype)
         encoder = model.model.encoder
         states = self._random(1, FRAMES, shape.width)
         features = self._random(1, shape.mels, 2 * FRAMES)
@@ -213,7 +218,7 @@ class Ours:
 
         def tokens() -> None:
             word = torch.zeros(1, 1, dtype=torch.long, device=self._device)
-            caches.self_attention_cache.crop(0)
+            caches.self_attention_cache.crop(-caches.get_seq_length())
             for _ in range(TOKENS):
                 model.model.decoder(word, encoder_hidden_states=states, past_key_values=caches)
 
@@ -250,7 +255,7 @@ class CTranslate2:
         like: A real Whisper, for the tokenizer and processor files beside the weights.
     """
 
-    attention = "eager"  # it runs QK and V at their own widths
+    fused = None
 
     def __init__(self, quantization: str, like: str) -> None:
         self.name, self._quantization, self._like = f"ct2 {quantization}", quantization, Path(like)
@@ -261,10 +266,10 @@ class CTranslate2:
 
         with tempfile.TemporaryDirectory() as work:
             self._write(shape, ranks, Path(work) / "model")
-            surgery.export(
+            surgery.export_model(
                 f"{work}/model",
-                to="ct2",
-                out=f"{work}/exported",
+                "ct2",
+                f"{work}/exported",
                 quantization=self._quantization,
                 verify=False,
             )

@@ -3,7 +3,7 @@
     python benchmarks/inference_speed.py --model DIR --speech DIR [--calibrate DIR] [--digits DIR]
         [--shapes tiny base large-v3] [--layouts tied block ragged] [--fractions 25% 46.4% 60%]
         [--runtimes eager sdpa compile ct2-float32 ct2-int8] [--multiple N] [--repeats 7]
-        [--device cuda] [--dtype bfloat16] [-o FILE]
+        [--processor] [--device cuda] [--dtype bfloat16] [-o FILE]
 
 Ranks are those of the real Whisper in DIR, pruned by weights alone: each layout and fraction of the
 encoder's attention parameters with the error of its encoder's output on speech (as in
@@ -15,6 +15,7 @@ Dense and pruned take turns; a ratio is the median over rounds. *Removed* is the
 FLOPs that the ranks leave out, *executed* what is run of them, padding included, and *quotient* the
 share of the attention modules' time that is gone over the share of FLOPs removed. The decoder is
 measured apart, on models cut everywhere (``--scope all``), with the word error rate of digits.
+``--processor`` counts processor time, which other work on the machine lengthens less.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +46,7 @@ from inference_models import (
     removed,
     spread,
 )
-from measuring import turns
+from measuring import Step, turns
 from transformers import WhisperProcessor
 from transformers.utils import logging
 
@@ -128,37 +130,58 @@ class Real:
         return 100 * word_errors(folder.references(), texts).rate
 
 
-def paired(dense: Contestant, pruned: Contestant, part: str, repeats: int) -> Any:
+@dataclass(frozen=True)
+class Clock:
+    """How often to measure, and by which clock."""
+
+    repeats: int
+    now: Callable[[], float]
+
+    def turns(self, **steps: Step) -> dict[str, list[float]]:
+        """Return the milliseconds of every step, round by round."""
+        return turns(steps, self.repeats, clock=self.now)
+
+
+def paired(dense: Contestant, pruned: Contestant, part: str, clock: Clock) -> Any:
     """Return milliseconds of dense and pruned, and the ratio: medians of rounds taken in turns."""
     steps = {"dense": getattr(dense, part), "pruned": getattr(pruned, part)}
     if None in steps.values():
         return None
-    times = turns(steps, repeats)
+    times = clock.turns(**steps)
     ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
     return *(statistics.median(each) for each in times.values()), ratio
 
 
 def encoder_row(
-    shape: Shape, ranks: Ranks, fused: bool, dense: Contestant, pruned: Contestant, repeats: int
+    shape: Shape,
+    ranks: Ranks,
+    fused: bool | None,
+    dense: Contestant,
+    pruned: Contestant,
+    clock: Clock,
 ) -> Row:
     """Time an encoder beside the dense one."""
     blocks = ranks["encoder"]
-    row: Row = {"removed": removed(blocks), "executed": executed(shape, blocks, fused=fused)}
-    if attention := paired(dense, pruned, "attention", repeats):
+    row: Row = {"removed": removed(blocks)}
+    if fused is not None:
+        row["executed"] = executed(shape, blocks, fused=fused)
+    if attention := paired(dense, pruned, "attention", clock):
         _, row["attention_ms"], row["attention_ratio"] = attention
         row["attention_ms"] *= shape.scale
         row["quotient"] = (1 - row["attention_ratio"]) / row["removed"]
-    whole, cut, ratio = paired(dense, pruned, "window", repeats)
+    whole, cut, ratio = paired(dense, pruned, "window", clock)
     if pruned.front is not None:  # once a window, whatever the number of blocks
-        once = statistics.median(turns({"front": pruned.front}, repeats)["front"])
+        once = statistics.median(clock.turns(front=pruned.front)["front"])
         cut = once + shape.scale * cut
         ratio = cut / (once + shape.scale * whole)
     return row | {"window_ms": cut, "window_ratio": ratio}
 
 
-def decoder_row(ranks: Ranks, dense: Contestant, pruned: Contestant, scale: float, n: int) -> Row:
+def decoder_row(
+    ranks: Ranks, dense: Contestant, pruned: Contestant, scale: float, clock: Clock
+) -> Row:
     """Time a decoder's tokens beside the dense one's."""
-    _, taken, ratio = paired(dense, pruned, "tokens", n)
+    _, taken, ratio = paired(dense, pruned, "tokens", clock)
     old, new = (each.cache_bytes() for each in (dense, pruned) if each.cache_bytes)
     return {
         "removed": removed(ranks["decoder"] + ranks["cross"]),
@@ -192,6 +215,7 @@ def line(part: str, row: Row) -> str:
 def measure(given: argparse.Namespace, part: str) -> Iterator[Row]:
     """Yield the rows of one table as they are measured."""
     cuts = list(Real(given).cuts("encoder" if part == "encoder" else "all"))
+    clock = Clock(given.repeats, time.process_time if given.processor else time.perf_counter)
     for name in given.shapes:
         shape = SHAPES[name]
         for key in given.runtimes:
@@ -203,10 +227,9 @@ def measure(given: argparse.Namespace, part: str) -> Iterator[Row]:
                 ranks = spread(cut.ranks, shape)
                 pruned = runtime.contestant(shape, ranks)
                 if part == "encoder":
-                    fused = runtime.attention != "eager"
-                    row = encoder_row(shape, ranks, fused, dense, pruned, given.repeats)
+                    row = encoder_row(shape, ranks, runtime.fused, dense, pruned, clock)
                 else:
-                    row = decoder_row(ranks, dense, pruned, shape.scale, given.repeats)
+                    row = decoder_row(ranks, dense, pruned, shape.scale, clock)
                 known = {"shape": name, "runtime": runtime.name, "layout": cut.layout}
                 yield known | row | {"errors": cut.errors}
 
@@ -225,6 +248,7 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", default=["sdpa"], choices=RUNTIMES)
     parser.add_argument("--parts", nargs="+", default=list(HEADS), choices=HEADS)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--processor", action="store_true", help="count processor time")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("-o", "--output", type=Path)
