@@ -15,7 +15,7 @@ from surgery.engine.stored import Stored, read_stored
 from surgery.export.ct2_files import NO_TIMESTAMPS
 from surgery.export.ct2_quantise import INTEGERS
 from surgery.export.reference import Reference, difference
-from surgery.export.spoken import differing, longest, said
+from surgery.export.spoken import differing, longest, said, suppressed
 from surgery.export.target import Comparison
 
 SAME = 1e-4
@@ -61,7 +61,7 @@ def compare(reference: Reference, directory: Path, quantization: str | None) -> 
     what = f"encoder and first scores on {len(scores)} recordings"
     other = None
     if _tokens(directory)[given[-1]] == NO_TIMESTAMPS:  # where it is not, timestamps are forced
-        other = differing(reference, _said(theirs, encoded, given, longest(reference)), TIE)
+        other = differing(reference, _said(theirs, encoded, given, reference), TIE)
         what += "; the same texts" if other is None else f"; {other[0]!r} became {other[1]!r}"
     return Comparison(
         f"CTranslate2 {version('ctranslate2')} ({kind})",
@@ -124,10 +124,16 @@ def _first_scores(theirs: Any, encoded: Any, given: list[int]) -> Tensor:
     return torch.from_numpy(np.stack(first))
 
 
-def _said(theirs: Any, encoded: Any, given: list[int], room: int) -> list[list[int]]:
-    """Return the tokens they say, greedily, up to ``room`` of each text."""
-    prompts = [given] * encoded.shape[0]
-    results = theirs.generate(encoded, prompts, beam_size=1, max_length=_limit(room, given))
+def _said(theirs: Any, encoded: Any, given: list[int], reference: Reference) -> list[list[int]]:
+    """Return the tokens they say, greedily; their own list of what is never said must be ours."""
+    own = getattr(reference.model.generation_config, "suppress_tokens", None) or []
+    results = theirs.generate(
+        encoded,
+        [given] * encoded.shape[0],
+        beam_size=1,
+        max_length=_limit(longest(reference), given),
+        suppress_tokens=[-1, *set(suppressed(reference)).difference(own)],
+    )
     return [result.sequences_ids[0] for result in results]
 
 

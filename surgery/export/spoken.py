@@ -65,7 +65,7 @@ def differing(
 ) -> tuple[str, str] | None:
     """Return the first text that differs, ours and theirs; ``None`` if none does.
 
-    Where two runtimes part at a token, rounding decides if our model hardly prefers its own. What
+    Where two runtimes part at a token, rounding decides if our model hardly tells them apart. What
     follows from there on is another text, and is not compared.
 
     Args:
@@ -87,7 +87,7 @@ def differing(
                 decoder_input_ids=torch.tensor([prompt + here[:place]]),
             ).logits[0, -1]
         one, other = ([*text, end][place] for text in (here, there))
-        if float(logits[one] - logits[other]) > tie:
+        if abs(float(logits[one] - logits[other])) > tie:
             return _text(reference, here), _text(reference, there)
     return None
 
