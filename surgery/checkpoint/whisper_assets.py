@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from surgery.checkpoint.byte_bpe import merges, to_unicode
 from surgery.errors import CheckpointError
@@ -184,15 +183,6 @@ def token_bytes(dims: Dimensions) -> list[bytes]:
     """Return the bytes of every token that stands for text, in the order of their ids."""
     ranks = _Vocabulary(dims).ranks
     return sorted(ranks, key=lambda token: ranks[token])
-
-
-def mel_filters(dims: Dimensions) -> NDArray[np.float32]:
-    """Return the weights of the mel filters, (mel bins, 201 frequencies), float32."""
-    import whisper
-
-    with np.load(Path(whisper.__file__).parent / "assets" / "mel_filters.npz") as filters:
-        found: NDArray[np.float32] = filters[f"mel_{dims.n_mels}"]
-    return found
 
 
 def write(dims: Dimensions, name: str, directory: Path) -> list[str]:

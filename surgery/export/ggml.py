@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from surgery.checkpoint.transaction import Transaction
-from surgery.checkpoint.whisper_assets import mel_filters, token_bytes
+from surgery.checkpoint.whisper_assets import token_bytes
 from surgery.engine.merged import MergedTensors
 from surgery.engine.stored import Stored
 from surgery.engine.stream import cast
@@ -18,7 +18,7 @@ from surgery.errors import SurgeryError
 from surgery.evaluation.audio import Audio
 from surgery.events import Event, Progress
 from surgery.export.fit import kept_share
-from surgery.export.ggml_file import KINDS, GgmlWriter
+from surgery.export.ggml_file import KINDS, GgmlWriter, mel_filters
 from surgery.export.reference import Reference
 from surgery.export.spoken import differing, ending, longest, spoken
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
@@ -69,7 +69,7 @@ class Ggml(Target):
         size = KINDS[kind].itemsize
         transaction.reserve(sum(math.prod(part.shape) for part in parts) * size)
         path = transaction.staging / weights(kind)
-        with GgmlWriter(path, dims, kind, mel_filters(dims), token_bytes(dims)) as writer:
+        with GgmlWriter(path, dims, kind, mel_filters(dims.n_mels), token_bytes(dims)) as writer:
             for count, part in enumerate(parts):
                 progress(Event("Writing", count, len(parts), part.name))
                 dtype = writer.dtype(part.name, part.shape)

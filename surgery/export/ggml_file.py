@@ -106,3 +106,12 @@ class GgmlWriter:
     ) -> None:
         with target_errors(self._path):
             self._file.close()
+
+
+def mel_filters(bins: int) -> NDArray[np.float32]:
+    """Return the weights of openai-whisper's mel filters, (bins, 201 frequencies), float32."""
+    import whisper
+
+    with np.load(Path(whisper.__file__).parent / "assets" / "mel_filters.npz") as filters:
+        found: NDArray[np.float32] = filters[f"mel_{bins}"]
+    return found

@@ -36,6 +36,9 @@ class Gguf(Target):
     quantizations = ("f32", "f16", "bf16", "q8_0")
     language = "console"
 
+    def __init__(self) -> None:
+        self._stand_in = False
+
     def fit(self, stored: Stored, choice: Choice) -> Fit:
         """See :meth:`Target.fit`; without a quantization, the type that is stored is kept."""
         if reason := obstacle(stored):
@@ -58,6 +61,7 @@ class Gguf(Target):
         """See :meth:`Target.write`; one tensor is held at a time."""
         form, kind = choose(stored), _kind(stored, choice)
         words = _words(stored)
+        self._stand_in = words.stand_in
         parts = list(GgufTensors(stored, form).placed())
         transaction.reserve(expected_bytes(parts, kind))
         write(transaction.staging / WEIGHTS, stored, form, words, kind, progress)
@@ -83,6 +87,8 @@ class Gguf(Target):
 
     def usage(self, place: str) -> str:
         """See :meth:`Target.usage`."""
+        if self._stand_in:
+            return f"$ llama-server -m {place}/{WEIGHTS}"
         return f'$ llama-cli -m {place}/{WEIGHTS} -p "Once upon a time"'
 
 

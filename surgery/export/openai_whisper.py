@@ -44,6 +44,9 @@ class OpenAIWhisper(Target):
     writes_with = ()
     runs_with = ("whisper",)
 
+    def __init__(self) -> None:
+        self._speaks = True
+
     @property
     def install(self) -> str:
         """The command that installs what is needed."""
@@ -90,7 +93,9 @@ class OpenAIWhisper(Target):
                 "As large and as slow as the original: openai-whisper takes no smaller heads "
                 "from a file. surgery.load_openai_whisper gives its model with smaller ones."
             )
-        if reason := speaks(dims):
+        reason = speaks(dims)
+        self._speaks = reason is None
+        if reason:
             notes.append(f"whisper.transcribe cannot run it: {reason}.")
         heads = alignment_heads(stored.source, dims)
         if heads is not None:
@@ -129,11 +134,10 @@ class OpenAIWhisper(Target):
 
     def usage(self, place: str) -> str:
         """See :meth:`Target.usage`."""
-        return (
-            "import whisper\n\n"
-            f'model = whisper.load_model("{place}/{WEIGHTS}")\n'
-            'print(whisper.transcribe(model, "recording.wav")["text"])'
-        )
+        run = 'print(whisper.transcribe(model, "recording.wav")["text"])'
+        if not self._speaks:
+            run = "logits = model(mel, tokens)"
+        return f'import whisper\n\nmodel = whisper.load_model("{place}/{WEIGHTS}")\n{run}'
 
 
 def decoded(model: Any, reference: Reference) -> list[list[int]]:
