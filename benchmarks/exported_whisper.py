@@ -8,7 +8,8 @@ recordings to calibrate on, by them; exports the result, and lets each runtime h
 Everybody decodes greedily, without timestamps, without second tries, up to the same number of
 tokens: a damaged model repeats itself. Recordings are filled up with silence to 30 s, as our
 runtime does it. Left alone, faster-whisper and openai-whisper put zeros behind the log-mel, which
-a damaged model hears as something else; the rows *own window* show what that does.
+a damaged model hears as something else; the rows *own window* show what that does. whisper.cpp has
+a row with its flash attention, its default, which rounds more.
 """
 
 from __future__ import annotations
@@ -129,30 +130,42 @@ def openai_whisper(*, window: bool = True) -> Runtime:
     return heard
 
 
-def whisper_cpp(checkpoint: Path, work: Path, clips: Sequence[Audio]) -> Heard:
-    """Run whisper.cpp, which holds weights, keys and values in half precision."""
-    from pywhispercpp.model import Model
+def whisper_cpp(*, flash: bool = False) -> Runtime:
+    """Return whisper.cpp, which holds weights, keys and values in half precision.
 
-    made = surgery.export_model(checkpoint, "ggml", work)
-    (path,) = made.output.glob("*.bin")
-    model = Model(str(path), redirect_whispercpp_logs_to=None)
-    texts = []
-    for clip in clips:
-        segments = model.transcribe(
-            filled(clip),
-            language="en",
-            n_threads=1,
-            no_context=True,
-            no_timestamps=True,
-            single_segment=True,
-            print_progress=False,
-            suppress_nst=True,
-            temperature_inc=0.0,
-            no_speech_thold=1.0,
-            max_tokens=LONGEST,
+    Args:
+        flash: Take its own default, an attention that rounds more.
+    """
+
+    def heard(checkpoint: Path, work: Path, clips: Sequence[Audio]) -> Heard:
+        from pywhispercpp.model import Model
+
+        made = surgery.export_model(checkpoint, "ggml", work)
+        (path,) = made.output.glob("*.bin")
+        model = Model(
+            str(path),
+            redirect_whispercpp_logs_to=None,
+            context_params={"use_gpu": False, "flash_attn": flash},
         )
-        texts.append(" ".join(segment.text.strip() for segment in segments))
-    return Heard(weights(made.files), texts)
+        texts = []
+        for clip in clips:
+            segments = model.transcribe(
+                filled(clip),
+                language="en",
+                n_threads=1,
+                no_context=True,
+                no_timestamps=True,
+                single_segment=True,
+                print_progress=False,
+                suppress_nst=True,
+                temperature_inc=0.0,
+                no_speech_thold=1.0,
+                max_tokens=LONGEST,
+            )
+            texts.append(" ".join(segment.text.strip() for segment in segments))
+        return Heard(weights(made.files), texts)
+
+    return heard
 
 
 RUNTIMES: dict[str, tuple[str, Runtime]] = {
@@ -161,7 +174,8 @@ RUNTIMES: dict[str, tuple[str, Runtime]] = {
     "faster-whisper int8": ("int8", faster_whisper("int8")),
     "openai-whisper": ("float16", openai_whisper()),
     "openai-whisper, own window": ("float16", openai_whisper(window=False)),
-    "whisper.cpp": ("f16", whisper_cpp),
+    "whisper.cpp": ("f16", whisper_cpp()),
+    "whisper.cpp, flash attention": ("f16", whisper_cpp(flash=True)),
 }
 """Type of the stored weights, and the runtime."""
 
