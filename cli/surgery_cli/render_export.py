@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def routes_view(routes: Sequence[Route]) -> RenderableType:
     """Show every target: whether it fits, how much of the savings stays, and what would do."""
-    shown = table("--to", "runs in", "savings kept", left=3)
-    shown.add_column("form", overflow="fold")
+    shown = table("--to", "savings kept", left=2)
+    shown.add_column("what would be written", overflow="fold", header_style="bold")
     remedies: list[tuple[str, str]] = []
     for route in routes:
         fit = route.fit
@@ -28,7 +28,9 @@ def routes_view(routes: Sequence[Route]) -> RenderableType:
             kept = Text(percent(fit.kept), style="green")
         else:
             kept = Text("none", style="yellow")
-        shown.add_row(route.target, printable(route.title), kept, printable(fit.form))
+        words = Text(f"{printable(route.title)}: ", style="dim")
+        words.append(printable(fit.form), style="not dim")
+        shown.add_row(route.target, kept, words)
         if fit.remedy:
             remedies.append((route.target, fit.remedy))
         if route.missing:
@@ -41,9 +43,9 @@ def routes_view(routes: Sequence[Route]) -> RenderableType:
 
 def exported_view(made: Exported) -> RenderableType:
     """Show what one export wrote, how it ran, and how to load it."""
-    size, before = sum(made.files.values()), made.source_bytes
+    size, before = amount(made.weight_bytes, "bytes"), amount(made.source_bytes, "bytes")
     lines = [
-        ("Written", f"{made.form}: {amount(size, 'bytes')}, of {amount(before, 'bytes')}"),
+        ("Written", f"{made.form}; weights {size}, before {before}"),
         ("Savings kept", percent(made.kept) if made.kept else "none at run time"),
     ]
     if made.comparison is not None:

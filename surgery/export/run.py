@@ -15,6 +15,9 @@ from surgery.export.reference import Reference
 from surgery.export.target import Choice, Comparison, Fit, Target
 from surgery.export.targets import HOMES, target
 
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+"""Suffixes of files with weights."""
+
 CARD = """# {name}
 
 {source}, exported for {title}: {form}.
@@ -52,6 +55,11 @@ class Exported:
     comparison: Comparison | None
     usage: str
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that were written."""
+        return sum(size for name, size in self.files.items() if Path(name).suffix in WEIGHTS)
 
 
 @dataclass(frozen=True)
