@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -281,15 +280,23 @@ class CTranslate2:
             )
         features = torch.randn(1, shape.mels, 2 * FRAMES).numpy()
         view = ctranslate2.StorageView.from_array(features)
-        return Contestant(lambda: model.encode(view, to_cpu=True))
+        states = model.encode(view, to_cpu=True)
+        words = {"beam_size": 1, "max_length": TOKENS + 1, "suppress_blank": False}
+        words["suppress_tokens"] = [self._end()]  # so that none is the last before its time
+        return Contestant(
+            lambda: model.encode(view, to_cpu=True),
+            tokens=lambda: model.generate(states, [[self._end() + 1]], **words),
+        )
 
     def _write(self, shape: Shape, ranks: Ranks | None, directory: Path) -> None:
-        model = whisper(shape, ranks, "sdpa", self._vocabulary())
+        model = whisper(shape, ranks, "sdpa", self._config("vocab_size"))
         model.save_pretrained(directory)
         for file in self._like.glob("*.json"):
             if not (directory / file.name).exists() and "index" not in file.name:
                 shutil.copy(file, directory)
 
-    @cache  # noqa: B019 (one of few, and as long-lived as the process)
-    def _vocabulary(self) -> int:
-        return int(json.loads((self._like / "config.json").read_text())["vocab_size"])
+    def _config(self, name: str) -> int:
+        return int(json.loads((self._like / "config.json").read_text())[name])
+
+    def _end(self) -> int:
+        return self._config("eos_token_id")

@@ -174,7 +174,8 @@ def encoder_row(
         once = statistics.median(clock.turns(front=pruned.front)["front"])
         cut = once + shape.scale * cut
         ratio = cut / (once + shape.scale * whole)
-    return row | {"window_ms": cut, "window_ratio": ratio}
+    row["window_ratio"] = ratio
+    return row | ({"window_ms": cut} if pruned.front is not None or shape.scale == 1 else {})
 
 
 def decoder_row(
@@ -182,14 +183,12 @@ def decoder_row(
 ) -> Row:
     """Time a decoder's tokens beside the dense one's."""
     _, taken, ratio = paired(dense, pruned, "tokens", clock)
-    old, new = (each.cache_bytes() for each in (dense, pruned) if each.cache_bytes)
-    return {
-        "removed": removed(ranks["decoder"] + ranks["cross"]),
-        "token_ms": scale * taken / TOKENS,
-        "token_ratio": ratio,
-        "cache_mb": scale * new / 1e6,
-        "cache_ratio": new / old,
-    }
+    row: Row = {"removed": removed(ranks["decoder"] + ranks["cross"]), "token_ratio": ratio}
+    row["token_ms"] = scale * taken / TOKENS
+    if dense.cache_bytes and pruned.cache_bytes:
+        row["cache_mb"] = scale * pruned.cache_bytes() / 1e6
+        row["cache_ratio"] = pruned.cache_bytes() / dense.cache_bytes()
+    return row
 
 
 def line(part: str, row: Row) -> str:

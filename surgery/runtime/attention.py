@@ -43,7 +43,7 @@ class RestructuredAttention:
     def executed_widths(self) -> tuple[ExecutedWidths, ...]:
         """Widths each key/value head runs at over a sequence, padding included."""
         ranks = self.layout.qk_ranks, self.layout.v_ranks
-        return executed_widths(*ranks, fused=self._implementation != "eager")
+        return executed_widths(*ranks, fused=not self._implementation.endswith("eager"))
 
     @property
     def _implementation(self) -> str:
