@@ -281,7 +281,8 @@ class CTranslate2:
         features = torch.randn(1, shape.mels, 2 * FRAMES).numpy()
         view = ctranslate2.StorageView.from_array(features)
         states = model.encode(view, to_cpu=True)
-        words = {"beam_size": 1, "max_length": TOKENS + 1, "suppress_blank": False}
+        # it halves what it is given
+        words = {"beam_size": 1, "max_length": 2 * TOKENS, "suppress_blank": False}
         words["suppress_tokens"] = [self._end()]  # so that none is the last before its time
         return Contestant(
             lambda: model.encode(view, to_cpu=True),
