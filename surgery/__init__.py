@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from surgery.errors import SurgeryError
     from surgery.evaluation.results import Evaluation
     from surgery.export.openai_whisper_loader import load_openai_whisper
-    from surgery.export.run import export_model, export_routes
+    from surgery.export.routes import export_routes
+    from surgery.export.run import export_model
     from surgery.methods.rules import (
         Energy,
         Lossless,
@@ -49,7 +50,7 @@ _HOMES = {
     "absorb_decompose": "surgery.engine.absorb",
     "evaluate": "surgery.engine.evaluate",
     "export_model": "surgery.export.run",
-    "export_routes": "surgery.export.run",
+    "export_routes": "surgery.export.routes",
     "import_adapter": "surgery.engine.import_adapter",
     "inspect": "surgery.engine.inspect",
     "load": "surgery.engine.loading",

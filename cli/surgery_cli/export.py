@@ -28,7 +28,7 @@ surgery export checkpoints/pruned --to ct2 --quantization int8 -o fast
 
 surgery export checkpoints/my-llama-pruned --to gguf        for llama.cpp
 
-surgery export checkpoints/my-llama-sorsa --to peft --base ./my-llama
+surgery export checkpoints/my-llama-sorsa --to peft --original ./my-llama
 """
 
 
@@ -50,8 +50,10 @@ def command(
     to: Annotated[
         To | None,
         typer.Option(
-            help="transformers without remote code, CTranslate2 and faster-whisper, "
-            "openai-whisper, llama.cpp, whisper.cpp, or PEFT."
+            case_sensitive=False,
+            metavar="TARGET",
+            help="hf (transformers, no remote code), ct2 (faster-whisper), openai-whisper, "
+            "gguf (llama.cpp), ggml (whisper.cpp) or peft.",
         ),
     ] = None,
     listed: Annotated[
@@ -59,14 +61,20 @@ def command(
     ] = False,
     quantization: Annotated[
         str | None,
-        typer.Option("--quantization", "-q", help="Type of the weights, as the target calls it."),
+        typer.Option(
+            "--quantization",
+            "-q",
+            help="Type of the weights. ct2: int8, float16, …; gguf: f32, f16, bf16, q8_0. "
+            "Default: as they are stored.",
+        ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(
-            help="peft: the model that was operated on. An adapter: its base. "
-            "Default: looked up by its name."
-        ),
+        typer.Option(help="Of an adapter: its base, if it is not where it was."),
+    ] = None,
+    original: Annotated[
+        str | None,
+        typer.Option(help="peft: the model that was operated on; default: looked up by its name."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Where to write; default: <name>-<target>.")
@@ -89,6 +97,17 @@ def command(
                 expected=f"--to {'|'.join(To)}, or --list",
             )
         if to is None:
+            unused = {
+                "--quantization": quantization,
+                "--original": original,
+                "--out": out,
+                "--no-verify": no_verify or None,
+                "--force": force or None,
+            }
+            if given := [name for name, value in unused.items() if value is not None]:
+                raise UsageError(
+                    "--list writes nothing, and has no use for this", where=", ".join(given)
+                )
             routes = surgery.export_routes(checkpoint, base=base)
             screen.emit(json.dumps([asdict(route) for route in routes], indent=2))
             if not as_json:
@@ -101,6 +120,7 @@ def command(
             to.value,
             out,
             base=base,
+            original=original,
             quantization=quantization,
             verify=not no_verify,
             force=force,

@@ -12,7 +12,8 @@ from surgery.report.wording import amount, percent, printable, scientific
 from surgery_cli.tables import capped, remarks, table
 
 if TYPE_CHECKING:
-    from surgery.export.run import Exported, Route
+    from surgery.export.routes import Route
+    from surgery.export.run import Exported
 
 
 def routes_view(routes: Sequence[Route]) -> RenderableType:
@@ -22,19 +23,28 @@ def routes_view(routes: Sequence[Route]) -> RenderableType:
     remedies: list[tuple[str, str]] = []
     for route in routes:
         fit = route.fit
-        if not fit.possible:
+        if not fit.needed:
+            kept = Text("not needed", style="dim")
+        elif not fit.possible:
             kept = Text("does not fit", style="red")
+        elif fit.kept is None:
+            kept = Text("—", style="dim")
         elif fit.kept > 0:
             kept = Text(percent(fit.kept), style="green")
         else:
             kept = Text("none", style="yellow")
         words = Text(f"{printable(route.title)}: ", style="dim")
         words.append(printable(fit.form), style="not dim")
-        shown.add_row(route.target, kept, words)
-        if fit.remedy:
+        shown.add_row(route.target or "(as it is)", kept, words)
+        if fit.remedy and fit.needed:
             remedies.append((route.target, fit.remedy))
-        if route.missing:
+        if fit.possible and route.missing:
             remedies.append((route.target, f"not installed here; {route.install}"))
+        elif fit.possible and route.untried:
+            lacking = ", ".join(route.untried)
+            remedies.append(
+                (route.target, f"written, not run: {lacking} is not installed; {route.install}")
+            )
     parts: list[RenderableType] = [capped(shown)]
     if remedies:
         parts += ["", remarks(remedies)]
@@ -44,10 +54,10 @@ def routes_view(routes: Sequence[Route]) -> RenderableType:
 def exported_view(made: Exported) -> RenderableType:
     """Show what one export wrote, how it ran, and how to load it."""
     size, before = amount(made.weight_bytes, "bytes"), amount(made.source_bytes, "bytes")
-    lines = [
-        ("Written", f"{made.form}; weights {size}, before {before}"),
-        ("Savings kept", percent(made.kept) if made.kept else "none at run time"),
-    ]
+    beside = "the model" if made.target == "peft" else "before"  # an adapter is not all of it
+    lines = [("Written", f"{made.form}; weights {size}, {beside} {before}")]
+    if made.kept is not None:
+        lines.append(("Savings kept", percent(made.kept) if made.kept else "none at run time"))
     if made.comparison is not None:
         one = made.comparison
         error = (

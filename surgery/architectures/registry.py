@@ -89,6 +89,12 @@ def architecture_of(raw: Mapping[str, Any], *, where: str = "config.json") -> Ar
             found=INEXACT_FAMILIES[model_type],
             expected="one of " + ", ".join(ARCHITECTURES),
         )
+    if model_type == "mimo_v2_flash":
+        raise UnsupportedModelError(
+            "MiMoV2Flash is a form that surgery export writes, and none to operate on",
+            where=where,
+            hint="go back to the checkpoint that it was made from",
+        )
     raise UnsupportedModelError(
         f"Architecture {model_type!r} is not known",
         where=where,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -13,17 +13,12 @@ from surgery.checkpoint.header import Header, TensorInfo, read_header
 from surgery.checkpoint.mapped import MappedFile
 from surgery.checkpoint.sidecars import copy_sidecars, find_sidecars
 from surgery.checkpoint.source import TensorSource
+from surgery.checkpoint.unreadable import CONVERT, refuse_without_weights
 from surgery.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter.json"
-
-_CONVERT = (
-    "this toolkit never opens pickles, because opening one runs the code in it; convert the "
-    "checkpoint with transformers, in a place you trust it: "
-    "AutoModel.from_pretrained(...).save_pretrained(...)"
-)
 
 
 class DirectorySource(TensorSource):
@@ -191,7 +186,7 @@ def index_shards(index: dict[str, Any], where: object) -> dict[str, str]:
                 "The index points at something that is no safetensors file.",
                 where=f"{where}: {tensor}",
                 found=shard,
-                hint=_CONVERT,
+                hint=CONVERT,
             )
         if Path(shard).name != shard or "\\" in shard or "\0" in shard:
             raise CheckpointError(
@@ -211,7 +206,7 @@ def _shards(path: Path, weights: str | None) -> dict[str, Path]:
     if (path / SINGLE).is_file():
         return {SINGLE: path / SINGLE}
     if not (path / INDEX).is_file():
-        _refuse_without_weights(path)
+        refuse_without_weights(path)
     shards = sorted(set(index_shards(read_json(path / INDEX), path / INDEX).values()))
     missing = [shard for shard in shards if not (path / shard).is_file()]
     if missing:
@@ -242,31 +237,3 @@ def _check_index(path: Path, infos: dict[str, TensorInfo]) -> None:
                 where=path,
                 found=f"{name} in {info.file}",
             )
-
-
-def _refuse_without_weights(path: Path) -> NoReturn:
-    names = sorted(entry.name for entry in path.iterdir())
-    safetensors = [name for name in names if name.endswith(".safetensors")]
-    if safetensors:
-        raise CheckpointError(
-            "The directory has safetensors files, but neither of the names that a model has.",
-            where=path,
-            found=", ".join(safetensors[:5]) + (" …" if len(safetensors) > 5 else ""),
-            expected=f"{SINGLE}, or {INDEX} beside the shards",
-            hint="name the one file itself, or fetch the index of the shards",
-        )
-    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
-    if pickles:
-        raise CheckpointError(
-            "The checkpoint holds pickled weights only.",
-            where=path,
-            found=", ".join(pickles[:5]),
-            expected=f"{SINGLE}, or {INDEX} beside the shards",
-            hint=_CONVERT,
-        )
-    raise CheckpointError(
-        "The directory holds no weights.",
-        where=path,
-        found=", ".join(names[:8]) or "nothing",
-        expected=f"{SINGLE}, or {INDEX} beside the shards",
-    )

@@ -22,6 +22,7 @@ from surgery.export.ct2_quantise import QUANTIZATIONS
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference
 from surgery.export.target import WHOLE, Choice, Comparison, Fit, Target, fits, refused
+from surgery.export.whisper_form import no_speech
 
 WINDOW = 1500
 """Encoder positions in 30 s, the window that faster-whisper always fills."""
@@ -40,24 +41,32 @@ class CTranslate2(Target):
     runs_with = ("ctranslate2",)
     quantizations: ClassVar[tuple[str, ...]] = QUANTIZATIONS
 
+    def __init__(self) -> None:
+        self._window = WINDOW
+
     def fit(self, stored: Stored, choice: Choice) -> Fit:  # noqa: ARG002 (any type fits)
         """See :meth:`Target.fit`."""
         if stored.family.model_type != "whisper":
             return refused("only Whisper is written for CTranslate2", remedy="--to hf")
         if stored.claims.prefix + EMBEDDINGS not in stored.source.infos:
             return refused("it has no decoder, and CTranslate2 runs whole Whispers only")
+        if reason := no_speech(stored.source.config):
+            return refused(reason)
         activation = stored.source.config.get("activation_function", "gelu")
         if activation != "gelu":
             return refused(f"CTranslate2's Whisper computes gelu, this one {activation}")
+        other = stored.config.max_source_positions != WINDOW
+        own = "; not for faster-whisper, which always hears 30 s" if other else ""
         widths = stored_widths(stored)
-        if not widths:
-            return fits("the model as it is")
         kept = kept_share(stored, widths)
+        if kept is None:
+            return fits(f"the model as it is{own}")
         if kept == WHOLE:
-            return fits("pruned heads at their ranks", kept=kept)
+            return fits(f"pruned heads at their ranks{own}", kept=kept)
         if kept > 0:
-            return fits("heads padded to the widest of their block", kept=kept, remedy=TIED)
-        return fits("dense weights with zeros", kept=kept, remedy=TIED)
+            words = f"heads padded to the widest of their block{own}"
+            return fits(words, kept=kept, remedy=TIED)
+        return fits(f"dense weights with zeros{own}", kept=kept, remedy=TIED)
 
     def write(
         self, stored: Stored, choice: Choice, transaction: Transaction, progress: Progress
@@ -79,9 +88,10 @@ class CTranslate2(Target):
 
             write_variables(model, variables, choice.quantization, written)
         notes = []
-        if stored.config.max_source_positions != WINDOW:
+        self._window = stored.config.max_source_positions
+        if self._window != WINDOW:
             notes.append(
-                f"It hears {stored.config.max_source_positions / 50:g} s at once; faster-whisper "
+                f"It hears {self._window / 50:g} s at once; faster-whisper "
                 "always gives 30 s, so that only CTranslate2 itself can run it."
             )
         return notes
@@ -94,6 +104,12 @@ class CTranslate2(Target):
 
     def usage(self, place: str) -> str:
         """See :meth:`Target.usage`."""
+        if self._window != WINDOW:
+            return (
+                "from ctranslate2.models import Whisper\n\n"
+                f"model = Whisper({place!r})\n"
+                "# model.generate(features, prompts), with log-mel features from the processor"
+            )
         return (
             "from faster_whisper import WhisperModel\n\n"
             f'model = WhisperModel({place!r}, device="cpu")\n'

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ PREPROCESSOR = "preprocessor_config.json"
 NO_TIMESTAMPS = "<|notimestamps|>"
 REQUIRED = ("<|endoftext|>", "<|startoftranscript|>", NO_TIMESTAMPS)
 """Tokens that CTranslate2 looks up by name."""
-TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
 FILTERS = "encoder.conv1.weight"
 FRAMES_PER_SECOND = 100
 STEP = 0.02  # seconds between two timestamps
@@ -57,9 +55,6 @@ def write_files(stored: Stored, transaction: Transaction) -> None:
         target = transaction.staging / TOKENIZER
         with target_errors(target):
             shutil.copyfile(directory / TOKENIZER, target)
-            for path in directory.iterdir():
-                if any(fnmatchcase(path.name, pattern) for pattern in TERMS):
-                    shutil.copyfile(path, transaction.staging / path.name)
 
 
 def model_config(

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.engine.stored import Stored
-from surgery.export.target import WHOLE
 from surgery.report.accounting import site_parameters
 
 
-def kept_share(stored: Stored, written: Mapping[str, SiteRanks]) -> float:
+def kept_share(stored: Stored, written: Mapping[str, SiteRanks]) -> float | None:
     """Return the share of the removed parameters that a format does not store again.
 
     Args:
@@ -19,7 +18,7 @@ def kept_share(stored: Stored, written: Mapping[str, SiteRanks]) -> float:
             are absent are stored at full size.
 
     Returns:
-        1 where nothing comes back (or nothing was removed), 0 where everything does.
+        1 where nothing comes back, 0 where everything does; ``None`` where nothing was removed.
     """
     removed = still = 0
     for site in stored.claims.sites:
@@ -29,4 +28,4 @@ def kept_share(stored: Stored, written: Mapping[str, SiteRanks]) -> float:
         dense = site_parameters(site, full)
         removed += dense - site_parameters(site, stored.ranks[site.path])
         still += dense - site_parameters(site, written.get(site.path, full))
-    return still / removed if removed else WHOLE
+    return still / removed if removed else None

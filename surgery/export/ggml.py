@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from surgery.events import Event, Progress
 from surgery.export.fit import kept_share
 from surgery.export.ggml_file import KINDS, GgmlWriter, mel_filters
 from surgery.export.reference import Reference
-from surgery.export.spoken import differing, ending, longest, spoken
+from surgery.export.spoken import differing, ending, longest, same_prompt, spoken
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.whisper_form import dimensions, obstacle, renamed, speaks
 
@@ -37,8 +38,9 @@ class Ggml(Target):
     name = "ggml"
     title = "whisper.cpp (ggml)"
     extra = "ggml"
-    runs_with = ("_pywhispercpp",)
+    runs_with = ("pywhispercpp",)
     quantizations = ("f16",)
+    quantises_itself = "write f16, and give that to whisper.cpp's own quantize"
     language = "console"
 
     def fit(self, stored: Stored, choice: Choice) -> Fit:
@@ -57,7 +59,7 @@ class Ggml(Target):
             form += ", zeros where vectors were cut"
         kept = kept_share(stored, {})
         remedy = "prune with --layout tied, and --to ct2 keeps the heads small"
-        return fits(form, kept=kept, remedy=remedy if kept < 1 else None)
+        return fits(form, kept=kept, remedy=None if kept is None else remedy)
 
     def write(
         self, stored: Stored, choice: Choice, transaction: Transaction, progress: Progress
@@ -86,15 +88,22 @@ class Ggml(Target):
         from importlib.metadata import version
 
         path = directory / weights(choice.quantization or self.quantizations[0])
+        what, other = f"what it says of {len(reference.clips)} embedded recordings", None
+        texts = heard(path, reference)
+        if same_prompt(reference):
+            other = differing(reference, texts, TIE)
+        else:
+            what = "that it runs; without a generation_config.json our runtime says another text"
         return Comparison(
             runtime=f"whisper.cpp (pywhispercpp {version('pywhispercpp')})",
-            what=f"what it says of {len(reference.clips)} embedded recordings",
-            differing=differing(reference, heard(path, reference), TIE),
+            what=what,
+            differing=other,
         )
 
     def usage(self, place: str) -> str:
         """See :meth:`Target.usage`."""
-        return f"$ whisper-cli -m {place}/{weights('f16')} -f recording.wav"
+        path = shlex.quote(f"{place}/{weights('f16')}")
+        return f"$ whisper-cli -m {path} -f recording.wav"
 
 
 def weights(kind: str) -> str:

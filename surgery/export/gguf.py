@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ class Gguf(Target):
     writes_with = ("gguf",)
     runs_with = ("xllamacpp",)
     quantizations = ("f32", "f16", "bf16", "q8_0")
+    quantises_itself = "write f16, and give that to llama.cpp's own llama-quantize"
     language = "console"
 
     def __init__(self) -> None:
@@ -43,12 +45,12 @@ class Gguf(Target):
         """See :meth:`Target.fit`; without a quantization, the type that is stored is kept."""
         if reason := obstacle(stored):
             whisper = stored.family.model_type == "whisper"
-            return refused(reason, remedy="--to ggml" if whisper else "--to hf")
+            return refused(reason, remedy="--to ct2" if whisper else "--to hf")
         form = choose(stored)
         words = f"architecture {form.arch}, {_kind(stored, choice)}"
         share = _share(stored, form)
         if share is None:
-            return fits(words, kept=WHOLE)
+            return fits(words)
         if form.smaller:
             words += f", {_widths(form)}"
         else:
@@ -87,9 +89,10 @@ class Gguf(Target):
 
     def usage(self, place: str) -> str:
         """See :meth:`Target.usage`."""
+        path = shlex.quote(f"{place}/{WEIGHTS}")
         if self._stand_in:
-            return f"$ llama-server -m {place}/{WEIGHTS}"
-        return f'$ llama-cli -m {place}/{WEIGHTS} -p "Once upon a time"'
+            return f"$ llama-server -m {path}"
+        return f'$ llama-cli -m {path} -p "Once upon a time"'
 
 
 def _kind(stored: Stored, choice: Choice) -> str:

@@ -35,7 +35,7 @@ from surgery.export.hf_forms import (
 )
 from surgery.export.hf_tensors import NativeTensors
 from surgery.export.reference import Reference, difference, outputs
-from surgery.export.target import NOTHING, WHOLE, Choice, Comparison, Fit, Target, fits, refused
+from surgery.export.target import NOTHING, WHOLE, Choice, Comparison, Fit, Target, fits
 
 SAME = 1e-4
 """Largest relative difference of the outputs where every weight is written as it is."""
@@ -66,12 +66,13 @@ class HuggingFace(Target):
         source = stored.source
         stands = not stored.operations and not isinstance(source, AdaptedSource)
         if stands and source.directory is not None:
-            return refused("nothing was done to it: it loads in transformers as it is")
+            words = "nothing was done to it: it loads in transformers as it is"
+            return Fit(False, words, remedy="use it as it is", needed=False)
         form = native(stored)
         share = kept(stored, form)
         if share is None:
             parts = ", small parts merged" if stored.linears else ""
-            return fits(f"plain: original shapes{parts}", kept=WHOLE)
+            return fits(f"plain: original shapes{parts}")
         remedy = None if share == WHOLE else _remedy(stored)
         if form is None:
             words = "dense-padded: original shapes, zeros where vectors were cut"

@@ -21,7 +21,7 @@ from surgery.engine.stored import Stored, read_stored
 from surgery.events import Event, Progress
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference, difference
-from surgery.export.spoken import differing, longest, suppressed
+from surgery.export.spoken import differing, longest, same_prompt, suppressed
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.whisper_form import (
     alignment_heads,
@@ -65,7 +65,7 @@ class OpenAIWhisper(Target):
             form += f"; {reason}, so load_model and logits work, and transcribe does not"
         kept = kept_share(stored, {})
         remedy = "surgery.load_openai_whisper runs the checkpoint as small as it is"
-        return fits(form, kept=kept, remedy=remedy if kept < 1 else None)
+        return fits(form, kept=kept, remedy=None if kept is None else remedy)
 
     def write(
         self,
@@ -119,7 +119,7 @@ class OpenAIWhisper(Target):
             logits = model(reference.features[:1], reference.prompt)
         stored = read_stored(reference.source)
         what, other = "logits on an embedded recording", None
-        if speaks(dimensions(stored)) is None:
+        if speaks(dimensions(stored)) is None and same_prompt(reference):
             # On the same features: transcribe() fills up a window with zeros after the logarithm,
             # and everybody else with silence before it.
             what = f"logits, and what it says of {len(reference.clips)} embedded recordings"
@@ -136,7 +136,7 @@ class OpenAIWhisper(Target):
         """See :meth:`Target.usage`."""
         run = 'print(whisper.transcribe(model, "recording.wav")["text"])'
         if not self._speaks:
-            run = "logits = model(mel, tokens)"
+            run = "logits = model(mel, tokens)  # (1, mel bins, frames) and (1, tokens)"
         return f'import whisper\n\nmodel = whisper.load_model("{place}/{WEIGHTS}")\n{run}'
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,6 +10,7 @@ from typing import ClassVar
 
 import torch
 
+from surgery.checkpoint.names import EMBEDDED
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
@@ -29,7 +29,7 @@ MERGE = "merge it with surgery merge: plain weights load everywhere"
 SAME = 1e-4
 """Largest relative difference of the outputs where nothing is rounded but in float32."""
 ROUNDINGS = 8
-"""What rounding every residual W_r to a half-precision dtype may cost the outputs, in its units."""
+"""What rounding frozen weights to half precision may cost the outputs, in its units."""
 
 USAGE = """from peft import PeftModel
 
@@ -62,7 +62,7 @@ class Peft(Target):
         """See :meth:`Target.fit`."""
         if not stored.operations or not stored.linears:
             return refused(
-                "no small parts: PEFT holds splits and HRA", remedy="export it whole with --to hf"
+                "no small parts: PEFT holds splits and HRA", remedy="--to hf exports it whole"
             )
         last = stored.operations[-1]
         if last["method"] not in KINDS:
@@ -97,18 +97,19 @@ class Peft(Target):
         """
         operation, linears = stored.operations[-1], _linears(stored)
         kind = KINDS[operation["method"]]
-        with open_base(operation, choice.base) as original:
+        with open_base(operation, choice.original) as original:
             base = read_stored(original)
-            adapter = AdapterWriter(stored, base, linears, kind)
+            place = _place(operation, choice.original, original)
+            adapter = AdapterWriter(stored, base, linears, kind, place)
             adapter.write(transaction, progress)
             named = (original.config.get("architectures") or ["AutoModel"])[0]
-            template = OPERATED if base.operations else STOCK
-            self._load = template.format(name=named, base=original.name)
+            template = OPERATED if base.operations or place in EMBEDDED else STOCK
+            self._load = template.format(name=named, base=place)
             worst = max(adapter.errors.values(), default=0.0)
             return [
                 f"{kind} adapter of {len(linears)} modules, {adapter.parameters:,} parameters.",
                 f"Largest relative difference of a weight: {worst:.1e}.",
-                f"It belongs on {original.name}.",
+                f"It belongs on {place}.",
             ]
 
     def compare(self, reference: Reference, directory: Path, choice: Choice) -> Comparison:
@@ -119,15 +120,16 @@ class Peft(Target):
         from surgery.engine.loading import load_opened
 
         operation = read_stored(reference.source).operations[-1]
-        with open_base(operation, choice.base, proved=True) as original:
+        with open_base(operation, choice.original, proved=True) as original:
             with dense_directory(original) as place:
                 model = load_opened(original, place, dtype=torch.float32)
             with warnings.catch_warnings():
                 # Advice about training, and about bases that are not on the hub.
                 warnings.simplefilter("ignore", UserWarning)
+                warnings.simplefilter("ignore", FutureWarning)
                 adapted = peft.PeftModel.from_pretrained(model, str(directory)).eval()
         bound, dtype = SAME, stored_dtype(reference.source)
-        if KINDS[operation["method"]] == "LORA" and dtype != "float32":
+        if dtype != "float32":
             bound += ROUNDINGS * torch.finfo(getattr(torch, dtype)).eps / 2
         return Comparison(
             f"PEFT {version('peft')}",
@@ -154,12 +156,18 @@ def _trained_besides(stored: Stored, linears: Mapping[str, TreatedLinear]) -> li
     return [name for name in stored.source.adapter.infos if name not in own]
 
 
-def open_base(operation: Operation, base: str | None, *, proved: bool = False) -> TensorSource:
+def _place(operation: Operation, given: str | None, original: TensorSource) -> str:
+    """Return what loads the original from where the user is: the directory as typed, or a name."""
+    typed = given or str(operation.get("provenance", {}).get("source"))
+    return typed if Path(typed).exists() else original.name
+
+
+def open_base(operation: Operation, original: str | None, *, proved: bool = False) -> TensorSource:
     """Open the model an operation was applied to, proved by its hash.
 
     Args:
         operation: The operation.
-        base: Where the model is; by default its name is looked up.
+        original: Where the model is; by default its name is looked up.
         proved: It has been proved already.
 
     Raises:
@@ -167,14 +175,16 @@ def open_base(operation: Operation, base: str | None, *, proved: bool = False) -
         ModelNotFoundError: Its name leads nowhere.
     """
     provenance = operation.get("provenance", {})
-    name = base or str(provenance.get("source"))
+    name = original or str(provenance.get("source"))
     try:
         source = resolve(name)
-    except ModelNotFoundError as error:
+    except (ModelNotFoundError, CheckpointError) as error:
+        if original is not None and isinstance(error, CheckpointError):
+            raise
         raise ModelNotFoundError(
             "An adapter needs the model it belongs on, and it cannot be found by its name",
             where=name,
-            hint="say where it is with --base",
+            hint="say where it is with --original",
         ) from error
     if not proved and source.sha256() != provenance.get("sha256"):
         source.close()
@@ -182,6 +192,6 @@ def open_base(operation: Operation, base: str | None, *, proved: bool = False) -
             "This is not the model that was operated on",
             where=name,
             found="weights of another hash than config.json's provenance",
-            hint="give the original with --base " + shlex.quote("DIRECTORY"),
+            hint="say where that is with --original DIRECTORY",
         )
     return source

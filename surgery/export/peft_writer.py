@@ -30,6 +30,7 @@ class AdapterWriter:
         original: The model it was made from.
         linears: The maps to export, by path.
         kind: ``LORA`` or ``HRA``.
+        place: What loads the original: a directory or a name.
 
     Attributes:
         errors: Relative Frobenius difference of each weight, by path, once written.
@@ -42,8 +43,9 @@ class AdapterWriter:
         original: Stored,
         linears: Mapping[str, TreatedLinear],
         kind: str,
+        place: str,
     ) -> None:
-        self._stored, self._original = stored, original
+        self._stored, self._original, self._place = stored, original, place
         self._linears, self._kind = linears, kind
         self.errors: dict[str, float] = {}
         self.parameters = 0
@@ -68,7 +70,7 @@ class AdapterWriter:
         config = adapter_config(
             self._kind,
             {self._module(path): self._rank(path) for path in self._linears},
-            base=self._original.source.name,
+            base=self._place,
             task_type=self._task(),
             fan_in_fan_out=any(one.map.transposed for one in self._linears.values()),
         )
@@ -80,7 +82,9 @@ class AdapterWriter:
 
     def _hra(self, path: str) -> dict[str, Tensor]:
         linear = self._linears[path]
-        self.errors[path] = 0.0
+        before = _dense(self._original, linear.map)
+        gone = before - _dense(self._stored, linear.map, raw=True)  # rounded, if anything
+        self.errors[path] = float(gone.norm() / before.norm())
         return {"hra_u": self._stored.source.tensor(linear.parts["hra_u"]).float()}
 
     def _lora(self, path: str) -> dict[str, Tensor]:

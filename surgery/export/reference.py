@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
+from surgery.engine.adapted import AdaptedSource
 from surgery.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ CLIPS = 2
 """Embedded recordings that are compared on."""
 TOKENS = 32
 """Longest prompt that a language model is compared on."""
+FRAMES_PER_SECOND = 100
 
 
 class Reference:
@@ -50,8 +53,10 @@ class Reference:
         from surgery.engine.dense import dense_directory
         from surgery.engine.measure import data_kind, read_processor
 
+        # An adapter's are its base's, which lies where it was found, not where it once was.
+        owner = self.source.base if isinstance(self.source, AdaptedSource) else self.source
         try:
-            with dense_directory(self.source) as directory:
+            with dense_directory(owner) as directory:
                 return read_processor(directory, data_kind(self.source))
         except CheckpointError:
             return None
@@ -68,12 +73,22 @@ class Reference:
 
     @cached_property
     def features(self) -> Tensor:
-        """Log-mel of :attr:`clips`, (clips, mel bins, frames); noise without a processor."""
+        """Log-mel of :attr:`clips`, (clips, mel bins, frames); noise in windows of no whole second.
+
+        Without a processor they are computed as every Whisper's are.
+        """
+        from transformers import WhisperFeatureExtractor
+
         from surgery.evaluation.transcribe import extract_features
 
-        config = self.model.config
         if self.words is not None:
             return extract_features(self.words, self.clips)
+        config = self.model.config
+        seconds, rest = divmod(2 * config.max_source_positions, FRAMES_PER_SECOND)
+        if rest == 0:
+            made: Any = WhisperFeatureExtractor
+            usual = made(config.num_mel_bins, chunk_length=seconds)
+            return extract_features(SimpleNamespace(feature_extractor=usual), self.clips)
         generator = torch.Generator().manual_seed(0)
         shape = (CLIPS, config.num_mel_bins, 2 * config.max_source_positions)
         return torch.randn(shape, generator=generator)

@@ -9,23 +9,16 @@ from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.engine.adapted import AdaptedSource, open_model
 from surgery.engine.result import beside, default_output, versions
 from surgery.engine.stored import read_stored
-from surgery.errors import UnsupportedModelError
+from surgery.errors import UnsupportedModelError, UsageError
 from surgery.events import Event, Progress, ignore
+from surgery.export.card import write_card
 from surgery.export.reference import Reference
-from surgery.export.target import Choice, Comparison, Fit, Target
-from surgery.export.targets import HOMES, target
+from surgery.export.routes import fit_of
+from surgery.export.target import Choice, Comparison, Target
+from surgery.export.targets import target
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 """Suffixes of files with weights."""
-
-CARD = """# {name}
-
-{source}, exported for {title}: {form}.
-
-```{language}
-{usage}
-```
-{notes}"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +30,8 @@ class Exported:
         target: Name of the target.
         title: The runtime as its users call it.
         form: What was written, in a few words.
-        kept: Share of the parameters removed by surgery that stay removed, 0 to 1.
+        kept: Share of the parameters removed by surgery that stay removed, 0 to 1; ``None`` where
+            nothing was removed.
         files: Bytes of every file, by name.
         source_bytes: Bytes of the weights it was made from.
         comparison: How it ran; ``None`` where it was not run.
@@ -49,7 +43,7 @@ class Exported:
     target: str
     title: str
     form: str
-    kept: float
+    kept: float | None
     files: dict[str, int]
     source_bytes: int
     comparison: Comparison | None
@@ -62,31 +56,13 @@ class Exported:
         return sum(size for name, size in self.files.items() if Path(name).suffix in WEIGHTS)
 
 
-@dataclass(frozen=True)
-class Route:
-    """How one target and one checkpoint go together; see :class:`surgery.export.target.Fit`.
-
-    Attributes:
-        target: Name of the target.
-        title: The runtime as its users call it.
-        fit: Whether it fits.
-        missing: Modules that are not installed here, for writing or comparing.
-        install: The command that installs them.
-    """
-
-    target: str
-    title: str
-    fit: Fit
-    missing: list[str]
-    install: str
-
-
 def export_model(
     checkpoint: str | Path,
     to: str,
     out: str | Path | None = None,
     *,
     base: str | Path | None = None,
+    original: str | Path | None = None,
     quantization: str | None = None,
     verify: bool = True,
     force: bool = False,
@@ -98,8 +74,9 @@ def export_model(
         checkpoint: What surgery wrote, an adapter, or any model it can read.
         to: A target: ``hf``, ``ct2``, ``openai-whisper``, ``gguf``, ``ggml`` or ``peft``.
         out: Result directory; ``<checkpoint>-<target>`` by default.
-        base: Of an adapter, its base, if it is not where it was; for ``peft``, the model that the
-            checkpoint was made from.
+        base: Of an adapter, its base, if it is not where it was.
+        original: For ``peft``, the model that the last operation was applied to; by default it is
+            looked up by the name in the checkpoint.
         quantization: Type of the weights, by the target's own name.
         verify: Run the result in its own runtime and compare, where that is installed.
         force: Replace a result that is in the way.
@@ -107,15 +84,20 @@ def export_model(
 
     Raises:
         UnsupportedModelError: The target cannot hold this checkpoint; the message says what can.
-        UsageError: There is no such target or quantization, or a package is missing.
+        UsageError: There is no such target or quantization, a package is missing, or there is
+            nothing to export.
         SurgeryError: The result does not compute the same there. Nothing was written.
     """
     chosen = target(to)
-    choice = Choice(quantization, None if base is None else str(base))
+    choice = Choice(quantization, None if original is None else str(original))
     chosen.check(choice)
-    with open_model(checkpoint, base=_of_adapter(chosen, base), progress=progress) as source:
+    with open_model(checkpoint, base=base, progress=progress) as source:
         stored = read_stored(source)
-        fit = chosen.fit(stored, choice)
+        fit = fit_of(chosen, stored, choice)
+        if not fit.needed:
+            raise UsageError(
+                "There is nothing to export", where=source.name, found=fit.form, hint=fit.remedy
+            )
         if not fit.possible:
             raise UnsupportedModelError(
                 f"{chosen.title} cannot hold this checkpoint",
@@ -144,22 +126,9 @@ def export_model(
             comparison = None
             if verify:
                 comparison = _compare(
-                    chosen, Reference(source), transaction.staging, choice, notes, progress
+                    chosen, Reference(source), transaction.staging, output, choice, notes, progress
                 )
-            usage = chosen.usage(output.name)
-            listed = "".join(f"\n- {note}" for note in notes)
-            transaction.write_text(
-                "README.md",
-                CARD.format(
-                    name=output.name,
-                    source=source.name,
-                    title=chosen.title,
-                    form=fit.form,
-                    language=chosen.language,
-                    usage=usage,
-                    notes=listed + "\n" if listed else "",
-                ),
-            )
+            write_card(transaction, stored, chosen, fit, quantization, comparison, notes)
             transaction.commit()
         return Exported(
             output=output,
@@ -179,35 +148,11 @@ def export_model(
         )
 
 
-def export_routes(checkpoint: str | Path, *, base: str | Path | None = None) -> list[Route]:
-    """Say which targets a checkpoint fits, what each keeps of its savings, and what would fit.
-
-    Nothing is read but headers and configuration, and nothing is written.
-
-    Args:
-        checkpoint: As for :func:`export`.
-        base: Of an adapter, its base.
-    """
-    with open_model(checkpoint, base=base) as source:
-        stored = read_stored(source)
-        routes = []
-        for name in HOMES:
-            one = target(name)
-            missing = one.missing(comparing=False) + one.missing(comparing=True)
-            fit = one.fit(stored, Choice())
-            routes.append(Route(name, one.title, fit, list(dict.fromkeys(missing)), one.install))
-        return routes
-
-
-def _of_adapter(chosen: Target, base: str | Path | None) -> str | Path | None:
-    """Return the base an adapter is opened on: PEFT's base is the model behind the checkpoint."""
-    return None if chosen.name == "peft" else base
-
-
 def _compare(
     chosen: Target,
     reference: Reference,
     staging: Path,
+    output: Path,
     choice: Choice,
     notes: list[str],
     progress: Progress,
@@ -219,6 +164,6 @@ def _compare(
         return None
     progress(Event("Running it there", 0, 1, chosen.title))
     comparison = chosen.compare(reference, staging, choice)
-    comparison.check(staging)
+    comparison.check(output)
     progress(Event("Running it there", 1, 1))
     return comparison

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -12,6 +13,8 @@ from surgery.export.reference import Reference
 
 LONGEST = 32
 """Tokens of a recording that are compared: a damaged model may repeat itself up to its limit."""
+ENGLISH = 51864
+"""Size of the vocabulary of OpenAI's models for English alone."""
 
 
 def said(reference: Reference) -> tuple[list[int], list[list[int]]]:
@@ -34,6 +37,27 @@ def said(reference: Reference) -> tuple[list[int], list[list[int]]]:
     given = found.sequences.shape[1] - len(found.scores)
     rows = found.sequences.tolist()
     return rows[0][:given], [spoken(row[given:], ending(reference)) for row in rows]
+
+
+def same_prompt(reference: Reference) -> bool:
+    """Return whether our runtime is told first what OpenAI's and whisper.cpp tell theirs.
+
+    Without a generation configuration it is not, and then says another text.
+    """
+    from whisper.tokenizer import get_tokenizer
+
+    vocabulary = int(reference.model.config.vocab_size)
+    multilingual = vocabulary > ENGLISH
+    with warnings.catch_warnings():
+        # openai-whisper leaves its vocabulary file to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        known = get_tokenizer(
+            multilingual,
+            num_languages=vocabulary - ENGLISH + 99 - multilingual,
+            language="en",
+            task="transcribe",
+        )
+    return said(reference)[0] == list(known.sot_sequence_including_notimestamps)
 
 
 def longest(reference: Reference) -> int:

@@ -28,11 +28,12 @@ class Choice:
     Attributes:
         quantization: Type of the weights, by the target's own name; ``None`` takes the target's
             default.
-        base: The model an operation was applied to, where the target needs it.
+        original: The model an operation was applied to, where the target needs it; ``None``
+            looks it up by the name in the checkpoint.
     """
 
     quantization: str | None = None
-    base: str | None = None
+    original: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,17 @@ class Fit:
     Attributes:
         possible: Whether it can be exported at all.
         form: What will be written, in a few words; where it is not possible, why.
-        kept: Share of the parameters removed by surgery that stay removed there, 0 to 1.
+        kept: Share of the parameters removed by surgery that stay removed there, 0 to 1; ``None``
+            where nothing was removed.
         remedy: The option at surgery time, or the other target, that would do (better).
+        needed: Whether there is anything to export: a dense checkpoint runs as it is in some.
     """
 
     possible: bool
     form: str
-    kept: float = NOTHING
+    kept: float | None = None
     remedy: str | None = None
+    needed: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class Target(ABC):
         writes_with: Modules that writing needs.
         runs_with: Modules that the comparison needs.
         quantizations: What ``--quantization`` takes, the default first; empty: nothing.
+        quantises_itself: What to do for the types of the runtime that are not written here.
         language: Of the lines that :meth:`usage` returns, for highlighting.
     """
 
@@ -115,6 +120,7 @@ class Target(ABC):
     writes_with: ClassVar[tuple[str, ...]] = ()
     runs_with: ClassVar[tuple[str, ...]] = ()
     quantizations: ClassVar[tuple[str, ...]] = ()
+    quantises_itself: ClassVar[str | None] = None
     language: ClassVar[str] = "python"
 
     @abstractmethod
@@ -152,8 +158,8 @@ class Target(ABC):
 
     @property
     def install(self) -> str:
-        """The command that installs what is needed."""
-        return "pip install " + (f"'model-surgery[{self.extra}]'" if self.extra else "")
+        """The command that installs what is needed; empty where that came with this package."""
+        return f"pip install 'model-surgery[{self.extra}]'" if self.extra else ""
 
     def check(self, choice: Choice) -> None:
         """Refuse what this target has no form for, before anything is read.
@@ -169,18 +175,19 @@ class Target(ABC):
             )
         if choice.quantization is not None and choice.quantization not in self.quantizations:
             raise UsageError(
-                f"{self.title} has no such quantization here",
+                f"There is no such quantization for {self.title}",
                 where="--quantization",
                 found=choice.quantization,
                 expected=", ".join(self.quantizations) or "none: leave it out",
+                hint=self.quantises_itself,
             )
 
 
-def fits(form: str, *, kept: float = WHOLE, remedy: str | None = None) -> Fit:
+def fits(form: str, *, kept: float | None = None, remedy: str | None = None) -> Fit:
     """Return that a checkpoint fits."""
     return Fit(True, form, kept, remedy)
 
 
 def refused(reason: str, *, remedy: str | None = None) -> Fit:
     """Return that a checkpoint does not fit."""
-    return Fit(False, reason, NOTHING, remedy)
+    return Fit(False, reason, remedy=remedy)

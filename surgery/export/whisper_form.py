@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from surgery.engine.stored import Stored
 
 FRAMES = 1500
 """Positions of the encoder in every published Whisper: both runtimes always hear 30 s."""
+SPEAKING = "WhisperForConditionalGeneration"
 VOCABULARIES = (51864, 51865, 51866)
 """Sizes of the vocabularies that both runtimes know: English, multilingual, with Cantonese."""
 
@@ -43,9 +45,17 @@ def dimensions(stored: Stored) -> Dimensions:
     )
 
 
+def no_speech(raw: Mapping[str, Any]) -> str | None:
+    """Say why a Whisper of this configuration says nothing; ``None`` where it does."""
+    named = (raw.get("architectures") or [SPEAKING])[0]
+    return None if named == SPEAKING else f"its class is {named}, and only {SPEAKING} says words"
+
+
 def obstacle(stored: Stored) -> str | None:
     """Say why a Whisper cannot be written in their form at all; ``None`` where it can."""
     raw, prefix = stored.source.config, stored.claims.prefix
+    if reason := no_speech(raw):
+        return reason
     if not any(name.startswith(f"{prefix}decoder.") for name in stored.source.infos):
         return "it has no decoder"
     if foreign := [

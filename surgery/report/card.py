@@ -31,6 +31,8 @@ from surgery.report.tuning_text import curve_rows, fact_rows, method_name, warni
 from surgery.report.wording import amount, change, count, percent, printable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_CLASSES = {"whisper": "AutoModelForSpeechSeq2Seq", "bert": "AutoModel"}
+"""What most checkpoints of a family are loaded by, where that is no AutoModelForCausalLM."""
 _PIPELINES = {
     "whisper": "automatic-speech-recognition",
     "bert": "fill-mask",
@@ -61,6 +63,7 @@ def to_card(report: Report) -> str:
             measurements=measured_rows(report),
             options=option_items(report),
             carried=report.tuning is None,  # an adapter is no model
+            auto_class=_CLASSES.get(report.source.model_type, "AutoModelForCausalLM"),
             untrusted=_untrusted(report),
             **context,
         )

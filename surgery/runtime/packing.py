@@ -147,7 +147,8 @@ class Packing:
             return torch.cat([heads[head] for head in range(self.count)], -1)
         flat = [each.reshape(*each.shape[:2], -1) for each in groups]
         wide = flat[0] if len(flat) == 1 else torch.cat(flat, -1)
-        return wide if self.uniform else wide[..., self._index.on(wide.device)]
+        # Heads of one column are reshaped without a copy, and so lie as they did.
+        return wide.contiguous() if self.uniform else wide[..., self._index.on(wide.device)]
 
     def _by_head(self, states: Tensor) -> bool:
         # An indexed copy moves single numbers, which a CPU does four times slower than rows; on

@@ -249,3 +249,23 @@ def test_quantised_checkpoints_are_refused(tmp_path: Path) -> None:
             refuse_quantised({}, infos)
         del infos["x.weight"]
         refuse_quantised({}, infos)
+
+
+@pytest.mark.parametrize(
+    ("files", "what", "hint"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "PEFT", "surgery import"),
+        (["config.json", "model.bin", "vocabulary.json"], "CTranslate2", "made from"),
+        (["ggml-model-f16.bin"], "whisper.cpp", "made from"),
+        (["model.gguf"], "llama.cpp", "made from"),
+        (["README.md", "model.pt"], "openai-whisper", "name the .pt"),
+    ],
+)
+def test_what_was_made_for_another_runtime_is_called_that(
+    files: list[str], what: str, hint: str, tmp_path: Path
+) -> None:
+    for file in files:
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(CheckpointError, match=what) as caught:
+        DirectorySource(tmp_path)
+    assert hint in str(caught.value.hint)

@@ -42,7 +42,7 @@ def test_from_a_model_to_an_adapter_and_back(here: Path) -> None:
 
     assert printed("merge", "both", "--steps", "1", "-o", "one") == {"output": "one"}
     assert len(config_of(here / "one")["surgery"]["operations"]) == 2
-    made = printed("export", "one", "--to", "peft", "--base", "pruned", "-o", "adapter")
+    made = printed("export", "one", "--to", "peft", "--original", "pruned", "-o", "adapter")
     what, worst, on = made["notes"]
     assert what.startswith("LORA adapter of 4 modules") and on == "It belongs on pruned."
     assert float(worst.split()[-1][:-1]) < 1e-6

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import product
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,15 @@ def test_a_pruned_model_is_exported_with_its_words_and_its_small_parts(tmp_path:
         assert "30 s" in made.notes[0]  # which this one does not hear at once
         files = {"model.bin", "config.json", "vocabulary.json", *BESIDE[:2], "README.md"}
         assert set(made.files) == files
+
+
+def test_a_model_that_does_not_say_how_it_speaks_is_compared_by_what_it_hears(
+    tmp_path: Path,
+) -> None:
+    copytree(DIRECTORY, tmp_path / "micro")
+    (tmp_path / "micro" / "generation_config.json").unlink()
+    made = surgery.export_model(tmp_path / "micro", "ct2", tmp_path / "out")
+    assert made.comparison is not None and made.comparison.what == "encoder on 2 recordings"
 
 
 def test_languages_tasks_and_tokens_never_said_are_the_same(tmp_path: Path) -> None:

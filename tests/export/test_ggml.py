@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def naive(path: Path) -> tuple[tuple[int, ...], list[bytes], dict[str, Tensor]]:
 
 def test_every_tensor_is_where_whisper_cpp_looks_for_it(random: Path, tmp_path: Path) -> None:
     made = surgery.export_model(random, "ggml", tmp_path / "out")
-    assert made.kept == 1.0 and made.comparison is not None
+    assert made.kept is None and made.comparison is not None
     assert "embedded recordings" in made.comparison.what
 
     hyper, tokens, tensors = naive(tmp_path / "out" / "ggml-model-f16.bin")
@@ -89,13 +90,26 @@ def test_every_tensor_is_where_whisper_cpp_looks_for_it(random: Path, tmp_path: 
 def test_what_whisper_cpp_has_no_place_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="window has 150 positions") as caught:
         surgery.export_model("whisper-micro", "ggml", tmp_path / "out")
-    assert caught.value.hint == "--to hf"
+    assert caught.value.hint == "nothing was done to it: it loads in transformers as it is"
     with pytest.raises(UnsupportedModelError, match="LLaMA is no Whisper") as caught:
         surgery.export_model(save_tiny("llama", tmp_path / "llama"), "ggml")
     assert caught.value.hint == "--to gguf"
     with pytest.raises(UsageError, match="no such quantization"):
         surgery.export_model("whisper-micro", "ggml", quantization="f32")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_real_whisper_without_its_small_files_is_heard_all_the_same(
+    shared: Path, tmp_path: Path
+) -> None:
+    source = copytree(shared / "checkpoints" / "whisper-tiny.en-digits", tmp_path / "real whisper")
+    (source / "preprocessor_config.json").unlink()
+    made = surgery.export_model(source, "ggml", tmp_path / "a place")
+    assert made.comparison is not None and "embedded recordings" in made.comparison.what
+    assert f"-m '{tmp_path}/a place/ggml-model-f16.bin'" in made.usage
+    (source / "generation_config.json").unlink()
+    made = surgery.export_model(source, "ggml", tmp_path / "b")
+    assert made.comparison is not None and "another text" in made.comparison.what
 
 
 def test_the_real_whisper_pruned_says_the_same_in_whisper_cpp(shared: Path, tmp_path: Path) -> None:

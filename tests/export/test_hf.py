@@ -16,7 +16,7 @@ import surgery
 from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
 from surgery.engine.stored import read_stored
-from surgery.errors import UnsupportedModelError
+from surgery.errors import UsageError
 from surgery.export.hf import HuggingFace
 from surgery.export.run import Exported
 from surgery.export.target import Choice, Fit
@@ -231,7 +231,7 @@ def test_small_parts_are_merged_on_the_way(tmp_path: Path) -> None:
     source = save_tiny("bert", tmp_path / "bert", dtype="bf16")
     surgery.split(source, tmp_path / "alone", rank=2)
     exported = surgery.export_model(tmp_path / "alone", "hf")  # runs it, and allows for rounding
-    assert (exported.kept, exported.form) == (1.0, "plain: original shapes, small parts merged")
+    assert (exported.kept, exported.form) == (None, "plain: original shapes, small parts merged")
 
 
 def test_what_was_trained_apart_is_written_into_its_base(tmp_path: Path) -> None:
@@ -241,9 +241,22 @@ def test_what_was_trained_apart_is_written_into_its_base(tmp_path: Path) -> None
         trained = {"model.norm.weight": 1.3 * base.tensor("model.norm.weight").float()}
         write_adapter(tmp_path / "tuned", trained, base=base, method="norms")
     exported = surgery.export_model(tmp_path / "tuned", "hf")
-    assert (exported.kept, exported.form) == (1.0, "plain: original shapes")
+    assert (exported.kept, exported.form) == (None, "plain: original shapes")
     error = relative_error(run(stock(exported.output)), run(surgery.load(tmp_path / "tuned")))
     assert 0 < error <= 2.0**-7  # rounded to the base's dtype
+
+
+def test_an_adapter_whose_base_moved_is_exported_from_where_that_is_now(tmp_path: Path) -> None:
+    source = save_spoken("llama", tmp_path / "source")
+    (tmp_path / "tuned").mkdir()
+    with resolve(str(source)) as base:
+        trained = {"model.norm.weight": 1.3 * base.tensor("model.norm.weight")}
+        write_adapter(tmp_path / "tuned", trained, base=base, method="norms")
+    moved = source.rename(tmp_path / "elsewhere")
+    exported = surgery.export_model(tmp_path / "tuned", "hf", base=moved)
+    assert exported.comparison is not None
+    ours = run(surgery.load(tmp_path / "tuned", base=moved))
+    assert relative_error(run(stock(exported.output)), ours) <= 1e-5
 
 
 def route(checkpoint: Path) -> Fit:
@@ -253,7 +266,7 @@ def route(checkpoint: Path) -> Fit:
 
 def test_what_loads_as_it_is_is_not_written_again(tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "source")
-    with pytest.raises(UnsupportedModelError, match="cannot hold") as caught:
+    with pytest.raises(UsageError, match="nothing to export") as caught:
         surgery.export_model(source, "hf")
     assert "nothing was done to it" in str(caught.value.found)
 

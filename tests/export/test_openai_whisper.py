@@ -12,6 +12,7 @@ import surgery
 from surgery.errors import UnsupportedModelError
 from surgery.evaluation.transcribe import transcribe
 from surgery.export.openai_whisper_loader import load_openai_whisper
+from surgery.export.whisper_form import SPEAKING
 from surgery.methods import Remove
 from tests.engine.support import config_of, inputs, run, save_tiny
 from tests.models import tiny_model
@@ -54,7 +55,7 @@ def test_stock_openai_whisper_computes_the_same(
     checkpoint: Path = request.getfixturevalue(name)
     made = surgery.export_model(checkpoint, "openai-whisper", tmp_path / "out")
     assert made.comparison is not None and "logits" in made.comparison.what
-    assert made.kept == (1.0 if name == "source" else 0.0)
+    assert made.kept == (None if name == "source" else 0.0)
     assert "20 positions" in made.form and "transcribe cannot" in made.notes[-1]
 
     stored = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
@@ -113,7 +114,7 @@ def test_a_dense_model_loads_as_the_stock_one(source: Path) -> None:
 
 def test_what_openai_whisper_cannot_run_is_refused(source: Path, tmp_path: Path) -> None:
     bert = save_tiny("bert", tmp_path / "bert")
-    with pytest.raises(UnsupportedModelError, match="--to hf"):
+    with pytest.raises(UnsupportedModelError, match="loads in transformers as it is"):
         surgery.export_model(bert, "openai-whisper")
     with pytest.raises(UnsupportedModelError, match=r"surgery\.load"):
         load_openai_whisper(bert)
@@ -122,6 +123,12 @@ def test_what_openai_whisper_cannot_run_is_refused(source: Path, tmp_path: Path)
     (other / "config.json").write_text(config)
     with pytest.raises(UnsupportedModelError, match="its activation is relu"):
         surgery.export_model(other, "openai-whisper")
+    mute = save_tiny("whisper", tmp_path / "mute")
+    config = (mute / "config.json").read_text().replace(SPEAKING, "WhisperModel")
+    (mute / "config.json").write_text(config)
+    for target in ("openai-whisper", "ct2", "ggml"):
+        with pytest.raises(UnsupportedModelError, match="its class is WhisperModel"):
+            surgery.export_model(mute, target)
 
 
 def test_the_real_whisper_pruned_says_the_same_in_openai_whisper(

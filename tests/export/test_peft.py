@@ -13,7 +13,13 @@ import torch
 
 import surgery
 from surgery.checkpoint.resolve import resolve
-from surgery.errors import CheckpointError, TargetError, UnsupportedModelError, UsageError
+from surgery.errors import (
+    CheckpointError,
+    ModelNotFoundError,
+    TargetError,
+    UnsupportedModelError,
+    UsageError,
+)
 from surgery.training.adapter import write_adapter
 from tests.engine.support import run, save_tiny
 from tests.engine.test_small_parts import ROUNDING, all_roles, perturb
@@ -58,7 +64,7 @@ def test_a_trained_split_is_a_lora_of_twice_the_rank_on_the_original(
 ) -> None:
     source = save_tiny(name, tmp_path / "source", dtype=dtype)
     checkpoint = tuned(source, tmp_path, dtype, method=method, rank=4, targets=all_roles(name))
-    made = surgery.export_model(checkpoint, "peft", tmp_path / "adapter", base=source)
+    made = surgery.export_model(checkpoint, "peft", tmp_path / "adapter", original=source)
 
     adapted = with_peft(stock(name, source), tmp_path / "adapter")
     config = adapted.peft_config["default"]
@@ -73,7 +79,7 @@ def test_a_trained_split_is_a_lora_of_twice_the_rank_on_the_original(
     what, worst, on = made.notes
     assert what == f"LORA adapter of {modules} modules, {count:,} parameters."
     assert float(worst.split()[-1][:-1]) <= (1e-6 if dtype == "fp32" else 2 * ROUNDING[dtype])
-    assert on == f"It belongs on {source.name}." and made.comparison is not None
+    assert on == f"It belongs on {source}." and made.comparison is not None
 
 
 @pytest.mark.parametrize("init", ["pissa", True])
@@ -140,7 +146,7 @@ def test_two_adapters_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_hra_crosses_over_in_both_directions(name: str, tmp_path: Path) -> None:
     source = save_tiny(name, tmp_path / "source")
     checkpoint = tuned(source, tmp_path, "fp32", method="hra", reflections=4)
-    surgery.export_model(checkpoint, "peft", tmp_path / "adapter", base=source)
+    surgery.export_model(checkpoint, "peft", tmp_path / "adapter", original=source)
     adapted = with_peft(stock(name, source), tmp_path / "adapter")
     expected = run(surgery.load(checkpoint))
     assert relative_error(run(adapted), expected) <= 1e-5
@@ -168,7 +174,7 @@ def test_a_lora_wider_than_its_maps_comes_back(tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "source")
     checkpoint = tuned(source, tmp_path, "fp32", method="sorsa", rank=12, targets=["k", "v"])
     surgery.export_model(
-        checkpoint, "peft", tmp_path / "adapter", base=source
+        checkpoint, "peft", tmp_path / "adapter", original=source
     )  # rank 24 on 16 × 32
     surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "back")
     expected = run(surgery.load(checkpoint))
@@ -178,7 +184,7 @@ def test_a_lora_wider_than_its_maps_comes_back(tmp_path: Path) -> None:
 def test_peft_starts_hra_where_we_do(tmp_path: Path) -> None:
     source = save_tiny("llama", tmp_path / "source")
     surgery.reparam(source, tmp_path / "out", method="hra", reflections=4)
-    surgery.export_model(tmp_path / "out", "peft", tmp_path / "adapter", base=source)
+    surgery.export_model(tmp_path / "out", "peft", tmp_path / "adapter", original=source)
     adapted = with_peft(stock("llama", source), tmp_path / "adapter")
     assert relative_error(run(adapted), run(stock("llama", source))) <= 1e-5
 
@@ -187,12 +193,12 @@ def test_what_peft_has_no_form_for_is_refused(tmp_path: Path) -> None:
     source = save_tiny("gpt2", tmp_path / "source")
     surgery.reparam(source, tmp_path / "goft", method="goft")
     with refused_for("no form for goft"):
-        surgery.export_model(tmp_path / "goft", "peft", tmp_path / "adapter", base=source)
+        surgery.export_model(tmp_path / "goft", "peft", tmp_path / "adapter", original=source)
     surgery.reparam(source, tmp_path / "hra", method="hra")
     with refused_for("holds no transposed map"):
-        surgery.export_model(tmp_path / "hra", "peft", tmp_path / "adapter", base=source)
+        surgery.export_model(tmp_path / "hra", "peft", tmp_path / "adapter", original=source)
     with refused_for("no small parts"):
-        surgery.export_model(source, "peft", tmp_path / "adapter", base=source)
+        surgery.export_model(source, "peft", tmp_path / "adapter", original=source)
     assert not (tmp_path / "adapter").exists()
 
 
@@ -205,11 +211,44 @@ def test_what_tune_keeps_apart_is_exported_and_nothing_is_left_out(tmp_path: Pat
         for place, trained in (("tuned", parts), ("more", parts | norm)):
             (tmp_path / place).mkdir()
             write_adapter(tmp_path / place, trained, base=base, method="sorsa")
-    surgery.export_model(tmp_path / "tuned", "peft", tmp_path / "adapter", base=source)
+    surgery.export_model(tmp_path / "tuned", "peft", tmp_path / "adapter", original=source)
     adapted = with_peft(stock("llama", source), tmp_path / "adapter")
     assert relative_error(run(adapted), run(surgery.load(tmp_path / "tuned"))) <= 1e-5
     with refused_for("model.norm.weight"):
-        surgery.export_model(tmp_path / "more", "peft", tmp_path / "x", base=source)
+        surgery.export_model(tmp_path / "more", "peft", tmp_path / "x", original=source)
+
+
+def test_adapter_base_and_original_may_all_have_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    surgery.split(source, tmp_path / "base", rank=2, targets=["q"])
+    (tmp_path / "tuned").mkdir()
+    with resolve(str(tmp_path / "base")) as base:
+        parts = {name: 1.5 * base.tensor(name) for name in base.infos if ".sorsa_s" in name}
+        write_adapter(tmp_path / "tuned", parts, base=base, method="sorsa")
+    (tmp_path / "models").mkdir()
+    source.rename(tmp_path / "models" / "first")
+    (tmp_path / "base").rename(tmp_path / "models" / "second")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "source").mkdir()  # of the name that is remembered, and something else
+    with pytest.raises(ModelNotFoundError, match="--original"):
+        surgery.export_model("tuned", "peft", "adapter", base="models/second")
+    made = surgery.export_model(
+        "tuned", "peft", "adapter", base="models/second", original="models/first"
+    )
+    # What loads it from here, not its name alone.
+    assert 'from_pretrained("models/first")' in made.usage
+    config = json.loads(Path("adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "models/first"
+
+
+def test_reflections_on_rounded_weights_are_told_what_rounding_cost(tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    surgery.reparam(source, tmp_path / "out", method="hra", dtype="bfloat16")
+    made = surgery.export_model(tmp_path / "out", "peft", tmp_path / "adapter", original=source)
+    assert made.comparison is not None and (made.comparison.error or 0) > 1e-4
+    assert 1e-4 < float(made.notes[1].split()[-1][:-1]) < 2.0**-8
 
 
 def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> None:
@@ -217,7 +256,7 @@ def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> Non
     other = save_tiny("llama", tmp_path / "other", seed=1)
     surgery.split(source, tmp_path / "out", rank=2)
     with pytest.raises(CheckpointError, match="not the model that was operated on"):
-        surgery.export_model(tmp_path / "out", "peft", tmp_path / "adapter", base=other)
+        surgery.export_model(tmp_path / "out", "peft", tmp_path / "adapter", original=other)
     assert not (tmp_path / "adapter").exists()
 
 

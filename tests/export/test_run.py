@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from surgery.events import Progress
 from surgery.export.reference import Reference, difference
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.targets import HOMES
+from surgery.methods import Remove
 from surgery_cli.main import app
 from tests.engine.support import contents, save_tiny
 
@@ -52,6 +54,9 @@ class Notebook(Target):
         return f"read({place!r})"
 
 
+PRUNED = surgery.Options(rule=Remove(0.25), pairs=("vo",))
+
+
 @pytest.fixture(autouse=True)
 def _notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HOMES, "notebook", f"{__name__}:Notebook")
@@ -70,6 +75,31 @@ def test_an_export_is_written_run_and_described(model: Path) -> None:
     assert (made.kept, made.notes) == (0.25, ["The page is thin."])
     card = (made.output / "README.md").read_text("utf-8")
     assert "read('model-notebook')" in card and "The page is thin." in card
+    assert "Of the parameters that surgery removed, 25.0% stay removed here." in card
+    assert "Run in Notebook 1.0: a name, relative difference 0.0e+00." in card
+
+
+def test_where_it_comes_from_and_on_what_terms_is_written_beside_it(model: Path) -> None:
+    (model / "LICENSE.txt").write_text("Do what you like.")
+    surgery.split(model, model.with_name("split"), rank=2)
+    made = surgery.export_model(
+        model.with_name("split"), "notebook", quantization="ink", verify=False
+    )
+    assert (made.output / "LICENSE.txt").read_text() == "Do what you like."
+    card = (made.output / "README.md").read_text("utf-8")
+    digest = sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    assert f"from model, SHA-256 {digest}." in card and "Made by sorsa (surgery " in card
+    assert "Weights: ink." in card and "not run and compared" in card
+
+
+def test_an_original_of_nonsense_is_written_beside_it_as_well_as_may_be(model: Path) -> None:
+    surgery.split(model, model.with_name("split"), rank=2)
+    path = model.with_name("split") / "config.json"
+    config = json.loads(path.read_text())
+    config["surgery"]["operations"][0]["provenance"] = {"source": "a\nb", "sha256": [1]}
+    path.write_text(json.dumps(config))
+    made = surgery.export_model(path.parent, "notebook")
+    assert "- Made by sorsa from a b.\n" in (made.output / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("error", [0.5, float("nan")])
@@ -115,6 +145,22 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert caught.value.hint == "pip install 'model-surgery[paper]'"
 
 
+def test_where_nothing_was_done_nothing_is_exported_and_no_advice_leads_there(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="nothing to export") as caught:
+        surgery.export_model(model, "hf")
+    assert caught.value.hint == "use it as it is"
+    monkeypatch.setattr(Notebook, "fit", lambda *_: refused("too long", remedy="--to hf, or less"))
+    with pytest.raises(UnsupportedModelError) as refusal:
+        surgery.export_model(model, "notebook")
+    assert refusal.value.hint == "nothing was done to it: it loads in transformers as it is"
+    surgery.split(model, model.with_name("split"), rank=2)
+    with pytest.raises(UnsupportedModelError) as refusal:
+        surgery.export_model(model.with_name("split"), "notebook")
+    assert refusal.value.hint == "--to hf, or less"
+
+
 def test_what_is_in_the_way_stays(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "taken"
     target.mkdir()
@@ -132,6 +178,7 @@ def test_what_is_in_the_way_stays(model: Path, tmp_path: Path) -> None:
         (["--to", "hf", "--list"], "ask what fits"),
         ([], "ask what fits"),
         (["--to", "ct2", "--quantization", "int3"], "quantization"),
+        (["--list", "-q", "int8", "--force"], "--quantization, --force"),
     ],
 )
 def test_a_wrong_turn_on_the_command_line_is_told(
@@ -147,12 +194,38 @@ def test_every_target_says_whether_it_fits(model: Path) -> None:
     result = CliRunner().invoke(app, ["export", str(model), "--list", "--json"])
     assert result.exit_code == 0, result.output
     routes = {route["target"]: route for route in json.loads(result.stdout)}
-    assert list(routes) == list(HOMES)
+    assert list(routes) == ["", *HOMES]
     assert routes["notebook"]["fit"]["remedy"] == "write smaller"
     assert not routes["ct2"]["fit"]["possible"]
     shown = CliRunner().invoke(app, ["export", str(model), "--list"], env={"COLUMNS": "100"})
     assert "does not fit" in shown.output and "write smaller" in shown.output
+    assert "not needed" in shown.output and "(as it is)" in shown.output
     assert contents(model) == before
+
+
+def test_the_checkpoint_itself_is_the_first_route(model: Path) -> None:
+    surgery.absorb_decompose(model, model.with_name("cut"), options=PRUNED)
+    own = surgery.export_routes(model.with_name("cut"))[0]
+    assert (own.target, own.fit.kept) == ("", 1.0) and "trust_remote_code" in own.title
+    (model.with_name("cut") / "modeling_surgery.py").unlink()
+    assert surgery.export_routes(model.with_name("cut"))[0].target == "hf"
+
+
+def test_what_is_not_installed_matters_where_it_would_be_used(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notebook, "runs_with", ("no_such_reader",))
+    words = ["export", str(model), "--list"]
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": "120"}).output
+    assert "written, not run: no_such_reader is not installed" in shown
+    monkeypatch.setattr(Notebook, "fit", lambda *_: refused("too long"))
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": "120"}).output
+    assert "no_such_reader" not in shown
+
+
+def test_a_target_is_known_by_its_name_in_any_case(model: Path) -> None:
+    result = CliRunner().invoke(app, ["export", str(model), "--to", "HF"])
+    assert result.exit_code == 2 and "nothing to export" in result.output
 
 
 def test_a_difference_is_relative_and_never_a_pass_by_accident() -> None:

@@ -1,0 +1,101 @@
+"""What lies beside exported weights: where they come from, how they ran, and on what terms."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from surgery.checkpoint.disk import target_errors
+from surgery.checkpoint.transaction import Transaction
+from surgery.engine.result import versions
+from surgery.engine.stored import Stored
+from surgery.export.target import Comparison, Fit, Target
+from surgery.report.wording import printable
+
+TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
+"""Files that say on what terms a model is passed on: they go wherever it goes."""
+
+CARD = """# {name}
+
+{source}, exported for {title}: {form}.
+
+```{language}
+{usage}
+```
+
+{facts}
+"""
+
+
+def write_card(
+    transaction: Transaction,
+    stored: Stored,
+    exported: Target,
+    fit: Fit,
+    quantization: str | None,
+    comparison: Comparison | None,
+    notes: Sequence[str],
+) -> None:
+    """Write ``README.md``, and copy the licence where the target has not.
+
+    Args:
+        transaction: What was written, not yet in its place.
+        stored: What it was made from.
+        exported: Whose format it is.
+        fit: What that keeps.
+        quantization: Type of the weights, where one was asked for.
+        comparison: How it ran; ``None`` where it was not run.
+        notes: What else is worth knowing.
+    """
+    for path in stored.source.sidecars():
+        copy = transaction.staging / path.name
+        if not copy.exists() and any(fnmatchcase(path.name, pattern) for pattern in TERMS):
+            with target_errors(copy):
+                shutil.copyfile(path, copy)
+    name = transaction.target.name
+    facts = [*_history(stored), *_facts(fit, quantization, comparison), *notes]
+    card = CARD.format(
+        name=name,
+        source=stored.source.name,
+        title=exported.title,
+        form=fit.form,
+        language=exported.language,
+        usage=exported.usage(name),
+        facts="\n".join(f"- {printable(fact)}" for fact in facts),
+    )
+    transaction.write_text("README.md", card)
+
+
+def _history(stored: Stored) -> list[str]:
+    """Say what a checkpoint was made from, and by what."""
+    told = []
+    for operation in stored.operations:
+        made = _mapping(operation.get("provenance"))
+        hashes = ", ".join(str(value) for value in _mapping(made.get("sha256")).values())
+        by = _mapping(made.get("versions")).get("surgery")
+        told.append(
+            f"Made by {operation['method']}{f' (surgery {by})' if by else ''} from "
+            f"{made.get('source', 'an unnamed model')}{f', SHA-256 {hashes}' if hashes else ''}."
+        )
+    return told
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    """Return what should be a mapping, and in a file may be anything."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _facts(fit: Fit, quantization: str | None, comparison: Comparison | None) -> list[str]:
+    """Say what an export keeps and how it ran."""
+    told = [f"Exported by surgery {versions()['surgery']}."]
+    if fit.kept is not None:
+        told.append(f"Of the parameters that surgery removed, {fit.kept:.1%} stay removed here.")
+    if quantization is not None:
+        told.append(f"Weights: {quantization}.")
+    if comparison is None:
+        told.append("It was not run and compared with what it was made from.")
+    else:
+        error = "" if comparison.error is None else f", relative difference {comparison.error:.1e}"
+        told.append(f"Run in {comparison.runtime}: {comparison.what}{error}.")
+    return told
