@@ -89,7 +89,11 @@ class RestructuredAttention:
         """
         name = self._implementation
         attend = cast(AttentionFunction, ALL_ATTENTION_FUNCTIONS.get_interface(name, eager))
+        plain = not kwargs.get("dropout") and kwargs.get("cache") is None
+        token = plain and query.shape[2] == 1
         if name.endswith("eager"):
+            if token and not self.layout.uniform:
+                return self._step(query, key, value, attention_mask, kwargs["scaling"])
             if not self.layout.uniform:
                 query = self.layout.queries.unpack(query.squeeze(1))
                 key = self.layout.keys.unpack(key.squeeze(1))
@@ -97,9 +101,8 @@ class RestructuredAttention:
             context, weights = attend(self, query, key, value, attention_mask, **kwargs)
             return self.layout.contexts.pack(context), weights
 
-        plain = name == "sdpa" and not kwargs.get("dropout") and kwargs.get("cache") is None
-        if plain and self._steps and query.shape[2] == 1:
-            return self._step(query, key, value, attention_mask, kwargs["scaling"]), None
+        if token and name == "sdpa" and self._steps:
+            return self._step(query, key, value, attention_mask, kwargs["scaling"])[0], None
 
         groups = self._groups
         results = [

@@ -46,8 +46,10 @@ class TokenStep:
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
-    ) -> Tensor:
-        """Return the contexts as o's input ``(B, 1, sum over query heads of v ranks)``.
+    ) -> tuple[Tensor, Tensor]:
+        """Return the contexts as o's input, and the attention weights.
+
+        ``(B, 1, sum over query heads of v ranks)`` and ``(B, H, 1, S)``.
 
         Args:
             query: ``(B, H, 1, rank)`` of a uniform block, ``(B, 1, 1, sum of ranks)`` of a ragged.
@@ -69,10 +71,10 @@ class TokenStep:
         elif mask is not None:
             scores = scores + mask
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-        weights = weights.to(value.dtype).view(batch, shared, -1, length)
+        weights = weights.to(value.dtype)
 
-        contexts = (weights @ value).reshape(batch, 1, -1)
-        return contexts if uniform else contexts[..., self._own.on(contexts.device)]
+        contexts = (weights.view(batch, shared, -1, length) @ value).reshape(batch, 1, -1)
+        return contexts if uniform else contexts[..., self._own.on(contexts.device)], weights
 
 
 def _columns(ranks: tuple[int, ...], groups: int) -> list[int]:

@@ -110,19 +110,28 @@ def test_weights_and_masks_of_groups_are_by_head_as_stored(
         assert relative_error(ours, eager) <= tolerance(torch.float64)
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_no_cache_is_laid_out_to_attend_from_one_token(
-    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+    implementation: str, case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = case("llama", "ragged")
-    model = surgery.load(made.path, dtype=torch.float64, attn_implementation="sdpa")
-    given = inputs(model)["input_ids"]
+    model = surgery.load(made.path, dtype=torch.float64, attn_implementation=implementation)
+    given, seen = inputs(model)["input_ids"], implementation == "eager"
     with torch.no_grad():
-        expected = model(given).logits[:, -1]
+        expected = model(given, output_attentions=seen)
         cache = model(given[:, :-1]).past_key_values
         monkeypatch.delattr(HeadGroups, "lay_out")
-        found = model(given[:, -1:], past_key_values=cache).logits[:, -1]
+        monkeypatch.setattr(type(ALL_ATTENTION_FUNCTIONS), "get_interface", lambda *_: pytest.fail)
+        found = model(given[:, -1:], past_key_values=cache, output_attentions=seen)
 
-    assert relative_error(found, expected) <= tolerance(torch.float64)
+    pairs = [(found.logits[:, -1], expected.logits[:, -1])]
+    if seen:  # the weights of every head, as eager attention gives them
+        layers = zip(found.attentions, expected.attentions, strict=True)
+        pairs += [(weights, others[:, :, -1:]) for weights, others in layers]
+    for one, other in pairs:
+        assert one.shape == other.shape
+        # Over a sequence LLaMA's eager attention in transformers takes its softmax in float32.
+        assert relative_error(one, other) <= tolerance(torch.float32 if seen else torch.float64)
 
 
 def test_groups_hold_whole_key_value_heads() -> None:
