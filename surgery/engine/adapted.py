@@ -120,6 +120,7 @@ def open_model(
                 "Only an adapter has a base",
                 where="--base",
                 found=f"{model} is a checkpoint of its own",
+                hint="leave it out; the model behind a PEFT adapter is --original",
             )
         return resolve(str(model))
     adapter = read_adapter(directory)

@@ -256,7 +256,7 @@ def test_an_adapter_of_a_narrow_checkpoint_fits_it_in_peft(
             if name.endswith("sorsa_s"):
                 parameter.mul_(1.5)
     tuned.save_pretrained(tmp_path / "tuned")
-    surgery.export_model(tmp_path / "tuned", "peft", tmp_path / "adapter", base=made.path)
+    surgery.export_model(tmp_path / "tuned", "peft", tmp_path / "adapter", original=made.path)
     adapted = peft.PeftModel.from_pretrained(surgery.load(made.path), tmp_path / "adapter").eval()
     assert relative_error(run(adapted), run(tuned)) < 1e-5
     assert relative_error(run(surgery.load(made.path)), run(tuned)) > 1e-3
