@@ -15,7 +15,7 @@ from surgery.engine.stored import Stored, read_stored
 from surgery.export.ct2_files import NO_TIMESTAMPS
 from surgery.export.ct2_quantise import INTEGERS
 from surgery.export.reference import Reference, difference
-from surgery.export.spoken import differing, longest, said, suppressed
+from surgery.export.spoken import differing, longest, suppressed
 from surgery.export.target import Comparison
 
 SAME = 1e-4
@@ -51,7 +51,7 @@ def compare(reference: Reference, directory: Path, quantization: str | None) -> 
     )
     features = ctranslate2.StorageView.from_array(reference.features.contiguous().numpy())
     encoded = theirs.encode(features, to_cpu=True)
-    given, _ = said(reference)
+    given, _ = reference.said
     error = difference(reference.heard, torch.from_numpy(np.array(encoded)))
     allowed = bound(read_stored(reference.source), quantization)
     what, other = f"encoder on {len(reference.clips)} recordings", None

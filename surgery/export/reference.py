@@ -101,13 +101,14 @@ class Reference:
         return output
 
     @cached_property
-    def texts(self) -> list[str] | None:
-        """What a Whisper hears in :attr:`clips`, greedily; ``None`` without a processor."""
-        from surgery.evaluation.transcribe import transcribe
+    def said(self) -> tuple[list[int], list[list[int]]]:
+        """Tokens a Whisper is told first, and those it then says of each of :attr:`clips`.
 
-        if self.words is None:
-            return None
-        return transcribe(self.model, self.words, self.clips)
+        See :func:`surgery.export.spoken.say`.
+        """
+        from surgery.export.spoken import say
+
+        return say(self)
 
     @cached_property
     def prompt(self) -> Tensor:

@@ -17,7 +17,7 @@ ENGLISH = 51864
 """Size of the vocabulary of OpenAI's models for English alone."""
 
 
-def said(reference: Reference) -> tuple[list[int], list[list[int]]]:
+def say(reference: Reference) -> tuple[list[int], list[list[int]]]:
     """Return what our runtime is told first, and what it then says of each embedded recording.
 
     Greedily, without timestamps or other tokens that are no text. Tokens from the end of the text
@@ -57,7 +57,7 @@ def same_prompt(reference: Reference) -> bool:
             language="en",
             task="transcribe",
         )
-    return said(reference)[0] == list(known.sot_sequence_including_notimestamps)
+    return reference.said[0] == list(known.sot_sequence_including_notimestamps)
 
 
 def longest(reference: Reference) -> int:
@@ -97,7 +97,7 @@ def differing(
         theirs: What the other one said of each embedded recording, without special tokens.
         tie: Largest difference of two logits that rounding may turn round.
     """
-    prompt, ours = said(reference)
+    prompt, ours = reference.said
     end = ending(reference)
     for clip, (here, there) in enumerate(zip(ours, theirs, strict=True)):
         there = list(there)[: longest(reference)]

@@ -25,7 +25,7 @@ from surgery.engine.stored import read_stored
 from surgery.errors import CheckpointError, SurgeryError, UnsupportedModelError
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.transcribe import transcribe
-from surgery.export import ct2_names, spoken
+from surgery.export import ct2_names
 from surgery.export.ct2_quantise import QUANTIZATIONS
 from surgery.export.reference import Reference
 from surgery.export.run import Exported
@@ -200,7 +200,7 @@ def test_languages_tasks_and_tokens_never_said_are_the_same(tmp_path: Path) -> N
         made = to_ct2(source, force=True)
         assert made.comparison is not None and made.comparison.what.endswith("the same texts")
         with resolve(str(source)) as opened:
-            prompt, said = spoken.said(Reference(opened))
+            prompt, said = Reference(opened).said
         assert prompt == [57, 58, 60, 63]
         texts.append(said[0])
         known |= {"suppress_tokens": [said[0][1]], "begin_suppress_tokens": [said[0][0]]}
