@@ -101,10 +101,10 @@ def command(
                 "--quantization": quantization,
                 "--original": original,
                 "--out": out,
-                "--no-verify": no_verify or None,
-                "--force": force or None,
+                "--no-verify": no_verify,
+                "--force": force,
             }
-            if given := [name for name, value in unused.items() if value is not None]:
+            if given := [name for name, value in unused.items() if value not in (None, False)]:
                 raise UsageError(
                     "--list writes nothing, and has no use for this", where=", ".join(given)
                 )

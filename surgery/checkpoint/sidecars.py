@@ -9,6 +9,9 @@ from pathlib import Path
 
 from surgery.checkpoint.disk import target_errors
 
+TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
+"""Terms the weights come under: they go wherever the weights go, in whatever form."""
+
 PATTERNS: tuple[str, ...] = (
     # tokenizers
     "tokenizer.json",
@@ -31,12 +34,7 @@ PATTERNS: tuple[str, ...] = (
     "preprocessor_config.json",
     "processor_config.json",
     "generation_config.json",
-    # terms the weights come under
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "COPYING*",
-    "USE_POLICY*",
+    *TERMS,
 )
 """An allow list: a restructured checkpoint must never inherit weights in another format, code,
 or pickles. README.md stays behind because the result gets a model card of its own."""
@@ -49,6 +47,11 @@ def is_sidecar(name: str) -> bool:
     return not name.lower().endswith(FORBIDDEN_SUFFIXES) and any(
         fnmatchcase(name, pattern) for pattern in PATTERNS
     )
+
+
+def is_terms(name: str) -> bool:
+    """Whether a sidecar of this bare name says on what terms the weights are passed on."""
+    return any(fnmatchcase(name, pattern) for pattern in TERMS)
 
 
 def find_sidecars(directory: Path) -> list[Path]:

@@ -185,6 +185,14 @@ def token_bytes(dims: Dimensions) -> list[bytes]:
     return sorted(ranks, key=lambda token: ranks[token])
 
 
+def prompt_tokens(dims: Dimensions) -> list[int]:
+    """Return what a decoder is told before it transcribes English without timestamps."""
+    vocabulary = _Vocabulary(dims)
+    language = ("en", "transcribe") if vocabulary.multilingual else ()
+    named = ("startoftranscript", *language, "notimestamps")
+    return [vocabulary.specials[f"<|{name}|>"] for name in named]
+
+
 def write(dims: Dimensions, name: str, directory: Path) -> list[str]:
     """Write every sidecar file into ``directory`` and return their names."""
     vocabulary = _Vocabulary(dims)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 
-from surgery.checkpoint.disk import target_errors
+from surgery.checkpoint.sidecars import copy_sidecars, is_terms
 from surgery.checkpoint.transaction import Transaction
-from surgery.engine.result import versions
 from surgery.engine.stored import Stored
 from surgery.export.target import Comparison, Fit, Target
 from surgery.report.wording import printable
-
-TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
-"""Files that say on what terms a model is passed on: they go wherever it goes."""
+from surgery.version import VERSION
 
 CARD = """# {name}
 
@@ -37,7 +32,7 @@ def write_card(
     comparison: Comparison | None,
     notes: Sequence[str],
 ) -> None:
-    """Write ``README.md``, and copy the licence where the target has not.
+    """Write ``README.md``, and copy the licence.
 
     Args:
         transaction: What was written, not yet in its place.
@@ -48,11 +43,8 @@ def write_card(
         comparison: How it ran; ``None`` where it was not run.
         notes: What else is worth knowing.
     """
-    for path in stored.source.sidecars():
-        copy = transaction.staging / path.name
-        if not copy.exists() and any(fnmatchcase(path.name, pattern) for pattern in TERMS):
-            with target_errors(copy):
-                shutil.copyfile(path, copy)
+    terms = [path for path in stored.source.sidecars() if is_terms(path.name)]
+    copy_sidecars(terms, transaction.staging)
     name = transaction.target.name
     facts = [*_history(stored), *_facts(fit, quantization, comparison), *notes]
     card = CARD.format(
@@ -88,7 +80,7 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 def _facts(fit: Fit, quantization: str | None, comparison: Comparison | None) -> list[str]:
     """Say what an export keeps and how it ran."""
-    told = [f"Exported by surgery {versions()['surgery']}."]
+    told = [f"Exported by surgery {VERSION}."]
     if fit.kept is not None:
         told.append(f"Of the parameters that surgery removed, {fit.kept:.1%} stay removed here.")
     if quantization is not None:

@@ -59,14 +59,16 @@ class CTranslate2(Target):
         own = "; not for faster-whisper, which always hears 30 s" if other else ""
         widths = stored_widths(stored)
         kept = kept_share(stored, widths)
+        remedy = None if kept in (None, WHOLE) else TIED
         if kept is None:
-            return fits(f"the model as it is{own}")
-        if kept == WHOLE:
-            return fits(f"pruned heads at their ranks{own}", kept=kept)
-        if kept > 0:
-            words = f"heads padded to the widest of their block{own}"
-            return fits(words, kept=kept, remedy=TIED)
-        return fits(f"dense weights with zeros{own}", kept=kept, remedy=TIED)
+            words = "the model as it is"
+        elif kept == WHOLE:
+            words = "pruned heads at their ranks"
+        elif kept > 0:
+            words = "heads padded to the widest of their block"
+        else:
+            words = "dense weights with zeros"
+        return fits(words + own, kept=kept, remedy=remedy)
 
     def write(
         self, stored: Stored, choice: Choice, transaction: Transaction, progress: Progress

@@ -23,6 +23,7 @@ from surgery.checkpoint.transaction import Transaction
 from surgery.engine.stored import Stored
 from surgery.errors import CheckpointError
 from surgery.export.ct2_names import EMBEDDINGS
+from surgery.export.reference import FRAMES_PER_SECOND
 
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -30,7 +31,6 @@ NO_TIMESTAMPS = "<|notimestamps|>"
 REQUIRED = ("<|endoftext|>", "<|startoftranscript|>", NO_TIMESTAMPS)
 """Tokens that CTranslate2 looks up by name."""
 FILTERS = "encoder.conv1.weight"
-FRAMES_PER_SECOND = 100
 STEP = 0.02  # seconds between two timestamps
 
 

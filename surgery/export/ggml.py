@@ -13,7 +13,7 @@ import torch
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.whisper_assets import token_bytes
 from surgery.engine.merged import MergedTensors
-from surgery.engine.stored import Stored
+from surgery.engine.stored import Stored, read_stored
 from surgery.engine.stream import cast
 from surgery.errors import SurgeryError
 from surgery.evaluation.audio import Audio
@@ -90,7 +90,7 @@ class Ggml(Target):
         path = directory / weights(choice.quantization or self.quantizations[0])
         what, other = f"what it says of {len(reference.clips)} embedded recordings", None
         texts = heard(path, reference)
-        if same_prompt(reference):
+        if same_prompt(reference, dimensions(read_stored(reference.source))):
             other = differing(reference, texts, TIE)
         else:
             what = "that it runs; without a generation_config.json our runtime says another text"

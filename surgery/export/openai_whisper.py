@@ -118,8 +118,9 @@ class OpenAIWhisper(Target):
         with torch.inference_mode():
             logits = model(reference.features[:1], reference.prompt)
         stored = read_stored(reference.source)
+        dims = dimensions(stored)
         what, other = "logits on an embedded recording", None
-        if speaks(dimensions(stored)) is None and same_prompt(reference):
+        if speaks(dims) is None and same_prompt(reference, dims):
             # On the same features: transcribe() fills up a window with zeros after the logarithm,
             # and everybody else with silence before it.
             what = f"logits, and what it says of {len(reference.clips)} embedded recordings"

@@ -156,9 +156,14 @@ def _trained_besides(stored: Stored, linears: Mapping[str, TreatedLinear]) -> li
     return [name for name in stored.source.adapter.infos if name not in own]
 
 
+def _source(operation: Operation) -> str:
+    """Return the name of the model that an operation was applied to."""
+    return str(operation.get("provenance", {}).get("source"))
+
+
 def _place(operation: Operation, given: str | None, original: TensorSource) -> str:
     """Return what loads the original from where the user is: the directory as typed, or a name."""
-    typed = given or str(operation.get("provenance", {}).get("source"))
+    typed = given or _source(operation)
     return typed if Path(typed).exists() else original.name
 
 
@@ -174,8 +179,7 @@ def open_base(operation: Operation, original: str | None, *, proved: bool = Fals
         CheckpointError: It is another one.
         ModelNotFoundError: Its name leads nowhere.
     """
-    provenance = operation.get("provenance", {})
-    name = original or str(provenance.get("source"))
+    name = original or _source(operation)
     try:
         source = resolve(name)
     except (ModelNotFoundError, CheckpointError) as error:
@@ -186,7 +190,7 @@ def open_base(operation: Operation, original: str | None, *, proved: bool = Fals
             where=name,
             hint="say where it is with --original",
         ) from error
-    if not proved and source.sha256() != provenance.get("sha256"):
+    if not proved and source.sha256() != operation.get("provenance", {}).get("sha256"):
         source.close()
         raise CheckpointError(
             "This is not the model that was operated on",

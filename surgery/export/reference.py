@@ -20,7 +20,7 @@ CLIPS = 2
 """Embedded recordings that are compared on."""
 TOKENS = 32
 """Longest prompt that a language model is compared on."""
-FRAMES_PER_SECOND = 100
+FRAMES_PER_SECOND = 100  # of log-mel
 
 
 class Reference:
@@ -77,8 +77,6 @@ class Reference:
 
         Without a processor they are computed as every Whisper's are.
         """
-        from transformers import WhisperFeatureExtractor
-
         from surgery.evaluation.transcribe import extract_features
 
         if self.words is not None:
@@ -86,7 +84,9 @@ class Reference:
         config = self.model.config
         seconds, rest = divmod(2 * config.max_source_positions, FRAMES_PER_SECOND)
         if rest == 0:
-            made: Any = WhisperFeatureExtractor
+            from transformers import WhisperFeatureExtractor
+
+            made: Any = WhisperFeatureExtractor  # untyped
             usual = made(config.num_mel_bins, chunk_length=seconds)
             return extract_features(SimpleNamespace(feature_extractor=usual), self.clips)
         generator = torch.Generator().manual_seed(0)

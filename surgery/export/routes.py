@@ -46,7 +46,8 @@ def export_routes(checkpoint: str | Path, *, base: str | Path | None = None) -> 
     """
     with open_model(checkpoint, base=base) as source:
         stored = read_stored(source)
-        routes = [Route("", *own)] if (own := _as_it_is(stored)) else []
+        own = _as_it_is(stored)
+        routes = [] if own is None else [own]
         for name in HOMES:
             one = target(name)
             missing, untried = one.missing(comparing=False), one.missing(comparing=True)
@@ -55,17 +56,18 @@ def export_routes(checkpoint: str | Path, *, base: str | Path | None = None) -> 
         return routes
 
 
-def _as_it_is(stored: Stored) -> tuple[str, Fit] | None:
+def _as_it_is(stored: Stored) -> Route | None:
     """Return how the checkpoint runs without any export; ``None``: it does in this package only."""
     directory = stored.source.directory
     if directory is None or isinstance(stored.source, AdaptedSource):
         return None
     if not stored.operations:
-        return "transformers", fits("the model as it is")
+        return Route("", "transformers", fits("the model as it is"))
     if not (directory / FILE).is_file():
         return None
     kept = kept_share(stored, stored.ranks)
-    return "transformers, trust_remote_code=True", fits("the checkpoint as it is", kept=kept)
+    fit = fits("the checkpoint as it is", kept=kept)
+    return Route("", "transformers, trust_remote_code=True", fit)
 
 
 def fit_of(chosen: Target, stored: Stored, choice: Choice) -> Fit:

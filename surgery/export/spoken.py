@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
 
 import torch
 
+from surgery.checkpoint.whisper_assets import Dimensions, prompt_tokens
 from surgery.evaluation.transcribe import generation_options
 from surgery.export.reference import Reference
 
 LONGEST = 32
 """Tokens of a recording that are compared: a damaged model may repeat itself up to its limit."""
-ENGLISH = 51864
-"""Size of the vocabulary of OpenAI's models for English alone."""
 
 
 def say(reference: Reference) -> tuple[list[int], list[list[int]]]:
@@ -39,25 +37,12 @@ def say(reference: Reference) -> tuple[list[int], list[list[int]]]:
     return rows[0][:given], [spoken(row[given:], ending(reference)) for row in rows]
 
 
-def same_prompt(reference: Reference) -> bool:
-    """Return whether our runtime is told first what OpenAI's and whisper.cpp tell theirs.
+def same_prompt(reference: Reference, dims: Dimensions) -> bool:
+    """Return whether our runtime is told first what openai-whisper and whisper.cpp tell theirs.
 
     Without a generation configuration it is not, and then says another text.
     """
-    from whisper.tokenizer import get_tokenizer
-
-    vocabulary = int(reference.model.config.vocab_size)
-    multilingual = vocabulary > ENGLISH
-    with warnings.catch_warnings():
-        # openai-whisper leaves its vocabulary file to the garbage collector.
-        warnings.simplefilter("ignore", ResourceWarning)
-        known = get_tokenizer(
-            multilingual,
-            num_languages=vocabulary - ENGLISH + 99 - multilingual,
-            language="en",
-            task="transcribe",
-        )
-    return reference.said[0] == list(known.sot_sequence_including_notimestamps)
+    return reference.said[0] == prompt_tokens(dims)
 
 
 def longest(reference: Reference) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,19 @@ def test_code_in_a_pt_file_is_never_run(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError):
             OpenAIWhisperSource(tmp_path / name)
     assert not sprung.exists()
+
+
+@pytest.mark.parametrize(("vocabulary", "languages"), [(51864, 99), (51865, 99), (51866, 100)])
+def test_a_transcript_begins_with_the_tokens_openai_whisper_begins_with(
+    vocabulary: int, languages: int
+) -> None:
+    from whisper.tokenizer import get_tokenizer
+
+    with warnings.catch_warnings():
+        # openai-whisper leaves its vocabulary file to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        theirs = get_tokenizer(
+            vocabulary > 51864, num_languages=languages, language="en", task="transcribe"
+        )
+    made = dims(n_vocab=vocabulary)
+    assert whisper_assets.prompt_tokens(made) == [*theirs.sot_sequence_including_notimestamps]
