@@ -18,6 +18,7 @@ from transformers import WhisperForConditionalGeneration as Whisper
 
 import surgery
 from surgery.runtime import executed_widths
+from surgery.runtime.cached_step import cache_name
 from surgery.runtime.model import restructured_class
 
 FRAMES = 1500  # of 20 ms: a window of 30 s
@@ -219,8 +220,9 @@ class Ours:
         def tokens() -> None:
             word = torch.zeros(1, 1, dtype=torch.long, device=self._device)
             caches.self_attention_cache.crop(-caches.get_seq_length())
+            name = cache_name(model)
             for _ in range(TOKENS):
-                model.model.decoder(word, encoder_hidden_states=states, past_key_values=caches)
+                model.model.decoder(word, encoder_hidden_states=states, **{name: caches})
 
         def cached() -> int:
             both = (caches.self_attention_cache, caches.cross_attention_cache)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from surgery.engine.loading import load
     from surgery.engine.merge import merge
     from surgery.engine.options import Options
+    from surgery.engine.refresh import refresh
     from surgery.engine.split import reparam, split
     from surgery.engine.verify import verify
     from surgery.errors import SurgeryError
@@ -56,6 +57,7 @@ _HOMES = {
     "load": "surgery.engine.loading",
     "load_openai_whisper": "surgery.export.openai_whisper_loader",
     "merge": "surgery.engine.merge",
+    "refresh": "surgery.engine.refresh",
     "reparam": "surgery.engine.split",
     "split": "surgery.engine.split",
     "tune": "surgery.training.tune",
@@ -101,6 +103,7 @@ __all__ = [
     "load",
     "load_openai_whisper",
     "merge",
+    "refresh",
     "reparam",
     "split",
     "tune",

@@ -65,3 +65,7 @@ class UnsupportedModelError(SurgeryError):
 
 class TargetError(SurgeryError):
     """The output directory cannot be written: not empty, in use, or the disk is full."""
+
+
+class SurgeryWarning(UserWarning):
+    """Something works and still deserves a sentence: where, what it may lead to, what to do."""

@@ -18,6 +18,7 @@ from surgery_cli import (
     import_adapter,
     inspect,
     merge,
+    refresh,
     reparam,
     split,
     tune,
@@ -84,6 +85,7 @@ app.command("import", epilog=import_adapter.EXAMPLES)(import_adapter.command)
 app.command("verify", epilog=verify.EXAMPLES)(verify.command)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.command)
 app.command("merge", epilog=merge.EXAMPLES)(merge.command)
+app.command("refresh", epilog=refresh.EXAMPLES)(refresh.command)
 
 
 def main() -> None:

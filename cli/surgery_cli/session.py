@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.markup import escape
 
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, SurgeryWarning
 from surgery.events import Progress, ignore
 
 INTERRUPTED = 130
@@ -44,6 +47,20 @@ class Session:
         # A terminal wraps by itself; paths must come out in one piece, to be copied.
         self.err.print(error_view(error), soft_wrap=True)
 
+    def notes(self, others: Callable[..., None]) -> Callable[..., None]:
+        """Return what shows this package's warnings as sentences, and leaves others to ``others``.
+
+        On standard error, without the line of code they are from.
+        """
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, SurgeryWarning):
+                self.err.print(f"[yellow]note:[/yellow] {escape(str(message))}", soft_wrap=True)
+            else:
+                others(message, category, *rest, **more)
+
+        return show
+
     def emit(self, document: str) -> None:
         """Print the JSON document; nothing in the mode for people."""
         if self.as_json:
@@ -71,11 +88,13 @@ def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session
         from surgery_cli.progress import ProgressView
 
         quiet_libraries()
-        if as_json:
-            yield current, ignore
-        else:
-            with ProgressView(current.err) as progress:
-                yield current, progress
+        with warnings.catch_warnings():
+            warnings.showwarning = current.notes(warnings.showwarning)
+            if as_json:
+                yield current, ignore
+            else:
+                with ProgressView(current.err) as progress:
+                    yield current, progress
     except SurgeryError as error:
         current.fail(error)
         raise typer.Exit(error.exit_code) from error

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from surgery.architectures.base import AttentionSite, Role, Scope
 from surgery.calibration.modules import AttentionModules
 from surgery.calibration.moments import Accumulator, Moments
+from surgery.runtime.arguments import Arguments
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +105,8 @@ class _Block:
         """Hook the modules; ``weights`` says what a scope's positions count, or to ignore them."""
         site = self.site
 
-        def rotation(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._rotation = (
-                kwargs["position_embeddings"] if "position_embeddings" in kwargs else args[1]
-            )
+        def rotation(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+            self._rotation = arguments.read(args, given)[0]["position_embeddings"]
 
         def queries(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
             if (current := weights(site.scope)) is not None:
@@ -129,6 +128,9 @@ class _Block:
             self._modules.projections["o"].register_forward_pre_hook(contexts),
         ]
         if "rope" in site.between:
+            from surgery.runtime.rotary import RotaryHeads  # imports three families' models
+
+            arguments = Arguments(type(self._modules.attention), RotaryHeads.TAKES)
             handles.append(
                 self._modules.attention.register_forward_pre_hook(rotation, with_kwargs=True)
             )

@@ -12,6 +12,7 @@ from surgery.checkpoint.source import TensorSource
 from surgery.engine.adapted import AdaptedSource, open_model
 from surgery.engine.block import checkpoint_error
 from surgery.engine.dense import dense_directory
+from surgery.engine.refresh import note_outdated
 from surgery.engine.stream import cast
 from surgery.errors import CheckpointError, UsageError
 from surgery.runtime import LoadError
@@ -58,6 +59,7 @@ def load(
     }
     try:
         if base is None and not is_adapter(path):
+            note_outdated(Path(path))
             return load_directory(path, **options)
         with open_model(path, base=base) as source:
             return load_opened(source, Path(path), **options)

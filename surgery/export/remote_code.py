@@ -7,6 +7,7 @@ imports torch and transformers only. ``auto_map`` in config.json says which clas
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from surgery.export.modules import Wanted
 from surgery.runtime.families import HOMES
 from surgery.runtime.manifest import ABSORB_DECOMPOSE
 from surgery.runtime.parts import LINEAR_METHODS
+from surgery.runtime.releases import NEWEST, OLDEST, RUNTIME
 from surgery.version import VERSION
 
 MODULE = "modeling_surgery"
@@ -25,16 +27,21 @@ FILE = f"{MODULE}.py"
 HEADER = """A restructured {family} for transformers ({methods}).
 
 Written by model-surgery {version} out of the source of its own runtime, as much of it as this
-checkpoint needs. It needs nothing but torch and transformers, which runs it where it is trusted:
+checkpoint needs. It needs nothing but torch and transformers (it was tested with
+{oldest} to {newest}), which runs it where it is trusted:
 
     AutoModel.from_pretrained(directory, trust_remote_code=True)
 
 ``surgery.load(directory)`` does the same with the code of the installed package, and never runs
-this file. Changes belong there: this file is generated.
+this file. Changes belong there: this file is generated, and `surgery refresh directory` renews it.
+
+Runtime: {runtime}
 
 SPDX-License-Identifier: Apache-2.0
 """
-FOOTER = "# What auto_map in config.json names."
+FOOTER = """# What auto_map in config.json names; registered, so that weights are saved with it: some
+# releases of transformers do not see to that where they have a class of the same name."""
+_RUNTIME = re.compile(r"^Runtime: (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,15 @@ def place_code(config: dict[str, Any]) -> str | None:
     return code.source
 
 
+def outdated(source: str) -> bool:
+    """Return whether a :data:`FILE` may run wrongly where this package runs rightly.
+
+    Files from before they were counted are.
+    """
+    found = _RUNTIME.search(source)
+    return found is None or int(found[1]) < RUNTIME
+
+
 def remote_code(config: Mapping[str, Any]) -> RemoteCode | None:
     """Return the modelling file of a checkpoint that operations are left in.
 
@@ -94,8 +110,17 @@ def remote_code(config: Mapping[str, Any]) -> RemoteCode | None:
         table=frozenset(LINEAR_METHODS),
         refusal=("errors", "LoadError"),
     )
-    header = HEADER.format(family=family, methods=", ".join(methods), version=VERSION)
-    classes = [f"{name} = restructured_class(transformers.{name})" for name in {*autos.values()}]
-    footer = "\n".join([FOOTER, *sorted(classes)])
+    header = HEADER.format(
+        family=family,
+        methods=", ".join(methods),
+        version=VERSION,
+        oldest=OLDEST,
+        newest=NEWEST,
+        runtime=RUNTIME,
+    )
+    lines = [f"{name} = restructured_class(transformers.{name})" for name in {*autos.values()}]
+    owners = {name: auto for auto, name in autos.items()}
+    saved = [f'{name}.register_for_auto_class("{auto}")' for name, auto in owners.items()]
+    footer = "\n".join([FOOTER, *sorted(lines), *sorted(saved)])
     source = flatten("surgery.runtime", ("model", "restructured_class"), wanted, header, footer)
     return RemoteCode(source, {auto: f"{MODULE}.{name}" for auto, name in autos.items()})

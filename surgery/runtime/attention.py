@@ -8,11 +8,12 @@ Notation: B batch, T query length, S key length, H query heads, G key/value head
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .arguments import Arguments
 from .errors import LoadError
 from .frequencies import check_rotary
 from .groups import ExecutedWidths, HeadGroups, executed_widths
@@ -27,17 +28,35 @@ class RestructuredAttention:
 
     Attributes:
         layout: Ranks of the block.
+        TAKES: Arguments of the stock class's ``forward`` that :meth:`_run` computes with.
     """
 
     layout: HeadLayout
+    TAKES: ClassVar[tuple[str, ...]]
+    _run: Callable[..., tuple[Tensor, Tensor | None]]
+    """The family's own: takes :attr:`TAKES` by name, and ``passed_on`` for the implementation."""
 
-    def _arrange(self, layout: HeadLayout) -> None:
-        """Keep the ranks, and what is chosen once by them."""
+    def _arrange(self, dense: nn.Module, layout: HeadLayout) -> None:
+        """Keep the ranks, what is chosen once by them, and how the stock module is called.
+
+        Raises:
+            LoadError: This release of transformers calls it as this runtime does not know.
+        """
+        self._arguments = Arguments(type(dense), self.TAKES)
         self.layout = layout
         self._groups = HeadGroups(layout)
         self._step = TokenStep(layout)
         # Where all ranks of a block are one, the implementation's own kernel has nothing to pad.
         self._steps = {*layout.qk_ranks} != {*layout.v_ranks} or not layout.uniform
+
+    def forward(self, *args: Any, **given: Any) -> tuple[Tensor, Tensor | None]:
+        """Attend, called as the stock module is called.
+
+        Raises:
+            LoadError: An argument is not known, and nobody can say what leaving it out would do.
+        """
+        taken, passed_on = self._arguments.read(args, given)
+        return self._run(**taken, passed_on=passed_on)
 
     @property
     def executed_widths(self) -> tuple[ExecutedWidths, ...]:

@@ -24,29 +24,32 @@ class RestructuredBertSelfAttention(RestructuredAttention, BertSelfAttention):
         layout: Ranks of the block.
     """
 
+    TAKES = ("hidden_states", "attention_mask", "cache")
+
     def __init__(self, dense: BertSelfAttention, layout: HeadLayout) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
             dense.config, is_causal=dense.is_causal, layer_idx=dense.layer_idx
         )
-        self._arrange(layout)
+        self._arrange(dense, layout)
         self.query = resized(dense.query, outputs=layout.queries.total)
         self.key = resized(dense.key, outputs=layout.keys.total)
         self.value = resized(dense.value, outputs=layout.values.total)
 
-    def forward(  # type: ignore[override]  # what it returns is what the stock one returns
+    def _run(
         self,
+        *,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,  # Cache | None
-        **kwargs: Any,
+        cache: Any = None,  # Cache | None
+        passed_on: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``hidden_states (B, T, d)`` to itself and, in a decoder, what is cached."""
         query = self._packed(self.query(hidden_states))
         key, value = self._to_cache(self.key(hidden_states), self.value(hidden_states))
-        if past_key_values is not None:
-            if isinstance(past_key_values, EncoderDecoderCache):
-                past_key_values = past_key_values.self_attention_cache
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            if isinstance(cache, EncoderDecoderCache):
+                cache = cache.self_attention_cache
+            key, value = cache.update(key, value, self.layer_idx)
         return self._attend(
             query,
             key,
@@ -55,7 +58,7 @@ class RestructuredBertSelfAttention(RestructuredAttention, BertSelfAttention):
             eager_attention_forward,
             dropout=self.dropout.p if self.training else 0.0,
             scaling=self.scaling,
-            **kwargs,
+            **passed_on,
         )
 
 

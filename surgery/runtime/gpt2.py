@@ -22,28 +22,31 @@ class RestructuredGPT2Attention(RestructuredAttention, GPT2Attention):
         layout: Ranks of the block.
     """
 
+    TAKES = ("hidden_states", "cache", "attention_mask")
+
     def __init__(self, dense: GPT2Attention, layout: HeadLayout) -> None:
         super().__init__(dense.config, layer_idx=dense.layer_idx)  # type: ignore[no-untyped-call]
-        self._arrange(layout)
+        self._arrange(dense, layout)
         self.parts = [layout.queries.total, layout.keys.total, layout.values.total]
         self.c_attn = _conv1d(dense.c_attn, self.embed_dim, sum(self.parts))
         self.c_proj = _conv1d(dense.c_proj, layout.contexts.total, self.embed_dim)
 
-    def forward(  # type: ignore[override]  # the stock one also attends across
+    def _run(
         self,
+        *,
         hidden_states: Tensor,
-        past_key_values: Any = None,  # Cache | None
+        cache: Any = None,  # Cache | None
         attention_mask: Tensor | None = None,
-        **kwargs: Any,
+        passed_on: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``hidden_states (B, T, d)`` to itself and to what is cached."""
         query, key, value = self.c_attn(hidden_states).split(self.parts, dim=2)
         query = self._packed(query)
         key, value = self._to_cache(key, value)
-        if past_key_values is not None:
-            if isinstance(past_key_values, EncoderDecoderCache):
-                past_key_values = past_key_values.self_attention_cache
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            if isinstance(cache, EncoderDecoderCache):
+                cache = cache.self_attention_cache
+            key, value = cache.update(key, value, self.layer_idx)
         context, weights = self._attend(
             query,
             key,
@@ -52,7 +55,7 @@ class RestructuredGPT2Attention(RestructuredAttention, GPT2Attention):
             _upcast_attention if self.reorder_and_upcast_attn else eager_attention_forward,
             dropout=self.attn_dropout.p if self.training else 0.0,
             scaling=self.scaling,
-            **kwargs,
+            **passed_on,
         )
         return self.resid_dropout(self.c_proj(context)), weights
 

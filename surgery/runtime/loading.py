@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+from .cached_step import compare_cached_step
 from .errors import LoadError
 from .families import family_swap
 from .manifest import read_manifest
@@ -97,6 +98,8 @@ def load(
             found=f"{type(error).__name__}: {error}",
         ) from error
     _check_complete(directory, model, info, chosen=model_class is not None)
+    if restructured and model.can_generate():
+        compare_cached_step(model)
     return cast(PreTrainedModel, model)
 
 

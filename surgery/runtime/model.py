@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 
+from .cached_step import compare_once
 from .errors import LoadError
 from .families import family_swap
 from .linears import swap_linear
@@ -60,6 +61,19 @@ class RestructuredModel:
         return _blank, (mro[mro.index(RestructuredModel) + 1],), self.__dict__
 
 
+class RestructuredGenerator(RestructuredModel):
+    """One that generates: it trusts transformers' caches once it has compared them."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate as the stock class does.
+
+        Raises:
+            LoadError: This release of transformers uses caches in a way that is not known here.
+        """
+        compare_once(cast(PreTrainedModel, self))
+        return super().generate(*args, **kwargs)  # type: ignore[misc]  # the stock class's
+
+
 def restructured_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """Return the subclass of a stock model class that runs restructured weights.
 
@@ -90,9 +104,10 @@ def _subclass(stock: Any) -> type:
             *FLOAT32_PARTS,
         },
     }
+    if not issubclass(stock, GenerationMixin):
+        return type(stock.__name__, (RestructuredModel, stock), body)
     # Named among the bases, or an auto class would make a new subclass of it at every loading.
-    generating = (GenerationMixin,) if issubclass(stock, GenerationMixin) else ()
-    return type(stock.__name__, (RestructuredModel, stock, *generating), body)
+    return type(stock.__name__, (RestructuredGenerator, stock, GenerationMixin), body)
 
 
 def _blank(stock: type[PreTrainedModel]) -> PreTrainedModel:

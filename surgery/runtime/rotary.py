@@ -32,12 +32,13 @@ class RotaryHeads(RestructuredAttention):
         layout: Ranks of the block.
     """
 
+    TAKES = ("hidden_states", "position_embeddings", "attention_mask", "cache")
     _eager: Any
     _rotate: Any
 
     def __init__(self, dense: Any, layout: HeadLayout) -> None:
         super().__init__(dense.config, dense.layer_idx)  # type: ignore[call-arg]  # the family's
-        self._arrange(layout)
+        self._arrange(dense, layout)
         self.q_proj = resized(dense.q_proj, outputs=layout.queries.total)
         self.k_proj = resized(dense.k_proj, outputs=layout.keys.total)
         self.v_proj = resized(dense.v_proj, outputs=layout.values.total)
@@ -47,13 +48,14 @@ class RotaryHeads(RestructuredAttention):
         """Keyword arguments that tell the attention implementation of a sliding window."""
         return {}
 
-    def forward(
+    def _run(
         self: Any,
+        *,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
+        cache: Cache | None = None,
+        passed_on: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``hidden_states (B, T, d)`` to itself and to what is cached."""
         layout: HeadLayout = self.layout
@@ -67,8 +69,8 @@ class RotaryHeads(RestructuredAttention):
         else:  # rotation needed them by head, a ragged block's cache wants them packed
             query = self._packed(layout.queries.pack(query.transpose(1, 2)))
             key, value = self._to_cache(layout.keys.pack(key.transpose(1, 2)), value)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
 
         context, weights = self._attend(
             query,
@@ -79,12 +81,12 @@ class RotaryHeads(RestructuredAttention):
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **self._window(),
-            **kwargs,
+            **passed_on,
         )
         return self.o_proj(context), weights
 
 
-class RestructuredLlamaAttention(RotaryHeads, llama.LlamaAttention):  # type: ignore[misc]
+class RestructuredLlamaAttention(RotaryHeads, llama.LlamaAttention):
     """LLaMA's attention on packed heads."""
 
     _eager = staticmethod(llama.eager_attention_forward)

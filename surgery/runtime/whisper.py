@@ -26,6 +26,8 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
         layout: Ranks of the block.
     """
 
+    TAKES = ("hidden_states", "key_value_states", "cache", "attention_mask")
+
     def __init__(self, dense: WhisperAttention, layout: HeadLayout) -> None:
         super().__init__(
             embed_dim=dense.embed_dim,
@@ -37,20 +39,20 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
             layer_idx=dense.layer_idx,
             config=dense.config,
         )
-        self._arrange(layout)
+        self._arrange(dense, layout)
         self.q_proj = resized(dense.q_proj, outputs=layout.queries.total)
         self.k_proj = resized(dense.k_proj, outputs=layout.keys.total)
         self.v_proj = resized(dense.v_proj, outputs=layout.values.total)
         self.out_proj = resized(dense.out_proj, inputs=layout.contexts.total)
 
-    def forward(  # type: ignore[override]  # what it returns is what the stock one returns
+    def _run(
         self,
+        *,
         hidden_states: Tensor,
         key_value_states: Tensor | None = None,
-        past_key_values: Any = None,  # Cache | None
+        cache: Any = None,  # Cache | None
         attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        **kwargs: Any,
+        passed_on: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``hidden_states (B, T, d)`` to itself or to other states ``(B, S, d)``."""
         crossing = key_value_states is not None
@@ -58,17 +60,17 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
         query = self._packed(self.q_proj(hidden_states) * self.scaling)
 
         reusable = False
-        if isinstance(past_key_values, EncoderDecoderCache):
-            both: Any = past_key_values
+        if isinstance(cache, EncoderDecoderCache):
+            both: Any = cache
             if crossing:
                 reusable = bool(both.is_updated.get(self.layer_idx))
                 both.is_updated[self.layer_idx] = True
-                past_key_values = both.cross_attention_cache
+                cache = both.cross_attention_cache
             else:
-                past_key_values = both.self_attention_cache
+                cache = both.self_attention_cache
 
         if reusable:
-            cached = past_key_values.layers[self.layer_idx]
+            cached = cache.layers[self.layer_idx]
             key, value = cached.keys, cached.values
         else:
             states = hidden_states if key_value_states is None else key_value_states
@@ -79,8 +81,8 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
                 self.k_proj(states).reshape(batch, -1, self.layout.keys.total),
                 self.v_proj(states).reshape(batch, -1, self.layout.values.total),
             )
-            if past_key_values is not None:
-                key, value = past_key_values.update(key, value, self.layer_idx)
+            if cache is not None:
+                key, value = cache.update(key, value, self.layer_idx)
 
         # Over the encoder's 1,500 frames the kernels gain more from it than the copies cost.
         context, weights = self._attend(
@@ -91,8 +93,7 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
             eager_attention_forward,
             dropout=self.dropout if self.training else 0.0,
             scaling=1.0,
-            output_attentions=output_attentions,
-            **kwargs,
+            **passed_on,
         )
         return self.out_proj(context), weights
 

@@ -157,7 +157,9 @@ def test_merged_back_it_is_dense_and_computes_the_same(
     assert relative_error(run(cut.pruned()), run(dense)) <= tolerance(torch.float64)
     found = surgery.verify(cut.source, cut.path, weights_only=True)
     assert found.changed == [] and found.worst > 1e-2
-    assert surgery.verify(cut.path, merged, weights_only=True).worst <= 1e-15
+    # Sums over the same numbers with zeros between them, in another order: some eps of float64.
+    worst = surgery.verify(cut.path, merged, weights_only=True).worst
+    assert worst <= 16 * torch.finfo(torch.float64).eps
 
 
 @pytest.mark.parametrize("name", ROTARY)

@@ -271,10 +271,11 @@ def test_spectra_do_not_depend_on_how_a_heads_vectors_are_mixed(ridge: float, bi
         activation_aware(each, both, qk=True, vo=True, ridge=ridge)
         for each, both in ((weights, moments), (mixed, there))
     )
-    # cond(x)² of each mixing may be some 1e4, and eats as many of 16 digits.
+    # cond(x)² of each mixing may be some 1e4, and eats as many of 16 digits; of what is left, the
+    # square root of a small eigenvalue of a moment is known to a fraction only.
     for one, other in ((before.qk, after.qk), (before.vo, after.vo)):
         assert one is not None and other is not None
-        atol = 1e-9 * float(one.spectrum.max())
+        atol = 1e-8 * float(one.spectrum.max())
         torch.testing.assert_close(one.spectrum, other.spectrum, rtol=0, atol=atol)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 import surgery
+from surgery.runtime.cached_step import cache_name
 from tests.runtime.naive import GENERATING, Case, exact, inputs, outputs, relative_error, tolerance
 
 EXACT = torch.float64
@@ -138,7 +139,7 @@ def test_decoding_step_by_step_equals_one_pass(case: Callable[..., Case], name: 
         if name != "whisper":
             step["attention_mask"] = given["attention_mask"][:, :end]
         with torch.no_grad():
-            out = model(**step, past_key_values=cache, use_cache=True)
+            out = model(**step, **{cache_name(model): cache}, use_cache=True)
         pieces.append(out.logits)
         cache = out.past_key_values
 
@@ -150,12 +151,12 @@ def test_a_cache_can_be_cropped_and_repeated(case: Callable[..., Case]) -> None:
     tokens = inputs(model)["input_ids"]
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(tokens, past_key_values=cache)
+        model(tokens, **{cache_name(model): cache})
         cache.crop(-3)
         again = copy.deepcopy(cache)
-        continued = model(tokens[:, 6:], past_key_values=cache).logits
+        continued = model(tokens[:, 6:], **{cache_name(model): cache}).logits
         again.batch_repeat_interleave(2)
-        doubled = model(tokens[:, 6:].repeat_interleave(2, 0), past_key_values=again).logits
+        doubled = model(tokens[:, 6:].repeat_interleave(2, 0), **{cache_name(model): again}).logits
 
     assert relative_error(continued, outputs(model, {"input_ids": tokens})[:, 6:]) <= tolerance(
         EXACT

@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import surgery
 from surgery.runtime import HeadLayout, executed_widths
 from surgery.runtime.attention import RestructuredAttention
+from surgery.runtime.cached_step import cache_name
 from surgery.runtime.groups import HeadGroups, width_groups
 from tests.runtime.naive import Case, exact, inputs, outputs, relative_error, tolerance
 
@@ -122,7 +123,7 @@ def test_no_cache_is_laid_out_to_attend_from_one_token(
         cache = model(given[:, :-1]).past_key_values
         monkeypatch.delattr(HeadGroups, "lay_out")
         monkeypatch.setattr(type(ALL_ATTENTION_FUNCTIONS), "get_interface", lambda *_: pytest.fail)
-        found = model(given[:, -1:], past_key_values=cache, output_attentions=seen)
+        found = model(given[:, -1:], **{cache_name(model): cache}, output_attentions=seen)
 
     pairs = [(found.logits[:, -1], expected.logits[:, -1])]
     if seen:  # the weights of every head, as eager attention gives them
