@@ -74,7 +74,7 @@ def collect(
         if speech:
             decoder = any(site.scope != "encoder" for site in sites)
             if decoder:
-                _check_decoder(model, data, language)
+                _check_decoder(model, language)
             total = count_windows(data.recordings, processor)
             batches = speech_batches(
                 model,
@@ -93,15 +93,15 @@ def collect(
     return recorder.moments()
 
 
-def _check_decoder(model: Any, data: CalibrationData, language: str) -> None:
+def _check_decoder(model: Any, language: str) -> None:
     """Refuse what the decoder cannot be run on, before any work."""
-    prompt(model, language)
-    if any(each.words is None for each in data.recordings) and not hasattr(model, "generate"):
+    if not hasattr(model, "generate"):
         raise UsageError(
-            "Calibrating a decoder needs words, and this model cannot write them itself.",
-            where=data.name,
-            expected="transcripts.tsv beside the recordings",
+            "This Whisper has no head to write words with, so its decoder cannot be calibrated.",
+            where=type(model).__name__,
+            hint="cut its encoder alone (--scope encoder), or decide by weights (--by-weights)",
         )
+    prompt(model, language)
 
 
 def _watch(steps: Iterable[int], total: int, progress: Progress) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import soundfile
 import torch
 from torch import Tensor
 
@@ -48,11 +47,7 @@ def count_windows(recordings: Sequence[Utterance], processor: Any) -> int:
     seconds = window(processor) / processor.feature_extractor.sampling_rate
     total = 0
     for recording in recordings:
-        try:
-            duration = float(soundfile.info(recording.path).duration)
-        except (OSError, soundfile.LibsndfileError):
-            duration = 0.0  # reading it will say what is wrong
-        total += max(1, math.ceil(duration / seconds))
+        total += max(1, math.ceil(recording.seconds() / seconds))
     return total
 
 

@@ -53,6 +53,9 @@ class Statistics:
         ridge: With which ridge the blocks were cut on trial; ``None`` where they were not.
         output: Which output of the model the trials compared.
         trials: What they showed (see :mod:`surgery.calibration.sensitivity`).
+        fitted: Digest of the rows that were fitted to, in order (see
+            :func:`surgery.calibration.dealing.fingerprint_in_order`): others are left to price a
+            cut on. ``None`` where nobody knows: earlier releases fitted to all of them.
     """
 
     sites: Mapping[str, Moments]
@@ -63,6 +66,7 @@ class Statistics:
     ridge: float | None = None
     output: Output | None = None
     trials: Trials = field(default_factory=dict)
+    fitted: str | None = None
 
     def select(self, sites: Sequence[AttentionSite]) -> dict[str, Moments]:
         """Return the moments of these blocks, which may be fewer than there are.

@@ -111,6 +111,7 @@ def read_statistics(path: Path, *, source_sha256: Mapping[str, str]) -> Statisti
                 for site, pairs in described["trials"].items()
                 for pair, trials in pairs.items()
             },
+            None if (fitted := described.get("fitted")) is None else str(fitted),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         _malformed(path, f"{type(error).__name__}: {error}")
@@ -148,6 +149,7 @@ def _serialised(statistics: Statistics) -> bytes:
         "output": statistics.output,
         "trials": trials,
         "sites": sites,
+        "fitted": statistics.fitted,
     }
     return save(tensors, {KEY: json.dumps(described, sort_keys=True)})
 

@@ -43,6 +43,12 @@ def output_of_speech(sites: Sequence[AttentionSite]) -> Output:
     return "encoder output" if encoder else "next token"
 
 
+def output_of_text(model: Any) -> Output:
+    """Return which output of a text model shows what cutting it does."""
+    predicts = model.get_output_embeddings() is not None and model.config.model_type != "bert"
+    return "next token" if predicts else "last hidden state"
+
+
 def unit_of(output: Output) -> str:
     """Return the unit of the error."""
     return "nat/token" if output == "next token" else "relative"
@@ -113,8 +119,7 @@ class TextWitness(Witness):
 
     def __init__(self, model: Any, batches: Sequence[TextBatch]) -> None:
         self._batches = batches
-        predicts = model.get_output_embeddings() is not None and model.config.model_type != "bert"
-        self.output = "next token" if predicts else "last hidden state"
+        self.output = output_of_text(model)
         super().__init__(model)
 
     def _rows(self) -> Iterator[Tensor]:
@@ -147,7 +152,7 @@ def witness(
         language: What is spoken, for a multilingual Whisper's decoder.
     """
     if data.kind == "audio":
-        chosen = _evenly(data.recordings, RECORDINGS)
+        chosen = evenly(data.recordings, RECORDINGS)
         batches = list(speech_batches(model, processor, chosen, padding_weight=0.0, batch=batch))
         tokens = None
         if output_of_speech(sites) == "next token":
@@ -161,11 +166,11 @@ def witness(
     columns = max(int(getattr(model.config, "vocab_size", 1)), 1)
     most = max(1, min(TOKENS, REMEMBERED // columns))
     mean = max(1, sum(each.tokens.numel() for each in windows) // max(1, len(windows)))
-    chosen_windows = _evenly(windows, max(1, most // mean))
+    chosen_windows = evenly(windows, max(1, most // mean))
     return TextWitness(model, list(text_batches(chosen_windows, batch)))
 
 
-def _evenly(items: Sequence[_T], most: int) -> list[_T]:
+def evenly(items: Sequence[_T], most: int) -> list[_T]:
     """Return at most so many items, spread over all of them."""
     if len(items) <= most:
         return list(items)

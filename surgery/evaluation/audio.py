@@ -24,11 +24,12 @@ Audio = NDArray[np.float32]
 """Mono samples in [-1, 1], shape (samples,), 16 kHz."""
 
 
-def read_audio(path: Path) -> Audio:
+def read_audio(path: Path, part: tuple[int, int] = (0, 1)) -> Audio:
     """Read a recording: channels averaged, resampled to 16 kHz by a polyphase filter.
 
     Args:
         path: A file libsndfile reads: WAV, FLAC, MP3, Ogg, AIFF.
+        part: Read only this one of so many equal pieces.
 
     Returns:
         float32 samples, shape (samples,).
@@ -38,7 +39,7 @@ def read_audio(path: Path) -> Audio:
     """
     if not path.exists():
         raise _unreadable(path, "no such file")
-    return _decode(path, path)
+    return _decode(path, path, part)
 
 
 def decode_audio(content: bytes, where: str) -> Audio:
@@ -46,9 +47,16 @@ def decode_audio(content: bytes, where: str) -> Audio:
     return _decode(BytesIO(content), where)
 
 
-def _decode(file: Path | BytesIO, where: object) -> Audio:
+def _decode(file: Path | BytesIO, where: object, part: tuple[int, int] = (0, 1)) -> Audio:
+    number, count = part
     try:
-        samples, rate = soundfile.read(file, dtype="float64", always_2d=True)
+        with soundfile.SoundFile(file) as sound:
+            rate, frames = sound.samplerate, sound.frames
+            if number:
+                sound.seek(number * frames // count)
+            # To the end where all is wanted: some headers do not know how long that is.
+            wanted = (number + 1) * frames // count - number * frames // count if count > 1 else -1
+            samples = sound.read(wanted, dtype="float64", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
         raise _unreadable(where, error) from error
     mono = np.asarray(samples, dtype=np.float64).mean(axis=1)
@@ -72,14 +80,32 @@ def _unreadable(where: object, found: object) -> SurgeryError:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording, and what is said in it where that is known."""
+    """One recording, and what is said in it where that is known.
+
+    Attributes:
+        path: Its file.
+        words: What is said.
+        part: Which of how many equal pieces of the file this is.
+    """
 
     path: Path
     words: str | None = None
+    part: tuple[int, int] = (0, 1)
 
     def audio(self) -> Audio:
         """Read the recording (see :func:`read_audio`)."""
-        return read_audio(self.path)
+        return read_audio(self.path, self.part)
+
+    def seconds(self) -> float:
+        """Return how long it is, by its header alone; 0 where that cannot be read."""
+        try:
+            return float(soundfile.info(self.path).duration) / self.part[1]
+        except (OSError, soundfile.LibsndfileError):
+            return 0.0  # reading it will say what is wrong
+
+    def piece(self, number: int, count: int) -> Utterance:
+        """Return one of so many equal pieces; nobody knows which words are in it."""
+        return Utterance(self.path, None, (number, count))
 
 
 @dataclass(frozen=True)
