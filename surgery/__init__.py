@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         MaxWerIncrease,
         Remove,
         Thresholds,
+        UpTo,
     )
     from surgery.report.model import Report
     from surgery.training.options import TuneOptions
@@ -75,6 +76,7 @@ _HOMES = {
     "MaxWerIncrease": "surgery.methods.rules",
     "Remove": "surgery.methods.rules",
     "Thresholds": "surgery.methods.rules",
+    "UpTo": "surgery.methods.rules",
     "Report": "surgery.report.model",
 }
 
@@ -93,6 +95,7 @@ __all__ = [
     "SurgeryError",
     "Thresholds",
     "TuneOptions",
+    "UpTo",
     "__version__",
     "absorb_decompose",
     "evaluate",

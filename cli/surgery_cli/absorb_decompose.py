@@ -13,11 +13,13 @@ from surgery_cli.session import session
 EXAMPLES = """
 [bold]Examples[/bold]
 
-surgery absorb-decompose whisper-micro                      the embedded model, its preset
+surgery absorb-decompose whisper-micro                      the embedded model
 
-surgery absorb-decompose whisper-large-v3 -o pruned         the paper's thresholds
+surgery absorb-decompose ./my-whisper                       as much as does little harm
 
 surgery absorb-decompose ./my-llama --remove 25% --pairs vo
+
+surgery absorb-decompose whisper-large-v3 --preset paper -o pruned
 
 surgery absorb-decompose ./my-whisper --lossless --dtype float32
 
@@ -42,6 +44,9 @@ def command(
     remove: cutting.Remove = None,
     per_pair: cutting.PerPair = False,
     of: cutting.OfOption = cutting.Of.qkvo,
+    up_to: cutting.UpTo = None,
+    by_weights: cutting.ByWeights = False,
+    preset: cutting.PresetOption = None,
     max_error: cutting.MaxError = None,
     max_wer_increase: cutting.MaxWerIncrease = None,
     max_ppl_increase: cutting.MaxPplIncrease = None,
@@ -57,6 +62,7 @@ def command(
     as_recorded: calibrating.AsRecorded = False,
     language: calibrating.Language = "en",
     device: calibrating.Device = None,
+    trials: calibrating.Trials = None,
     baseline: cutting.BaselineOption = None,
     dtype: common.DtypeOption = None,
     data: common.Data = None,
@@ -87,6 +93,9 @@ def command(
             remove=remove,
             per_pair=per_pair,
             of=of,
+            up_to=up_to,
+            by_weights=by_weights,
+            preset=preset,
             max_error=max_error,
             max_wer_increase=max_wer_increase,
             max_ppl_increase=max_ppl_increase,
@@ -103,6 +112,7 @@ def command(
                 as_recorded=as_recorded,
                 language=language,
                 device=device,
+                trials=trials,
             ),
             baseline=baseline,
             dtype=dtype,

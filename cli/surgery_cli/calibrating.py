@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 _PANEL = "Calibration: decide by what the model computes on real input"
 
 Data = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--calibrate",
         metavar="DIR|FILE",
-        help="Recordings (Whisper), or text, .jsonl, or a folder of them.",
+        help="Recordings (Whisper), or text, .jsonl, or a folder of them. Default: 'shipped', "
+        "what comes with surgery.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -67,6 +68,15 @@ Language = Annotated[
     str,
     typer.Option(help="What is spoken, for a multilingual decoder.", rich_help_panel=_PANEL),
 ]
+Trials = Annotated[
+    bool | None,
+    typer.Option(
+        "--trials/--no-trials",
+        help="Cut every pair on trial to learn what each costs: many passes. "
+        "Default: with your own data.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -77,7 +87,7 @@ Device = Annotated[
 
 def make_calibrate(
     *,
-    data: Path | None,
+    data: str | None,
     statistics: Path | None,
     samples: int | None,
     padding_weight: float | None,
@@ -85,13 +95,14 @@ def make_calibrate(
     as_recorded: bool,
     language: str,
     device: str | None,
+    trials: bool | None,
 ) -> Calibrate | None:
-    """Return the library's settings; ``None`` where neither data nor statistics are named.
+    """Return the library's settings; ``None`` where nothing is said of calibration.
 
     Raises:
-        UsageError: Settings of a calibration are given, and none is asked for.
+        UsageError: Settings say how statistics are taken, and saved ones are to be used.
     """
-    from surgery.engine.calibrate import Calibrate
+    from surgery.engine.calibrate import SHIPPED, Calibrate
     from surgery.errors import UsageError
 
     of_data = {
@@ -103,26 +114,22 @@ def make_calibrate(
     }
     stray = [name for name, value in of_data.items() if value is not None]
     if data is None and statistics is None:
-        if ridge is not None:
-            stray.append("--ridge")
-        if stray:
-            raise UsageError(
-                f"{stray[0]} is a setting of calibration, and none is asked for",
-                hint="give --calibrate DIR|FILE, or --statistics FILE",
-            )
-        return None
+        if not stray and ridge is None and trials is None:
+            return None
+        data = SHIPPED
     if data is None and stray:
         raise UsageError(
             f"{stray[0]} says how statistics are taken, and saved ones are to be used",
             hint="give --calibrate DIR|FILE, or leave it out",
         )
-    numbers = {"padding_weight": padding_weight, "ridge": ridge}
+    numbers: dict[str, Any] = {"padding_weight": padding_weight, "ridge": ridge}
     return Calibrate(
-        data=None if data is None else str(data),
+        data=data,
         statistics=None if statistics is None else str(statistics),
         samples=samples,
         varied=not as_recorded,
         language=language,
         device=device,
+        trials=trials,
         **{name: value for name, value in numbers.items() if value is not None},
     )

@@ -33,6 +33,12 @@ class Of(StrEnum):
     model = "model"
 
 
+class Preset(StrEnum):
+    """Whose budget."""
+
+    paper = "paper"
+
+
 class Baseline(StrEnum):
     """What to compare with."""
 
@@ -69,11 +75,33 @@ def increase(text: str) -> float:
     return value
 
 
-_WHERE = "Where to cut (default: the preset of the model)"
+_WHERE = "Where to cut (default: the family's preset, or less where that harms)"
 _WHAT = "What to cut, and how"
 
 Lossless = Annotated[
     bool, typer.Option("--lossless", help="Restructure only; cut nothing.", rich_help_panel=_WHERE)
+]
+ByWeights = Annotated[
+    bool,
+    typer.Option(
+        "--by-weights",
+        help="Decide by the weights alone: needs no input, and may ruin the model.",
+        rich_help_panel=_WHERE,
+    ),
+]
+PresetOption = Annotated[
+    Preset | None,
+    typer.Option(help="paper: the thresholds that a paper gives.", rich_help_panel=_WHERE),
+]
+UpTo = Annotated[
+    float | None,
+    typer.Option(
+        parser=fraction,
+        metavar="F",
+        help="Remove this fraction, or as much less as does little harm: an error of 0.1, "
+        "a perplexity 10 % higher.",
+        rich_help_panel=_WHERE,
+    ),
 ]
 ThresholdQK = Annotated[
     float | None,
@@ -88,7 +116,7 @@ Energy = Annotated[
     typer.Option(
         parser=fraction,
         metavar="F",
-        help="Keep this fraction of every head's squared singular values.",
+        help="Keep this fraction of what every head does: of its squared singular values.",
         rich_help_panel=_WHERE,
     ),
 ]
@@ -113,7 +141,7 @@ MaxError = Annotated[
     float | None,
     typer.Option(
         min=0.0,
-        help="With --calibrate: remove as much as keeps the output's error below this.",
+        help="Remove as much as keeps the output's error on real input below this.",
         rich_help_panel=_WHERE,
     ),
 ]
@@ -122,7 +150,7 @@ MaxWerIncrease = Annotated[
     typer.Option(
         min=0.0,
         metavar="POINTS",
-        help="With --calibrate: as much as costs at most so many points of word error rate.",
+        help="As much as costs at most so many points of word error rate.",
         rich_help_panel=_WHERE,
     ),
 ]
@@ -131,7 +159,7 @@ MaxPplIncrease = Annotated[
     typer.Option(
         parser=increase,
         metavar="F",
-        help="With --calibrate: as much as raises perplexity by at most this: 2% or 0.02.",
+        help="As much as raises perplexity by at most this: 2% or 0.02.",
         rich_help_panel=_WHERE,
     ),
 ]
@@ -174,6 +202,9 @@ def make_options(
     remove: float | None,
     per_pair: bool,
     of: Of,
+    up_to: float | None,
+    by_weights: bool,
+    preset: Preset | None,
     max_error: float | None,
     max_wer_increase: float | None,
     max_ppl_increase: float | None,
@@ -203,6 +234,7 @@ def make_options(
             remove=remove,
             per_pair=per_pair,
             of=of,
+            up_to=up_to,
             bounds=(max_error, max_wer_increase, max_ppl_increase),
         ),
         scope=None if scope is None else scope.value,
@@ -212,6 +244,8 @@ def make_options(
         baseline=None if baseline is None else "magnitude",
         dtype=None if dtype is None else dtype.value,
         calibrate=calibrate,
+        by_weights=by_weights,
+        preset=None if preset is None else "paper",
     )
 
 
@@ -223,6 +257,7 @@ def _rule(
     remove: float | None,
     per_pair: bool,
     of: Of,
+    up_to: float | None,
     bounds: tuple[float | None, float | None, float | None],
 ) -> Rule | None:
     from surgery import methods
@@ -237,6 +272,8 @@ def _rule(
         given["--energy"] = methods.Energy(energy)
     if remove is not None:
         given["--remove"] = methods.Remove(remove, per_pair, of.value)
+    if up_to is not None:
+        given["--up-to"] = methods.UpTo(up_to)
     if max_error is not None:
         given["--max-error"] = methods.MaxError(max_error)
     if max_wer_increase is not None:

@@ -17,7 +17,9 @@ surgery inspect whisper-micro
 
 surgery inspect ./my-whisper --scope all --html inspect.html
 
-surgery inspect ./my-whisper --calibrate ./recordings        what each budget would cost
+surgery inspect ./my-whisper --calibrate shipped             what each budget would cost
+
+surgery inspect ./my-whisper --calibrate ./recordings        the same, on your own input
 
 surgery inspect openai/whisper-large-v3 --structure         headers only, nothing else fetched
 """
@@ -32,6 +34,9 @@ def command(
     remove: cutting.Remove = None,
     per_pair: cutting.PerPair = False,
     of: cutting.OfOption = cutting.Of.qkvo,
+    up_to: cutting.UpTo = None,
+    by_weights: cutting.ByWeights = False,
+    preset: cutting.PresetOption = None,
     max_error: cutting.MaxError = None,
     max_wer_increase: cutting.MaxWerIncrease = None,
     max_ppl_increase: cutting.MaxPplIncrease = None,
@@ -47,6 +52,7 @@ def command(
     as_recorded: calibrating.AsRecorded = False,
     language: calibrating.Language = "en",
     device: calibrating.Device = None,
+    trials: calibrating.Trials = None,
     structure: Annotated[
         bool, typer.Option("--structure", help="Read only headers: no spectra, nothing cut.")
     ] = False,
@@ -71,6 +77,9 @@ def command(
             remove=remove,
             per_pair=per_pair,
             of=of,
+            up_to=up_to,
+            by_weights=by_weights,
+            preset=preset,
             max_error=max_error,
             max_wer_increase=max_wer_increase,
             max_ppl_increase=max_ppl_increase,
@@ -87,6 +96,7 @@ def command(
                 as_recorded=as_recorded,
                 language=language,
                 device=device,
+                trials=trials,
             ),
         )
         report = surgery.inspect(

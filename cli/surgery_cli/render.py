@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from surgery.errors import SurgeryError
+from surgery.report.damage_text import damage_text
 from surgery.report.linears import is_linear
 from surgery.report.model import Report, SiteReport
 from surgery.report.summary import (
@@ -80,6 +81,9 @@ def _headline(report: Report) -> RenderableType:
     if report.output is None:
         text.append("  nothing written", style="not bold dim")
     text.append("\n" + printable(sentence(report)), style="not bold")
+    if (damage := damage_text(report)) is not None:
+        style = "bold red" if damage.tone == "bad" else "not bold cyan"
+        text.append("\n" + printable(damage.text), style=style)
     if report.preset:
         text.append("\nPreset: ", style="not bold dim")
         text.append(printable(report.preset), style="not bold")

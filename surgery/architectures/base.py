@@ -130,15 +130,35 @@ class AttentionSite:
 class Preset:
     """What the bare command prunes in a family, and why (shown in the report).
 
-    Exactly one rule is set: absolute thresholds, or a kept fraction of energy.
+    Attributes:
+        scope: Which attention blocks.
+        pairs: Which pairs.
+        fraction: Share of them that goes at most, by real input: less, where that harms more
+            than the tool allows itself.
+        reason: Why that much, as a phrase.
     """
 
     scope: Scope | Literal["all"]
     pairs: tuple[Literal["qk", "vo"], ...]
+    fraction: float
     reason: str
-    threshold_qk: float | None = None
-    threshold_vo: float | None = None
-    energy: float | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """Absolute thresholds on the weights' singular values that a paper gives for a family.
+
+    Attributes:
+        scope: Which attention blocks.
+        threshold_qk: QK singular values at or below it go.
+        threshold_vo: Likewise of VO.
+        reason: Where they stand, as a phrase.
+    """
+
+    scope: Scope | Literal["all"]
+    threshold_qk: float
+    threshold_vo: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -158,7 +178,7 @@ class Architecture:
             of tensors that no method touches.
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
         preset: What the bare command prunes.
-        model_presets: Presets of single models by name, where the family's does not fit.
+        published: Thresholds that a paper gives for the family, to repeat it by.
         defaults: What the family's configuration means by a key that is absent.
         aliases: Keys of ``config.json`` that stand for the attribute names used here.
         inexact: Configuration attributes that make Absorb-Decompose inexact when they hold
@@ -176,5 +196,5 @@ class Architecture:
     preset: Preset
     defaults: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
-    model_presets: Mapping[str, Preset] = field(default_factory=dict)
+    published: Published | None = None
     inexact: Mapping[str, tuple[object, str]] = field(default_factory=dict)

@@ -44,8 +44,8 @@ BERT = Architecture(
     preset=Preset(
         scope="encoder",
         pairs=("qk", "vo"),
-        energy=0.99,
-        reason="99 % of each head's singular-value energy",
+        fraction=0.25,
+        reason="a quarter of all attention",
     ),
     defaults={
         "num_hidden_layers": 12,

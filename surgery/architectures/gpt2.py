@@ -51,8 +51,8 @@ GPT2 = Architecture(
     preset=Preset(
         scope="decoder",
         pairs=("qk", "vo"),
-        energy=0.99,
-        reason="99 % of each head's singular-value energy",
+        fraction=0.25,
+        reason="a quarter of all attention",
     ),
     defaults={
         "n_layer": 12,

@@ -71,7 +71,7 @@ def rotary_decoder(
         preset=Preset(
             scope="decoder",
             pairs=("vo",),
-            energy=0.95,
-            reason="95 % of each head's VO energy; QK stands across RoPE and stays as it was",
+            fraction=0.25,
+            reason="a quarter of VO; QK stands across RoPE and stays as it was",
         ),
     )

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from surgery.architectures.base import Architecture, AttentionKind, Preset, Projection, Scope
+from surgery.architectures.base import (
+    Architecture,
+    AttentionKind,
+    Preset,
+    Projection,
+    Published,
+    Scope,
+)
 
 
 def _attention(scope: Scope, path: str, tower: str, *, causal: bool = False) -> AttentionKind:
@@ -70,17 +77,13 @@ WHISPER = Architecture(
     preset=Preset(
         scope="encoder",
         pairs=("qk", "vo"),
+        fraction=0.464,
+        reason="as much of the encoder's attention as the CLOVER paper takes (arXiv 2411.17426)",
+    ),
+    published=Published(
+        scope="encoder",
         threshold_qk=5e-3,
         threshold_vo=6e-3,
         reason="the CLOVER paper's thresholds for Whisper-large-v3's encoder (arXiv 2411.17426)",
     ),
-    model_presets={
-        # chosen on clips of seeds that neither training nor the shipped test set uses
-        "whisper-micro": Preset(
-            scope="encoder",
-            pairs=("qk", "vo"),
-            energy=0.95,
-            reason="95 % of each encoder head's singular-value energy",
-        ),
-    },
 )

@@ -20,7 +20,7 @@ from surgery.engine.ranks import check_ranks, plan_ranks, site_ranks
 from surgery.engine.reporting import build_report
 from surgery.engine.result import Clock, default_output, produce
 from surgery.engine.rewrite import Errors, output_specs, rewrite
-from surgery.events import Progress, ignore
+from surgery.events import Event, Progress, ignore
 from surgery.methods import SiteDecomposition, SiteSpectra
 from surgery.report.calibration import Calibration
 from surgery.report.model import Report
@@ -113,6 +113,7 @@ class AbsorbDecompose:
 
             self._run = CalibrationRun(plan, progress)
         self._curve, self._leaked = curve, 0
+        self._takes: str | None = None
         self._calibration: Calibration | None = None
         self._results: Mapping[str, SiteDecomposition] = {}
         self._ranks: Mapping[str, SiteRanks] = {}
@@ -143,7 +144,11 @@ class AbsorbDecompose:
     def forecast(self, progress: Progress) -> Report:
         """Decompose and report what the plan would save; nothing is written."""
         self.decompose(None, progress)
-        return self.report({}, None)
+        report = self.report({}, None)
+        if self._takes is None:
+            return report
+        note = f"Before it began, calibrating and pricing was estimated to take {self._takes}."
+        return replace(report, notes=[*report.notes, note])
 
     def decompose(self, spill: Spill | None, progress: Progress) -> None:
         """Find every block's spectrum and transforms, and the ranks that the rule leaves."""
@@ -157,7 +162,11 @@ class AbsorbDecompose:
             self._ranks = site_ranks(self.plan, plan_ranks(self.plan, spectra), results)
             return
         from surgery.engine.decide import decide
+        from surgery.engine.estimate import estimate_text, estimated_seconds
 
+        if self._run.data is not None:
+            self._takes = estimate_text(estimated_seconds(self._run))
+            progress(Event(f"To calibrate and price takes {self._takes}", 1, 1))
         with self._run as run:
             found = decide(self.plan, run, spill, progress, curve=self._curve)
         self._results, self._ranks = found.decompositions, found.ranks

@@ -10,11 +10,11 @@ from typing import Any
 from surgery.errors import UsageError
 from surgery.methods import RIDGE
 
+SHIPPED = "shipped"
+"""In place of a path: the text, speech or tones that come with the package."""
+
 PADDING_WEIGHT = 0.1
 """What a frame of the silence that fills up a Whisper window counts, against 1 for sound."""
-
-FRACTION = 0.25
-"""What a calibrated run removes where nothing says how much."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Calibrate:
 
     Attributes:
         data: Folder of recordings, a recording, a text file, ``.jsonl``, or a folder of those;
-            ``None`` where ``statistics`` holds everything.
+            :data:`SHIPPED` for what comes with the package; ``None`` where ``statistics`` holds
+            everything.
         statistics: File that statistics are kept in: read where it exists, else written.
         padding_weight: What a frame of padding counts, 0 to 1.
         ridge: Share of white input in every second moment, 0 to 1.
@@ -31,6 +32,9 @@ class Calibrate:
         samples: Take only the first so many recordings or documents.
         language: What is spoken, for a multilingual Whisper's decoder.
         device: Where the model runs; the CPU by default.
+        trials: Cut every pair on trial, to learn how much the output minds each. That takes
+            hundreds of passes of a large model; without, what a head loses is weighed by its
+            share of that head's energy. By default only where the data is the user's own.
 
     Raises:
         UsageError: There is neither data nor statistics, or a number is out of range.
@@ -44,6 +48,7 @@ class Calibrate:
     samples: int | None = None
     language: str = "en"
     device: str | None = None
+    trials: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -56,18 +61,24 @@ class Calibrate:
             if not (isfinite(value) and 0 <= value <= 1):
                 raise UsageError(f"{name} is out of range", found=value, expected="0 … 1")
 
+    @property
+    def tries(self) -> bool:
+        """Whether every pair is cut on trial."""
+        return self.data != SHIPPED if self.trials is None else self.trials
+
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON values, by the command line's names.
 
         They travel with the result, so of the data's place only its last two names are kept, and
         one of the statistics'; what the data held is part of the provenance.
         """
-        data, statistics = (
-            None if path is None else Path(path).resolve() for path in (self.data, self.statistics)
-        )
+        data = self.data
+        if data is not None and data != SHIPPED:
+            data = "/".join(Path(data).resolve().parts[-2:])
         return {
-            "calibrate": None if data is None else "/".join(data.parts[-2:]),
-            "statistics": None if statistics is None else statistics.name,
+            "calibrate": data,
+            "statistics": None if self.statistics is None else Path(self.statistics).name,
+            "trials": self.trials,
             "padding_weight": self.padding_weight,
             "ridge": self.ridge,
             "as_recorded": not self.varied,

@@ -12,19 +12,37 @@ from typing import Any, Self
 
 from surgery.calibration.collect import collect
 from surgery.calibration.data import CalibrationData, open_data
+from surgery.calibration.dealing import Dealt, deal, fingerprint_in_order
+from surgery.calibration.held_out import HeldOut
 from surgery.calibration.moments import Moments
 from surgery.calibration.sensitivity import Trials, measure_sensitivities
+from surgery.calibration.spilled import from_tensors, to_tensors
 from surgery.calibration.statistics import CalibratedOn, Statistics
-from surgery.calibration.storage import read_statistics, statistics_sha256, write_statistics
-from surgery.calibration.witness import Output, Witness, error_of, output_of_speech, witness
+from surgery.calibration.storage import statistics_sha256, write_statistics
+from surgery.calibration.witness import (
+    Output,
+    Witness,
+    error_of,
+    output_of_speech,
+    output_of_text,
+    witness,
+)
+from surgery.checkpoint.validate import check_finite
 from surgery.engine.bounds import check_bound
+from surgery.engine.calibrate import SHIPPED
+from surgery.engine.decompose import Spill
 from surgery.engine.dense import dense_directory
 from surgery.engine.loading import check_device, load
 from surgery.engine.measure import data_kind, read_processor
 from surgery.engine.plan import Plan
+from surgery.engine.saved_statistics import saved_statistics
+from surgery.engine.shipped import shipped_data
 from surgery.errors import UsageError
 from surgery.events import Progress
-from surgery.methods import Pair, SiteDecomposition
+from surgery.methods import Bound, Pair, Rule, SiteDecomposition, UpTo
+
+SPILLED = "statistics"
+"""Under which key a run keeps its moments for itself, to be resumed."""
 
 
 class CalibrationRun:
@@ -35,6 +53,9 @@ class CalibrationRun:
     Args:
         plan: The checked plan, with calibration asked for.
         progress: Called with :class:`surgery.events.Event`.
+
+    Attributes:
+        spill: Where moments are kept for a resumed run, if anywhere.
 
     Raises:
         SurgeryError: Data or saved statistics cannot be read, or do not fit the model or what is
@@ -50,11 +71,19 @@ class CalibrationRun:
         check_device(settings.device)
         model_type = plan.source.config["model_type"]
         self.data: CalibrationData | None = None
-        if settings.data is not None:
-            self.data = open_data(Path(settings.data), data_kind(plan.source), settings.samples)
-        check_bound(plan.options.rule, self.data, model_type)
-        self._saved = self._read_saved()
         self._opened = ExitStack()
+        if settings.data == SHIPPED:
+            shipped = shipped_data(plan.source, settings.samples)
+            self.data = self._opened.enter_context(shipped)
+        elif settings.data is not None:
+            self.data = open_data(Path(settings.data), data_kind(plan.source), settings.samples)
+        tried = None if self.data is None else self.dealt.trial
+        check_bound(plan.options.rule, tried, model_type)
+        known = (lambda: self.on), (lambda: self._fitted)
+        self._saved = saved_statistics(plan, settings, self.sites, self.data, *known)
+        if self.data is None:
+            self._check_saved(plan.options.rule)
+        self.spill: Spill | None = None
 
     def __enter__(self) -> Self:
         """Open nothing yet."""
@@ -68,7 +97,7 @@ class CalibrationRun:
     ) -> None:
         """Let the model go."""
         self._opened.close()
-        for name in ("directory", "model", "processor", "witness"):
+        for name in ("directory", "model", "processor", "witness", "held_out"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -76,26 +105,48 @@ class CalibrationRun:
         """Moments of all blocks: saved ones, else taken now, and saved where that was asked."""
         if self._saved is not None:
             return self._saved
-        data = self.needed("Statistics are to be taken")
+        self.needed("Statistics are to be taken")
         settings = self.settings
         statistics = Statistics(
-            sites=collect(
-                self.model,
-                self.sites,
-                data,
-                self.processor,
-                padding_weight=settings.padding_weight,
-                varied=settings.varied,
-                progress=self.progress,
-                language=settings.language,
-            ),
+            sites=self._collected(),
             source_sha256=self.plan.source.sha256(),
             data=self.on,
             padding_weight=settings.padding_weight,
-            varied=self._varied,
+            varied=settings.varied and self.dealt.fit.kind == "audio",
+            output=self._compared,
+            fitted=self._fitted,
         )
         self._save(statistics)
         return statistics
+
+    def _collected(self) -> dict[str, Moments]:
+        """Return the moments of all blocks, from where an interrupted run left them if it did."""
+        if self.spill is not None and self.spill.done(SPILLED):
+            return from_tensors(self.spill.unspill(SPILLED))
+        settings = self.settings
+        moments = collect(
+            self.model,
+            self.sites,
+            self.dealt.fit,
+            self.processor,
+            padding_weight=settings.padding_weight,
+            varied=settings.varied,
+            progress=self.progress,
+            language=settings.language,
+        )
+        if self.spill is not None:
+            self.spill.spill(SPILLED, to_tensors(moments))
+        return moments
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the statistics are there already."""
+        return self._saved is not None
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether what trials tell is there already."""
+        return self._saved is not None and self._tried(self._saved)
 
     @property
     def moments(self) -> Mapping[str, Moments]:
@@ -128,18 +179,45 @@ class CalibrationRun:
     @property
     def output(self) -> Output:
         """Which output of the model is compared."""
-        return self.statistics.output or self.witness.output
+        # Saved statistics may be of more blocks, whose trials compared another output.
+        return (self.statistics.output if self.settings.tries else None) or self._compared
 
     def error(self, damage: float) -> float:
         """Return a damage as people are told it."""
         return error_of(self.output, damage)
 
     @cached_property
+    def dealt(self) -> Dealt:
+        """The data in its parts: what is fitted to, tried on, and held out."""
+        return deal(self.needed("A cut is to be tried on real input"))
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the rows that cuts are tried on are others than those that were fitted to."""
+        return self.statistics.fitted is not None and self.dealt.trial is not self.dealt.fit
+
+    @cached_property
     def witness(self) -> Witness:
-        """A few of the samples, with what the original says of them."""
-        data = self.needed("A cut is to be tried on real input")
+        """A few of the rows for trials, with what the original says of them."""
         return witness(
-            self.model, self.sites, data, self.processor, language=self.settings.language
+            self.model,
+            self.sites,
+            self.dealt.trial,
+            self.processor,
+            language=self.settings.language,
+        )
+
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """The rows that nothing was fitted to; ``None`` where there are none."""
+        if self.data is None or self.statistics.fitted is None or self.dealt.held_out is None:
+            return None
+        return HeldOut(
+            self.model,
+            self.sites,
+            self.dealt.held_out,
+            self.processor,
+            language=self.settings.language,
         )
 
     @cached_property
@@ -149,7 +227,15 @@ class CalibrationRun:
 
     @cached_property
     def model(self) -> Any:
-        """The original, in float32 on the CPU; on an accelerator as it is stored."""
+        """The original, in float32 on the CPU; on an accelerator as it is stored.
+
+        Raises:
+            CheckpointError: A weight is NaN or infinite, which all that is computed would be.
+        """
+        source = self.plan.source
+        for name in source.infos:
+            check_finite(name, source.tensor(name))
+            source.release(name)
         return load(self.directory, device=self.settings.device)
 
     @cached_property
@@ -162,19 +248,27 @@ class CalibrationRun:
         """What is calibrated on, by content; reads every recording."""
         return self.statistics.data if self.data is None else CalibratedOn.of(self.data)
 
-    def needed(self, why: str) -> CalibrationData:
+    @cached_property
+    def _fitted(self) -> str:
+        return fingerprint_in_order(self.dealt.fit)
+
+    def _check_saved(self, rule: Rule | None) -> None:
+        """Refuse what saved statistics alone cannot tell."""
+        why = "The file of statistics lacks trials of these blocks at this ridge"
+        if self.settings.tries and not self.is_tried:
+            self.needed(why, hint="give --calibrate DIR|FILE, or do without: --no-trials")
+        if isinstance(rule, Bound | UpTo) and not self.settings.tries:
+            self.needed("A bound is to be kept without trials")
+
+    def needed(self, why: str, hint: str = "give --calibrate DIR|FILE") -> CalibrationData:
         """Return the data.
 
         Raises:
             UsageError: There is none; ``why`` says what it is needed for.
         """
         if self.data is None:
-            raise UsageError(f"{why}, and there is no data", hint="give --calibrate DIR|FILE")
+            raise UsageError(f"{why}, and there is no data", hint=hint)
         return self.data
-
-    @property
-    def _varied(self) -> bool:
-        return self.settings.varied and self.data is not None and self.data.kind == "audio"
 
     @property
     def _pairs(self) -> list[tuple[str, Pair]]:
@@ -191,44 +285,16 @@ class CalibrationRun:
         return same and set(self._pairs) <= statistics.trials.keys()
 
     @property
-    def _compared(self) -> Output | None:
-        """Which output trials of these blocks compare."""
-        heard = data_kind(self.plan.source) == "audio"
-        return output_of_speech(self.sites) if heard else self.statistics.output
+    def _compared(self) -> Output:
+        """Which output shows what cutting these blocks does."""
+        if data_kind(self.plan.source) == "audio":
+            return output_of_speech(self.sites)
+        return self._saved_output or output_of_text(self.model)
 
-    def _read_saved(self) -> Statistics | None:
-        """Return saved statistics where there are any, checked against what is asked for."""
-        settings = self.settings
-        if settings.statistics is None:
-            return None
-        path = Path(settings.statistics)
-        if not path.exists() and self.data is not None:
-            return None
-        statistics = read_statistics(path, source_sha256=self.plan.source.sha256())
-        if self.data is None:
-            statistics.select(self.sites)
-            if not self._tried(statistics):
-                self.needed("The file of statistics lacks trials of these blocks at this ridge")
-            return statistics
-        saved, how = statistics.data, (statistics.padding_weight, statistics.varied)
-        asked = (settings.padding_weight, self._varied)
-        if (self.on.samples, asked) != (saved.samples, how):
-            raise UsageError(
-                "The saved statistics were taken on other data, or in another way",
-                where=path,
-                found=_described(saved.name, *how),
-                expected=_described(self.data.name, *asked),
-                hint="leave out --calibrate to use them, or name another file",
-            )
-        # Blocks that the file lacks are looked at afresh, and the file then holds these.
-        missing = any(site.path not in statistics.sites for site in self.sites)
-        return None if missing else statistics
+    @property
+    def _saved_output(self) -> Output | None:
+        return None if self._saved is None else self._saved.output
 
     def _save(self, statistics: Statistics) -> None:
         if self.settings.statistics is not None:
             write_statistics(Path(self.settings.statistics), statistics)
-
-
-def _described(name: str, padding_weight: float, varied: bool) -> str:
-    how = ", recordings varied" if varied else ""
-    return f"{name}, padding weight {padding_weight:g}{how}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from surgery.architectures.ranks import SiteRanks
+from surgery.calibration.held_out import Price
 from surgery.calibration.sensitivity import Trials
 from surgery.calibration.witness import unit_of
 from surgery.engine.calibration_run import CalibrationRun
@@ -14,6 +15,8 @@ from surgery.engine.plan import Plan, SitePlan
 from surgery.engine.pricing import Pricing
 from surgery.engine.ranks import plan_ranks, site_ranks
 from surgery.engine.search import search
+from surgery.engine.settle import settle
+from surgery.evaluation.bootstrap import Estimate
 from surgery.events import Progress
 from surgery.methods import (
     PAIRS,
@@ -25,9 +28,16 @@ from surgery.methods import (
     PairDecomposition,
     SiteDecomposition,
     SiteSpectra,
+    UpTo,
     share_frequencies,
 )
-from surgery.report.calibration import Calibration, SearchStep, Sensitivity
+from surgery.report.calibration import (
+    Calibration,
+    HeldOut,
+    Interval,
+    SearchStep,
+    Sensitivity,
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,12 @@ def price(
     Returns:
         What any budget costs, and the trials that say so.
     """
+    run.spill = spill
     found = dict(decompose_sites(plan, spill, progress, lambda: run.moments))
     if plan.options.layout == "model":
         found = _of_one_model(found)
     decompositions = {each.site.path: result for each, result in found.items()}
-    trials = run.trials(decompositions)
+    trials = run.trials(decompositions) if run.settings.tries else {}
     spectra: dict[str, SiteSpectra] = {
         each.site.path: spectra_of(each, result, _curves(trials, each.site.path))
         for each, result in found.items()
@@ -85,11 +96,17 @@ def decide(
     """
     pricing, trials = price(plan, run, spill, progress)
     rule, steps = plan.options.rule, list[SearchStep]()
-    if isinstance(rule, Bound):
+    if isinstance(rule, UpTo):
+        fraction, steps, held_out = settle(rule, pricing, progress)
+        chosen = pricing.ranks(fraction)
+    elif isinstance(rule, Bound):
         fraction, steps = search(rule, pricing, progress)
         chosen = pricing.ranks(fraction)
+        held_out = pricing.held_out(chosen)
     else:
         chosen = plan_ranks(plan, pricing.spectra)
+        held_out = pricing.held_out(chosen)
+    held_out = pricing.in_words(held_out, chosen)
     statistics, settings = run.statistics, run.settings
     told = Calibration(
         data=statistics.data.name,
@@ -108,8 +125,10 @@ def decide(
         prices=pricing.curve(measure=curve and run.data is not None),
         predicted=pricing.predicted(chosen),
         measured=None if run.data is None else pricing.measured(chosen),
-        bound=_bound_name(rule) if isinstance(rule, Bound) else None,
+        bound=_bound_name(rule) if isinstance(rule, Bound | UpTo) else None,
         search=steps,
+        in_sample=run.data is None or not run.unseen,
+        held_out=None if held_out is None else _told(held_out),
     )
     found = pricing.decompositions
     return Decision(found, site_ranks(plan, chosen, found), told)
@@ -136,7 +155,28 @@ def _curves(trials: Trials, path: str) -> dict[Pair, DamageCurve | None]:
     }
 
 
-def _bound_name(bound: Bound) -> str:
+def _told(price: Price) -> HeldOut:
+    figure, change = "", price.perplexity or price.word_errors
+    if change is not None:
+        figure = "perplexity" if price.perplexity is not None else "word error rate"
+    return HeldOut(
+        rows=price.rows,
+        error=_interval(price.error),
+        agreement=price.agreement,
+        figure=figure,
+        before=None if change is None else change.before,
+        after=None if change is None else change.after,
+        difference=None if change is None else _interval(change.difference),
+    )
+
+
+def _interval(estimate: Estimate) -> Interval:
+    return Interval(estimate.value, estimate.low, estimate.high)
+
+
+def _bound_name(bound: Bound | UpTo) -> str:
+    if isinstance(bound, UpTo):
+        return "up_to"
     if isinstance(bound, MaxError):
         return "max_error"
     return "max_wer_increase" if isinstance(bound, MaxWerIncrease) else "max_ppl_increase"

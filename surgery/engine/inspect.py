@@ -14,7 +14,11 @@ from surgery.engine.ranks import check_ranks
 from surgery.engine.reporting import build_report
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
+from surgery.methods import Bound, Remove, UpTo
 from surgery.report.model import Report
+
+FRACTION = 0.25
+"""What is priced where nobody says how much, beside the curve."""
 
 STRUCTURE_ONLY = (
     "Structure only: weights were not read, so there are no spectra and nothing is cut."
@@ -33,9 +37,9 @@ def inspect(
 
     Args:
         model: Anything :func:`surgery.absorb_decompose` takes.
-        options: Where to cut; by default the model's preset.
-            With calibration, the price curve is predicted for every layout and tried for the
-            one in the options.
+        options: Where to cut; by default the family's preset, by weights alone: nothing is run
+            where no calibration is asked for. With it, the price curve is predicted for every
+            layout and tried for the one in the options.
         structure: Read only headers: shapes, parameters, caches and FLOPs. Of a model on a
             hub nothing else is fetched then.
         revision: Hub revision.
@@ -50,8 +54,9 @@ def inspect(
             found="--structure with --calibrate or --statistics",
             expected="one of them",
         )
+    options = _quick(options or Options())
     with resolve(str(model), revision=revision, headers_only=structure) as source:
-        plan = make_plan(source, options or Options(), str(model))
+        plan = make_plan(source, options, str(model))
         if not structure:
             check_ranks(plan)
             report = AbsorbDecompose(plan, progress, curve=True).forecast(progress)
@@ -60,3 +65,13 @@ def inspect(
             report = build_report(plan, full, decompositions={}, errors={}, sha256={}, output=None)
             report = replace(report, notes=[STRUCTURE_ONLY, *report.notes])
         return replace(report, title=f"{source.name}: what is in it", command=None)
+
+
+def _quick(options: Options) -> Options:
+    """Run no model that nobody asked to run; where one is run, price every pair and layout."""
+    if options.calibrate is not None:
+        tries = options.calibrate.trials is not False
+        rule = options.rule or Remove(FRACTION)
+        return replace(options, rule=rule, calibrate=replace(options.calibrate, trials=tries))
+    bounded = isinstance(options.rule, Bound | UpTo)
+    return replace(options, by_weights=True) if options.needs_input and not bounded else options

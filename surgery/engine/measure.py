@@ -107,11 +107,11 @@ def read_processor(directory: Path, kind: Kind) -> Any:
             return kinds[kind].from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise CheckpointError(
-            "The checkpoint's tokenizer or processor cannot be loaded, so nothing can be measured",
+            "The checkpoint's tokenizer or processor cannot be loaded, so no input can be read",
             where=directory,
             found=f"{type(error).__name__}: {error}",
-            hint="put the original's tokenizer files beside its weights, or measure nothing: "
-            "leave out --data and --calibrate, or verify with --weights-only",
+            hint="put the original's tokenizer files beside its weights, or run nothing: cut with "
+            "--by-weights and without --data, or verify with --weights-only",
         ) from error
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from surgery.architectures import Architecture, Preset
-from surgery.engine.calibrate import FRACTION, PADDING_WEIGHT, Calibrate
+from surgery.architectures import Architecture
+from surgery.engine.calibrate import PADDING_WEIGHT, SHIPPED, Calibrate
 from surgery.errors import UsageError
 from surgery.methods import (
     LAYOUTS,
@@ -26,10 +26,12 @@ from surgery.methods import (
     Remove,
     Rule,
     Thresholds,
+    UpTo,
 )
 
 ScopeChoice = Literal["encoder", "decoder", "cross", "all"]
 Baseline = Literal["magnitude"]
+PresetChoice = Literal["paper"]
 SCOPES: tuple[ScopeChoice, ...] = ("encoder", "decoder", "cross", "all")
 DTYPES = ("float32", "float16", "bfloat16")
 DEFAULTS = {
@@ -48,15 +50,19 @@ class Options:
     """Options of one run.
 
     Attributes:
-        rule: Where to cut; ``None`` takes the preset of the model.
+        rule: Where to cut; ``None`` takes the family's preset, or less where that harms more
+            than a stated bound.
         layout: Which heads share a rank: ``ragged``, ``block``, ``tied`` or ``model``.
         scope: Which attention blocks; ``None`` takes the preset's (lossless: all).
         pairs: ``qk``, ``vo`` or both; ``None`` takes the preset's (else both).
         multiple: Ranks are multiples of this, or full.
         baseline: ``magnitude`` prunes without decomposing, for comparison.
         dtype: Output dtype; ``None`` keeps every tensor's own.
-        preset: Where the rule came from, when it came from a preset.
-        calibrate: Decide by what attention computes on real input; ``None``: by weights alone.
+        calibrate: Decide by what attention computes on real input; ``None`` takes what comes
+            with the package, where the rule asks for real input at all.
+        by_weights: Decide by the weights alone, without any input.
+        preset: ``paper``: the thresholds that a paper gives for the family.
+        reason: Where the rule came from, when nobody chose it; set by :meth:`resolve`.
     """
 
     rule: Rule | None = None
@@ -66,8 +72,10 @@ class Options:
     multiple: int = 1
     baseline: Baseline | None = None
     dtype: str | None = None
-    preset: str | None = None
     calibrate: Calibrate | None = None
+    by_weights: bool = False
+    preset: PresetChoice | None = None
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""
@@ -75,6 +83,7 @@ class Options:
         choice("--scope", self.scope, (None, *SCOPES))
         choice("--baseline", self.baseline, (None, "magnitude"))
         choice("--dtype", self.dtype, (None, *DTYPES))
+        choice("--preset", self.preset, (None, "paper"))
         for pair in self.pairs or ():
             choice("--pairs", pair, PAIRS)
         if self.pairs is not None and not self.pairs:
@@ -91,14 +100,30 @@ class Options:
                     found=f"--of {self.rule.of}",
                     expected="--of qkvo",
                 )
-        if self.calibrate is None:
-            if isinstance(self.rule, Bound):
-                raise UsageError(
-                    "A bound on the damage needs real input to measure it on",
-                    hint="give --calibrate DIR|FILE",
-                )
-            return
-        if isinstance(self.rule, Thresholds):
+        if self.preset is not None and self.rule is not None:
+            raise UsageError(
+                "Two rules say where to cut",
+                found=f"--preset {self.preset} and another",
+                expected="one of them",
+            )
+        if self.by_weights and isinstance(self.rule, Bound | UpTo):
+            raise UsageError(
+                "A bound on the damage needs real input to measure it on",
+                found="--by-weights",
+                hint="leave it out: without --calibrate, what comes with the package is taken",
+            )
+        if self.baseline is not None and isinstance(self.rule, Bound | UpTo):
+            raise UsageError(
+                "A baseline that prunes by weights keeps no bound on the damage",
+                found=f"--baseline {self.baseline} with a bound",
+                hint="say how much is to go: --remove 25%",
+            )
+        if self.calibrate is not None:
+            self._check_calibrated()
+
+    def _check_calibrated(self) -> None:
+        """Refuse to calibrate what is decided by weights alone."""
+        if isinstance(self.rule, Thresholds) or self.preset is not None:
             raise UsageError(
                 "Absolute thresholds are of singular values of the weights alone",
                 hint="with --calibrate, use --remove, --energy or --max-error",
@@ -108,29 +133,56 @@ class Options:
                 "A baseline that prunes by weights has no use for calibration",
                 found=f"--baseline {self.baseline} with --calibrate or --statistics",
             )
+        if self.by_weights:
+            raise UsageError(
+                "To decide by weights alone takes no input",
+                found="--by-weights with --calibrate or --statistics",
+                expected="one of them",
+            )
 
-    def resolve(self, family: Architecture, model: str) -> Options:
-        """Fill what was left open from the preset of the model or its family."""
-        named = model in family.model_presets
-        preset = family.model_presets[model] if named else family.preset
+    @property
+    def needs_input(self) -> bool:
+        """Whether the rule is to be decided by real input."""
+        by_weights = self.by_weights or self.baseline is not None or self.preset is not None
+        return not by_weights and not isinstance(self.rule, Lossless | Thresholds)
+
+    def resolve(self, family: Architecture) -> Options:
+        """Fill what was left open from the preset of the family.
+
+        Raises:
+            UsageError: The preset that was asked for is another family's.
+        """
+        preset = family.preset
         if isinstance(self.rule, Lossless):
             return replace(self, scope=self.scope or "all", pairs=self.pairs or PAIRS)
+        if self.preset is not None:
+            return self._published(family)
+        calibrate = self.calibrate or (Calibrate(SHIPPED) if self.needs_input else None)
+        chosen = replace(self, scope=self.scope or preset.scope, calibrate=calibrate)
         if self.rule is not None:
-            return replace(self, scope=self.scope or preset.scope, pairs=self.pairs or PAIRS)
-        if self.calibrate is not None:
-            return replace(
-                self,
-                rule=Remove(FRACTION),
-                scope=self.scope or preset.scope,
-                pairs=self.pairs or PAIRS,
-                preset=f"calibrated: {FRACTION:.0%} of the attention parameters in scope",
+            return replace(chosen, pairs=self.pairs or PAIRS)
+        rule = UpTo(preset.fraction) if self.needs_input else Remove(preset.fraction)
+        reason = f"{family.title}: {preset.reason}"
+        if self.needs_input:
+            reason += ", or less where that harms more than a little"
+        return replace(chosen, rule=rule, pairs=self.pairs or preset.pairs, reason=reason)
+
+    def _published(self, family: Architecture) -> Options:
+        found = family.published
+        if found is None:
+            raise UsageError(
+                "No paper gives thresholds for this family",
+                where=f"--preset {self.preset}",
+                found=family.title,
+                hint="say how much is to go: --remove 25%",
             )
         return replace(
             self,
-            rule=_rule_of(preset),
-            scope=self.scope or preset.scope,
-            pairs=self.pairs or preset.pairs,
-            preset=f"{model if named else family.title}: {preset.reason}",
+            rule=Thresholds(found.threshold_qk, found.threshold_vo),
+            scope=self.scope or found.scope,
+            pairs=self.pairs or PAIRS,
+            preset=None,
+            reason=f"{family.title}: {found.reason}",
         )
 
     def plain(self) -> dict[str, Any]:
@@ -143,6 +195,7 @@ class Options:
             "multiple": self.multiple,
             "baseline": self.baseline,
             "dtype": self.dtype,
+            "by_weights": self.by_weights,
         }
         match rule:
             case Lossless():
@@ -153,6 +206,8 @@ class Options:
                 plain["energy"] = fraction
             case Remove(fraction, per_pair, of):
                 plain |= {"remove": fraction, "per_pair": per_pair, "of": of}
+            case UpTo(fraction):
+                plain["up_to"] = fraction
             case MaxError(error):
                 plain["max_error"] = error
             case MaxWerIncrease(points):
@@ -177,6 +232,9 @@ class Options:
             plain |= {"calibrate": self.calibrate.data, "statistics": self.calibrate.statistics}
         for name, value in plain.items():
             flag = "--" + name.replace("_", "-")
+            if name == "trials":
+                words += [] if value is None else [flag if value else "--no-trials"]
+                continue
             if value is None or value is False or value == DEFAULTS.get(name):
                 continue
             if value is True:
@@ -191,12 +249,6 @@ class Options:
         if output is not None:
             words += ["-o", output]
         return shlex.join(words)
-
-
-def _rule_of(preset: Preset) -> Rule:
-    if preset.energy is not None:
-        return Energy(preset.energy)
-    return Thresholds(preset.threshold_qk, preset.threshold_vo)
 
 
 def choice(name: str, value: object, allowed: Sequence[object]) -> None:

@@ -88,7 +88,7 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
         )
     stored = read_stored(source)
     family, claims = stored.family, stored.claims
-    options = options.resolve(family, source.name)
+    options = options.resolve(family)
     sites = tuple(
         SitePlan(site, _why_not("qk", site, options), _why_not("vo", site, options))
         for site in claims.sites

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
+from surgery.calibration.held_out import Price as HeldOutPrice
 from surgery.engine.calibration_run import CalibrationRun
 from surgery.engine.pack import vector_cost
 from surgery.engine.plan import Plan
@@ -87,15 +89,36 @@ class Pricing:
         """
         return plan_ranks(self.plan, self.spectra, rule=Remove(fraction), layout=layout)
 
-    def predicted(self, ranks: Ranks) -> float:
-        """Return the predicted error of the model's output."""
+    def predicted(self, ranks: Ranks) -> float | None:
+        """Return the predicted error of the model's output; ``None`` without trials."""
+        return self.expected(ranks) if self.run.settings.tries else None
+
+    def expected(self, ranks: Ranks) -> float:
+        """Return the same where trials were made (ValueError where they were not)."""
         return self.run.error(predicted_damage(self.spectra, ranks))
 
     def measured(self, ranks: Ranks) -> float:
-        """Return the error of the model's output on calibration data, with the cut in place."""
+        """Return the error of the model's output on the rows for trials, with the cut in place."""
         witness = self.run.witness  # hears the original when it is first asked for: uncut
         with self.in_place(ranks):
             return self.run.error(witness.damage())
+
+    def held_out(self, ranks: Ranks) -> HeldOutPrice | None:
+        """Return what a cut costs on rows that nothing was fitted to; ``None`` without any.
+
+        Word errors are not counted yet (see :meth:`in_words`).
+        """
+        rows = self.run.held_out
+        if rows is None:
+            return None
+        return rows.price(lambda: self.in_place(ranks), self.run.progress)
+
+    def in_words(self, price: HeldOutPrice | None, ranks: Ranks) -> HeldOutPrice | None:
+        """Count word errors, too, where held-out recordings have words."""
+        rows = self.run.held_out
+        if price is None or rows is None:
+            return price
+        return replace(price, word_errors=rows.word_errors(lambda: self.in_place(ranks)))
 
     @contextmanager
     def in_place(self, ranks: Ranks) -> Iterator[None]:
@@ -122,6 +145,8 @@ class Pricing:
             measure: Try some budgets of the plan's own layout on the running model, too.
         """
         prices: list[Price] = []
+        if not self.run.settings.tries:
+            return prices
         own = self.plan.options.layout
         for layout in COMPARED if own in COMPARED else (own,):
             for fraction in BUDGETS:
@@ -134,7 +159,7 @@ class Pricing:
                     Price(
                         layout,
                         self.removed(ranks),
-                        self.predicted(ranks),
+                        self.expected(ranks),
                         self.measured(ranks) if tried else None,
                     )
                 )

@@ -18,6 +18,7 @@ from surgery.methods import (
     Rule,
     SiteDecomposition,
     SiteSpectra,
+    UpTo,
     choose_ranks,
 )
 from surgery.methods.rules import Pair, check_rule
@@ -121,7 +122,7 @@ def check_ranks(plan: Plan) -> None:
         flat[each.site.path] = spectra
     # A bound is kept by removing nothing, if need be; but its layout must be possible.
     rule = plan.options.rule
-    if isinstance(rule, Bound):
+    if isinstance(rule, Bound | UpTo):
         check_rule(rule)
         rule = Remove(0.0)
     plan_ranks(plan, flat, rule=rule)

@@ -10,7 +10,8 @@ from surgery.checkpoint.commit import fsync_path
 from surgery.checkpoint.directory import ADAPTER, DirectorySource
 from surgery.checkpoint.disk import target_errors
 from surgery.errors import SurgeryWarning, UsageError
-from surgery.export.remote_code import FILE, outdated, place_code
+from surgery.export.remote_code import FILE, place_code, runtime_of
+from surgery.runtime.releases import RUNTIME
 
 
 def refresh(checkpoint: str | Path) -> bool:
@@ -27,7 +28,7 @@ def refresh(checkpoint: str | Path) -> bool:
 
     Raises:
         CheckpointError: There is no checkpoint, or a damaged one.
-        UsageError: It carries no code: it is dense, or an adapter.
+        UsageError: It carries no code, being dense or an adapter, or newer code than there is here.
         TargetError: A file cannot be written; each is whole, the old one or the new.
     """
     directory = Path(checkpoint)
@@ -46,6 +47,12 @@ def refresh(checkpoint: str | Path) -> bool:
             where=directory,
             expected="a checkpoint with a surgery block, of a family that is known here",
         )
+    if runtime_of(_read(directory / FILE) or "") > RUNTIME:
+        raise UsageError(
+            "This checkpoint carries newer code than this version of surgery has",
+            where=directory / FILE,
+            hint="upgrade model-surgery; surgery.load runs the checkpoint as it is",
+        )
     # The code first: config.json names classes in it, which the older code has, too.
     files = {FILE: code, "config.json": json.dumps(config, indent=2) + "\n"}
     old = [name for name, text in files.items() if _read(directory / name) != text]
@@ -57,7 +64,7 @@ def refresh(checkpoint: str | Path) -> bool:
 def note_outdated(directory: Path) -> None:
     """Warn where transformers, left alone with a checkpoint, would run code that is too old."""
     text = _read(directory / FILE)
-    if text is not None and outdated(text):
+    if text is not None and runtime_of(text) < RUNTIME:
         warnings.warn(
             f"{directory / FILE} is older than some releases of transformers that would run it, "
             "and may decode wrongly in them (surgery.load does not use it). Renew it: "

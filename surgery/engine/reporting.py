@@ -38,7 +38,7 @@ def build_report(
         title=f"{plan.source.name}: attention {'restructured' if lossless else 'pruned'}",
         method=plan.options.baseline or "absorb-decompose",
         options=plan.options.plain(),
-        preset=plan.options.preset,
+        preset=plan.options.reason,
         source=Source(
             name=plan.source.name,
             path=plan.source.name,

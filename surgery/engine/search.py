@@ -55,9 +55,10 @@ def _price(bound: Bound, pricing: Pricing) -> tuple[Callable[[float], float], fl
     run = pricing.run
     if isinstance(bound, MaxError):
         if run.data is None:  # saved statistics alone: nothing to run, trust the prediction
-            return lambda fraction: pricing.predicted(pricing.ranks(fraction)), bound.error
+            return lambda fraction: pricing.expected(pricing.ranks(fraction)), bound.error
         return lambda fraction: pricing.measured(pricing.ranks(fraction)), bound.error
-    data = run.needed("This bound is measured on data")
+    run.needed("This bound is measured on data")
+    data = run.dealt.trial
     figure = (_error_rate if isinstance(bound, MaxWerIncrease) else _perplexity)(pricing, data)
     before = figure()
 
@@ -121,9 +122,11 @@ def _guess(bound: Bound, pricing: Pricing) -> float:
             limit = log1p(fraction)
         case _:  # what an encoder's error does to words is for the recordings to tell
             return high / 2
+    if not pricing.run.settings.tries:  # nothing is predicted
+        return high / 2
     while high - low > CLOSE / 4:
         at = (low + high) / 2
-        if pricing.predicted(pricing.ranks(at)) <= limit:
+        if pricing.expected(pricing.ranks(at)) <= limit:
             low = at
         else:
             high = at

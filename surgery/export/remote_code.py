@@ -39,8 +39,8 @@ Runtime: {runtime}
 
 SPDX-License-Identifier: Apache-2.0
 """
-FOOTER = """# What auto_map in config.json names; registered, so that weights are saved with it: some
-# releases of transformers do not see to that where they have a class of the same name."""
+FOOTER = """# What auto_map in config.json names; registered, so that weights are saved with it:
+# some releases of transformers do not see to that where they have a class of that name."""
 _RUNTIME = re.compile(r"^Runtime: (\d+)$", re.MULTILINE)
 
 
@@ -76,13 +76,13 @@ def place_code(config: dict[str, Any]) -> str | None:
     return code.source
 
 
-def outdated(source: str) -> bool:
-    """Return whether a :data:`FILE` may run wrongly where this package runs rightly.
+def runtime_of(source: str) -> int:
+    """Return which runtime a :data:`FILE` is of; 1 where it is from before they were counted.
 
-    Files from before they were counted are.
+    One below :data:`~surgery.runtime.releases.RUNTIME` may run wrongly where this package does not.
     """
     found = _RUNTIME.search(source)
-    return found is None or int(found[1]) < RUNTIME
+    return 1 if found is None else int(found[1])
 
 
 def remote_code(config: Mapping[str, Any]) -> RemoteCode | None:

@@ -26,6 +26,8 @@ from surgery.methods.magnitude import magnitude
 from surgery.methods.ranks import choose_ranks
 from surgery.methods.rules import (
     LAYOUTS,
+    LITTLE_ERROR,
+    LITTLE_PERPLEXITY,
     OF,
     PAIRS,
     Bound,
@@ -40,12 +42,15 @@ from surgery.methods.rules import (
     Remove,
     Rule,
     Thresholds,
+    UpTo,
 )
 from surgery.methods.units import PairSpectrum, Ranks, SiteSpectra
 
 __all__ = [
     "FORMS",
     "LAYOUTS",
+    "LITTLE_ERROR",
+    "LITTLE_PERPLEXITY",
     "OF",
     "PAIRS",
     "RIDGE",
@@ -80,6 +85,7 @@ __all__ = [
     "Sorsa",
     "Thresholds",
     "Treatment",
+    "UpTo",
     "absorb_decompose",
     "activation_aware",
     "block_sizes",

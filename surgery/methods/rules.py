@@ -14,6 +14,9 @@ LAYOUTS: tuple[Layout, ...] = ("ragged", "block", "tied", "model")
 PAIRS: tuple[Pair, ...] = ("qk", "vo")
 OF: tuple[Of, ...] = ("qkvo", "tower", "model")
 
+LITTLE_ERROR = 0.1
+LITTLE_PERPLEXITY = 0.1
+
 
 @dataclass(frozen=True)
 class Lossless:
@@ -78,10 +81,22 @@ class MaxPplIncrease:
     fraction: float
 
 
+@dataclass(frozen=True)
+class UpTo:
+    """Remove this fraction of the attention in scope, or as much less as does little harm.
+
+    Little is a relative error of an encoder's output or of last hidden states of at most
+    :data:`LITTLE_ERROR`; for a model that predicts tokens, a perplexity that rises by at most the
+    fraction :data:`LITTLE_PERPLEXITY` of itself.
+    """
+
+    fraction: float
+
+
 Bound = MaxError | MaxWerIncrease | MaxPplIncrease
 """A budget to be found: the most that keeps within a bound on calibration data."""
 
-Rule = Lossless | Thresholds | Energy | Remove | MaxError | MaxWerIncrease | MaxPplIncrease
+Rule = Lossless | Thresholds | Energy | Remove | UpTo | Bound
 
 
 def check_rule(rule: Rule) -> None:
@@ -108,6 +123,8 @@ def _numbers(rule: Rule) -> list[tuple[float, str, float, float]]:
             return [(fraction, "--energy", 0.0, 1.0)]
         case Remove(fraction):
             return [(fraction, "--remove", 0.0, 1.0)]
+        case UpTo(fraction):
+            return [(fraction, "--up-to", 0.0, 1.0)]
         case MaxError(error):
             return [(error, "--max-error", 0.0, float("inf"))]
         case MaxWerIncrease(points):

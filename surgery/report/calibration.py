@@ -41,6 +41,39 @@ class Price:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A figure and its 95 % interval, where there were rows enough for one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a cut costs on rows of the calibration data that nothing was fitted to.
+
+    Attributes:
+        rows: Windows that were read.
+        error: Error of the model's output (see :class:`Calibration`), with its interval over rows.
+        agreement: Share of positions with the same most likely next token; ``None`` where no
+            token is predicted.
+        figure: ``perplexity``, ``word error rate`` (a fraction), or empty where neither is known.
+        before: The figure of the original.
+        after: The figure of the result.
+        difference: Of word error rates; of perplexities, the difference of their logarithms.
+    """
+
+    rows: int
+    error: Interval
+    agreement: float | None = None
+    figure: str = ""
+    before: float | None = None
+    after: float | None = None
+    difference: Interval | None = None
+
+
+@dataclass(frozen=True)
 class SearchStep:
     """One budget that a search for a bound tried.
 
@@ -76,11 +109,15 @@ class Calibration:
         sensitivities: One a pair and block.
         prices: The price curve, one layout after the other, by rising budget.
         predicted: Predicted error of this result.
-        measured: Its error measured on the calibration data.
-        bound: What a search had to keep: ``max_error``, ``max_wer_increase`` or
-            ``max_ppl_increase``; ``None`` without a search.
+        measured: Its error measured on the rows that cuts were tried on.
+        bound: What a search had to keep: ``max_error``, ``max_wer_increase``,
+            ``max_ppl_increase``, or ``up_to`` what does little harm; ``None`` without a search.
         search: What it tried, in order.
         leaked: Samples that calibration and evaluation data share, where that was allowed.
+        in_sample: Whether those rows are also what the cut was fitted to; so they were in
+            reports that do not say.
+        held_out: Its price on rows that had no part in it, but that a budget of the tool's own was
+            lowered where they did not confirm it; ``search`` then ends with the steps down.
     """
 
     data: str
@@ -98,3 +135,5 @@ class Calibration:
     bound: str | None = None
     search: list[SearchStep] = field(default_factory=list)
     leaked: int = 0
+    in_sample: bool = True
+    held_out: HeldOut | None = None

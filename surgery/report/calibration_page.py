@@ -35,11 +35,18 @@ def calibration_tiles(report: Report) -> list[Tile]:
     if value is None:
         return []
     detail = error_name(calibration)
-    if measured is not None:
-        detail += f", measured on {calibration.data}"
-        if predicted is not None:
-            detail += f"; {error_text(predicted, calibration)} predicted"
-    label = "Predicted error" if measured is None else "Error on calibration data"
+    if calibration.held_out is not None:
+        value = calibration.held_out.error.value
+        detail += f", on held-out rows of {calibration.data}"
+        label = "Error on held-out rows"
+    elif measured is not None:
+        where = "the rows it was fitted to" if calibration.in_sample else "rows for trials"
+        detail += f", measured on {where} of {calibration.data}"
+        label = "Error in sample" if calibration.in_sample else "Error on rows for trials"
+    else:
+        label = "Predicted error"
+    if predicted is not None and label != "Predicted error":
+        detail += f"; {error_text(predicted, calibration)} predicted"
     return [Tile(label, error_text(value, calibration), detail)]
 
 
@@ -71,8 +78,11 @@ def calibration_context(report: Report) -> dict[str, Any] | None:
 def _intro(calibration: Calibration) -> str:
     text = (
         "Queries, keys and contexts of every head were watched on real input. What each component "
-        "contributes there, times how much the model's output minds its layer, says what to cut "
+        "contributes there"
     )
+    if not calibration.sensitivities:
+        return f"{text}, as a share of what its head does, says what to cut first."
+    text += ", times how much the model's output minds its layer, says what to cut "
     if any(price.measured is not None for price in calibration.prices):
         return text + "first and what it will cost; markers show whether that came true."
     return text + "first and what it will cost."

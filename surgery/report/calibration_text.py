@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, log1p
 
+from surgery.methods.rules import LITTLE_ERROR, LITTLE_PERPLEXITY
 from surgery.report.calibration import Calibration, Price, SearchStep
 from surgery.report.model import Report
 from surgery.report.wording import change, count, percent, scientific
@@ -15,6 +16,7 @@ SHARES = (0.125, 0.25, 0.375, 0.5)
 
 _NEAR = 0.02  # a point further from its budget than this does not stand for it
 _BOUNDS = {
+    "up_to": ("error", ""),
     "max_error": ("error", "an error of at most"),
     "max_wer_increase": ("WER increase", "a word error rate that rises by at most"),
     "max_ppl_increase": ("perplexity increase", "a perplexity that rises by at most"),
@@ -90,7 +92,8 @@ def outcome_text(calibration: Calibration) -> str:
     if predicted is not None:
         parts.append(f"{error_text(predicted, calibration)} predicted")
     if measured is not None:
-        parts.append(f"{error_text(measured, calibration)} measured")
+        where = "in sample" if calibration.in_sample else "on rows for trials"
+        parts.append(f"{error_text(measured, calibration)} measured {where}")
     text = ", ".join(parts)
     if predicted and measured is not None and isfinite(predicted) and isfinite(measured):
         text += f" ({change(predicted, measured)})"
@@ -112,6 +115,12 @@ def bound_text(report: Report, calibration: Calibration) -> str:
     """Say what a search had to keep: ``an error of at most 0.1``; empty without a search."""
     if calibration.bound is None:
         return ""
+    if calibration.bound == "up_to":
+        little = f"an error of at most {LITTLE_ERROR:g}"
+        if not is_relative(calibration):
+            little = f"a divergence of at most {log1p(LITTLE_PERPLEXITY):.3g} {calibration.unit}"
+        most = report.options.get("up_to")
+        return f"{little}, and no more than {percent(most)}" if isinstance(most, float) else little
     _, words = _BOUNDS.get(calibration.bound, ("", calibration.bound.replace("_", " ")))
     limit = report.options.get(calibration.bound)
     if isinstance(limit, int | float) and not isinstance(limit, bool):

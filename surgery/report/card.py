@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from surgery.report.calibration_text import calibration_sentence, leak_text
+from surgery.report.damage_text import damage_text
 from surgery.report.linear_tables import columns, role_rows
 from surgery.report.linear_text import growth_text
 from surgery.report.linear_words import words
@@ -60,6 +61,7 @@ def to_card(report: Report) -> str:
             name=output or f"{report.source.name}, {report.method}",
             front_matter=_front_matter(report),
             sentence=sentence(report),
+            damage=damage_text(report),
             measurements=measured_rows(report),
             options=option_items(report),
             carried=report.tuning is None,  # an adapter is no model

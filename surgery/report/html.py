@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from surgery.report.attention_page import attention_view
+from surgery.report.damage_text import damage_text
 from surgery.report.linears import is_linear
 from surgery.report.linears_page import linears_view
 from surgery.report.model import Report
@@ -31,6 +32,7 @@ def to_html(report: Report) -> str:
             report=report,
             kicker=view.kicker,
             lead=sentence(report),
+            damage=damage_text(report),
             tiles=view.tiles,
             measurements=measured_rows(report),
             dry=report.output is None,

@@ -20,6 +20,7 @@ _RULES = (
     "threshold_vo",
     "energy",
     "remove",
+    "up_to",
     "max_error",
     "max_wer_increase",
     "max_ppl_increase",

@@ -57,9 +57,9 @@ def compare_cached_step(model: PreTrainedModel) -> None:
         module.training = False
     try:
         difference, length = _differ(model)
-    except LoadError:
+    except (LoadError, torch.OutOfMemoryError):
         raise
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise LoadError(
             f"{type(model).__name__} cannot take a step with its cache.",
             where=running(),
@@ -86,13 +86,17 @@ def _differ(model: PreTrainedModel) -> tuple[float, int]:
     """Return the relative difference of the second token's logits, and the cache's length."""
     run: Any = model
     config: Any = model.config.get_text_config(decoder=True)
-    tokens = torch.tensor([[config.vocab_size // 3, config.vocab_size // 2]], device=model.device)
+    places = (parameter.device for parameter in model.parameters())
+    device = next((place for place in places if place.type != "meta"), None)
+    if device is None:
+        return 0.0, 2  # there are no weights to compute with
+    tokens = torch.tensor([[config.vocab_size // 3, config.vocab_size // 2]], device=device)
     more: dict[str, Any] = {}
     name, cache = "input_ids", cast(Cache, DynamicCache(config=config))
     if model.config.is_encoder_decoder:
         shape = 1, FRAMES, config.hidden_size
         states = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        more["encoder_outputs"] = (states.to(model.device, model.dtype),)
+        more["encoder_outputs"] = (states.to(device, model.dtype),)
         name = "decoder_input_ids"
         cache = EncoderDecoderCache(cache, DynamicCache(config=config))
     cached = {cache_name(model): cache, "use_cache": True, **more}

@@ -33,8 +33,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(*words: str, code: int = 1) -> str:
-    """Run with ``--force`` onto a target that is there; return what is told."""
-    result = CliRunner().invoke(app, ["absorb-decompose", *words, "-o", "out", "--force"])
+    """Run by weights, with ``--force``, onto a target that is there; return what is told."""
+    given = ["absorb-decompose", *words, "-o", "out", "--force", "--by-weights"]
+    result = CliRunner().invoke(app, given)
     assert result.exit_code == code, result.output
     assert result.stdout == ""
     assert isinstance(result.exception, SystemExit)
@@ -187,7 +188,7 @@ def test_after_room_was_made_the_run_goes_on(here: Path) -> None:
         refused("single")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    words = ["absorb-decompose", "single", "-o", "out", "--force", "--resume"]
+    words = ["absorb-decompose", "single", "-o", "out", "--force", "--by-weights", "--resume"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert Path("out/report.json").exists()
@@ -306,7 +307,7 @@ def test_data_on_a_model_without_a_tokenizer(here: Path) -> None:
     shutil.rmtree("out")
     save_tiny("llama", here / "llama")
     (here / "text.txt").write_text("Once upon a time.\n" * 20)
-    words = ["absorb-decompose", "llama", "-o", "out"]
+    words = ["absorb-decompose", "llama", "-o", "out", "--by-weights"]
     result = CliRunner().invoke(app, [*words, "--data", "text.txt"])
     assert result.exit_code == 1
     assert "tokenizer" in result.stderr

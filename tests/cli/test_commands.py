@@ -86,7 +86,7 @@ def test_cutting_by_weights_imports_nothing_that_runs_models() -> None:
 def test_json_is_one_document_and_nothing_else(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = surgery("absorb-decompose", "model", "-o", "out", "--json")
+    run = surgery("absorb-decompose", "model", "-o", "out", "--by-weights", "--json")
     assert run.exit_code == 0, run.stderr
     assert json.loads(run.stdout) | {"seconds": {}} == json.loads(
         Path("out/report.json").read_text()
@@ -94,8 +94,8 @@ def test_json_is_one_document_and_nothing_else(
     assert run.stderr == ""
 
     for words in (
-        ["absorb-decompose", "model", "-o", "out"],  # already done
-        ["absorb-decompose", "model", "--dry-run"],
+        ["absorb-decompose", "model", "-o", "out", "--by-weights"],  # already done
+        ["absorb-decompose", "model", "--dry-run", "--by-weights"],
         ["inspect", "model"],
         ["inspect", "model", "--structure"],
     ):
@@ -139,7 +139,7 @@ def test_errors_have_exit_codes_and_are_json_where_asked(
 
 
 def test_without_a_terminal_lines_are_plain_and_fit_80_columns(here: Path) -> None:
-    run = spawn("absorb-decompose", "model", "-o", "out", "--remove", "10%")
+    run = spawn("absorb-decompose", "model", "-o", "out", "--remove", "10%", "--by-weights")
     assert run.returncode == 0, run.stderr
     out, err = run.stdout.decode(), run.stderr.decode()
     assert "\x1b" not in out + err
@@ -182,7 +182,7 @@ def test_a_reader_that_goes_away_is_no_error_worth_words(here: Path) -> None:
 
 
 def test_verify_fails_where_a_head_differs_by_more_than_allowed(here: Path) -> None:
-    surgery("absorb-decompose", "model", "-o", "out", "--remove", "10%")
+    surgery("absorb-decompose", "model", "-o", "out", "--remove", "10%", "--by-weights")
     words = ["verify", "model", "out", "--weights-only", "--max-error"]
     assert surgery(*words, "0.9").exit_code == 0
     failed = surgery(*words, "1e-6")
@@ -209,7 +209,7 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
     torch.manual_seed(0)
     config = transformers.GPT2Config(vocab_size=64, n_embd=256, n_layer=24, n_head=4)
     transformers.GPT2LMHeadModel(config).save_pretrained("large")
-    words = ["absorb-decompose", "large", "-o", "out", "--remove", "25%"]
+    words = ["absorb-decompose", "large", "-o", "out", "--remove", "25%", "--by-weights"]
     run = subprocess.Popen(
         [*MAIN, *words],
         stdout=subprocess.PIPE,

@@ -12,6 +12,8 @@ from typer.testing import CliRunner, Result
 from surgery_cli.main import app
 from tests.engine.support import config_of, contents, save_tiny
 
+QUARTER = ("--remove", "25%", "--by-weights", "--pairs", "vo")
+
 
 def surgery(*words: str, fails: int = 0) -> Result:
     result = CliRunner().invoke(app, list(words))
@@ -32,7 +34,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_a_model_to_an_adapter_and_back(here: Path) -> None:
-    surgery("absorb-decompose", "model", "-o", "pruned", "--remove", "25%", "--pairs", "vo")
+    surgery(
+        "absorb-decompose",
+        "model",
+        "-o",
+        "pruned",
+        "--remove",
+        "25%",
+        "--by-weights",
+        "--pairs",
+        "vo",
+    )
     shown = surgery("split", "pruned", "--rank", "4", "--targets", "q,up", "-o", "split").output
     assert "4 linear maps" in shown
     assert "trainable" in shown
@@ -55,7 +67,17 @@ def test_from_a_model_to_an_adapter_and_back(here: Path) -> None:
 
 @pytest.mark.parametrize("method", ["core", "diagonal"])
 def test_heads_get_something_behind_them_and_merge_back(here: Path, method: str) -> None:
-    surgery("absorb-decompose", "model", "-o", "pruned", "--remove", "25%", "--pairs", "vo")
+    surgery(
+        "absorb-decompose",
+        "model",
+        "-o",
+        "pruned",
+        "--remove",
+        "25%",
+        "--by-weights",
+        "--pairs",
+        "vo",
+    )
     words = ["reparam", "pruned", "--method", method, "--pairs", "vo,qk", "-o", "out"]
     shown = surgery(*words).output
     assert "unchanged at the start" in shown

@@ -299,7 +299,7 @@ def test_bounds_that_cannot_be_measured_are_refused_before_any_work(
         cut(model, rule=rule, data=data, statistics=STATISTICS)
     assert untouched()
     with pytest.raises(UsageError, match=r"out of range|needs real input"):
-        surgery.absorb_decompose(model, "out", options=surgery.Options(rule=rule))
+        surgery.absorb_decompose(model, "out", options=surgery.Options(rule=rule, by_weights=True))
 
 
 def test_calibration_data_is_not_measured_on(idle: Callable[[], None]) -> None:

@@ -40,9 +40,9 @@ from tests.runtime.naive import relative_error, sites, tolerance
 ROTARY = ("llama", "llama-biased", "llama-wide-heads", "mistral", "qwen2")
 RULES: dict[str, dict[str, Any]] = {
     "lossless": {"rule": surgery.Lossless()},
-    "remove": {"rule": surgery.Remove(0.25)},
-    "per-pair": {"rule": surgery.Remove(0.25, per_pair=True)},
-    "energy": {"rule": surgery.Energy(0.9)},
+    "remove": {"rule": surgery.Remove(0.25), "by_weights": True},
+    "per-pair": {"rule": surgery.Remove(0.25, per_pair=True), "by_weights": True},
+    "energy": {"rule": surgery.Energy(0.9), "by_weights": True},
     "thresholds": {"rule": surgery.Thresholds(qk=0.5, vo=0.5)},
     "magnitude": {"rule": surgery.Remove(0.3), "baseline": "magnitude"},
 }
@@ -197,7 +197,7 @@ def test_writing_another_dtype_rounds_once_and_says_so(
 def test_only_the_scope_and_the_pairs_asked_for_change(
     operate: Callable[..., Report], tmp_path: Path, scope: Any, pairs: Any
 ) -> None:
-    chosen = surgery.Options(rule=surgery.Remove(0.25), scope=scope, pairs=pairs)
+    chosen = surgery.Options(rule=surgery.Remove(0.25), scope=scope, pairs=pairs, by_weights=True)
     report = operate("whisper", chosen)
     before, after = tensors_of(tmp_path / "source"), tensors_of(tmp_path / "out")
     places = {"encoder": "encoder.layers", "decoder": "decoder.layers", "cross": "encoder_attn"}
@@ -329,7 +329,7 @@ def test_the_source_is_never_written_to(operate: Callable[..., Report], tmp_path
 def test_a_restructured_checkpoint_is_not_restructured_twice(
     operate: Callable[..., Report], tmp_path: Path
 ) -> None:
-    operate("gpt2")
+    operate("gpt2", options("remove"))
     with pytest.raises(CheckpointError, match="already") as caught:
         surgery.absorb_decompose(tmp_path / "out", tmp_path / "twice")
     assert str(tmp_path / "out") in (caught.value.hint or "")
@@ -341,7 +341,7 @@ def test_a_restructured_checkpoint_is_not_restructured_twice(
 def test_merge_names_its_result_after_the_directory(
     operate: Callable[..., Report], tmp_path: Path
 ) -> None:
-    operate("gpt2")
+    operate("gpt2", options("remove"))
     assert surgery.merge(f"{tmp_path / 'out'}/") == tmp_path / "out-merged"
     assert "surgery" not in config_of(tmp_path / "out-merged")
     assert not (tmp_path / "out-merged" / "report.json").exists()
@@ -368,8 +368,9 @@ def test_a_dry_run_writes_nothing_and_tells_the_same(
     operate: Callable[..., Report], tmp_path: Path
 ) -> None:
     source = save_tiny("llama", tmp_path / "dry")
-    dry = surgery.absorb_decompose(source, tmp_path / "nothing", dry_run=True)
-    wet = surgery.absorb_decompose(source, tmp_path / "out")
+    asked = surgery.Options(by_weights=True)
+    dry = surgery.absorb_decompose(source, tmp_path / "nothing", options=asked, dry_run=True)
+    wet = surgery.absorb_decompose(source, tmp_path / "out", options=asked)
     assert not (tmp_path / "nothing").exists()
     assert dry.output is None
     assert dry.savings == wet.savings

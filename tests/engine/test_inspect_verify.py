@@ -18,14 +18,17 @@ from tests.engine.support import config_of, contents, save_tiny, tensors_of
 from tests.models import tiny_model
 
 CHOICES: dict[str, tuple[str, surgery.Options]] = {
-    "whisper-preset": ("whisper", surgery.Options()),
+    "whisper-preset": ("whisper", surgery.Options(by_weights=True)),
     "whisper-all-tied": (
         "whisper",
-        surgery.Options(rule=surgery.Remove(0.3), scope="all", layout="tied"),
+        surgery.Options(rule=surgery.Remove(0.3), scope="all", layout="tied", by_weights=True),
     ),
-    "llama-preset": ("llama", surgery.Options()),
-    "qwen2-block": ("qwen2", surgery.Options(rule=surgery.Remove(0.2), layout="block")),
-    "gpt2-energy": ("gpt2", surgery.Options(rule=surgery.Energy(0.8), multiple=4)),
+    "llama-preset": ("llama", surgery.Options(by_weights=True)),
+    "qwen2-block": (
+        "qwen2",
+        surgery.Options(rule=surgery.Remove(0.2), layout="block", by_weights=True),
+    ),
+    "gpt2-energy": ("gpt2", surgery.Options(rule=surgery.Energy(0.8), multiple=4, by_weights=True)),
     "bert-lossless": ("bert", surgery.Options(rule=surgery.Lossless())),
 }
 
@@ -127,7 +130,9 @@ def test_restructured_and_merged_are_the_original_to_rounding(
 def test_what_was_cut_shows_as_the_report_foretold(tmp_path: Path) -> None:
     source = save_tiny("llama-biased", tmp_path / "source")
     report = surgery.absorb_decompose(
-        source, tmp_path / "out", options=surgery.Options(rule=surgery.Remove(0.25))
+        source,
+        tmp_path / "out",
+        options=surgery.Options(rule=surgery.Remove(0.25), by_weights=True),
     )
     found = surgery.verify(source, tmp_path / "out", weights_only=True)
     for measured, told in zip(found.sites, report.sites, strict=True):

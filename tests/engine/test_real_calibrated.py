@@ -38,7 +38,9 @@ def test_values_of_a_real_llama_go_at_half_the_price(shared: Path, tmp_path: Pat
 
     calibrate = surgery.Calibrate(str(texts / "calib.txt"), samples=TOLD)
     seen = surgery.Options(rule=surgery.Remove(0.25), pairs=("vo",), calibrate=calibrate)
-    by_weights = surgery.Options(rule=surgery.Remove(0.25, per_pair=True), pairs=("vo",))
+    by_weights = surgery.Options(
+        rule=surgery.Remove(0.25, per_pair=True), pairs=("vo",), by_weights=True
+    )
     for name, options in (("seen", seen), ("by-weights", by_weights)):
         report = surgery.absorb_decompose(model, tmp_path / name, options=options)
         assert report.savings[0].removed == pytest.approx(0.125, abs=0.02)  # a half is VO
@@ -53,7 +55,10 @@ def test_a_real_whisper_loses_least_where_it_was_heard(
     errors = []
     for name, per_pair, calibration in (("heard", False, calibrate), ("paper", True, None)):
         options = surgery.Options(
-            rule=surgery.Remove(0.125, per_pair), scope="encoder", calibrate=calibration
+            rule=surgery.Remove(0.125, per_pair),
+            scope="encoder",
+            calibrate=calibration,
+            by_weights=per_pair,
         )
         surgery.absorb_decompose(real.path, tmp_path / name, options=options)
         errors.append(real.error(surgery.load(tmp_path / name), sentences=1))

@@ -70,7 +70,7 @@ def test_a_real_whisper_writes_the_same_words(
 def test_a_pruned_real_whisper_is_split_and_merged_step_by_step(
     real: RealWhisper, tmp_path: Path
 ) -> None:
-    cut = surgery.Options(rule=surgery.Remove(0.125))
+    cut = surgery.Options(rule=surgery.Remove(0.125), by_weights=True)
     surgery.absorb_decompose(real.path, tmp_path / "pruned", options=cut)
     surgery.split(tmp_path / "pruned", tmp_path / "split", rank=16, scope="encoder")
     pruned = tensors_of(tmp_path / "pruned")

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 import surgery
 from surgery.errors import CheckpointError, SurgeryWarning, UsageError
-from surgery.export.remote_code import FILE, outdated
+from surgery.export.remote_code import FILE, runtime_of
+from surgery.runtime.releases import RUNTIME
 from surgery_cli.main import app
 from tests.engine.support import config_of, run, save_tiny
 
@@ -25,7 +26,7 @@ def pruned(tmp_path: Path) -> Path:
     save_tiny("llama", tmp_path / "source")
     rule = surgery.Remove(0.3)
     surgery.absorb_decompose(
-        tmp_path / "source", tmp_path / "out", options=surgery.Options(rule=rule)
+        tmp_path / "source", tmp_path / "out", options=surgery.Options(rule=rule, by_weights=True)
     )
     code = tmp_path / "out" / FILE
     code.write_text(code.read_text().replace("Runtime: 2\n", ""))
@@ -42,7 +43,7 @@ def test_refresh_renews_the_code_and_nothing_else(pruned: Path) -> None:
     assert surgery.refresh(pruned)
 
     after = files(pruned)
-    assert not outdated(after[FILE].decode())
+    assert runtime_of(after[FILE].decode()) == RUNTIME
     assert {**before, FILE: b""} == {**after, FILE: b""}
     assert not surgery.refresh(pruned)
     remote = AutoModelForCausalLM.from_pretrained(pruned, trust_remote_code=True)
@@ -78,6 +79,17 @@ def test_the_command_tells_a_note_without_code(pruned: Path, tmp_path: Path) -> 
 
     assert shown.exit_code == 0 and "code renewed" in shown.output
     assert json.loads(again.output) == {"refreshed": {str(pruned): False}}
+
+
+def test_newer_code_is_left_alone(pruned: Path) -> None:
+    code = pruned / FILE
+    code.write_text(code.read_text().replace("SPDX", f"Runtime: {RUNTIME + 1}\n\nSPDX", 1))
+    before = files(pruned)
+
+    with pytest.raises(UsageError, match="newer code"):
+        surgery.refresh(pruned)
+
+    assert files(pruned) == before
 
 
 def test_what_carries_no_code_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,17 @@ from surgery_cli.main import app
 from tests.engine.children import start
 from tests.engine.support import contents, save_tiny
 
-ARGUMENTS = ["absorb-decompose", "source", "-o", "out", "--remove", "25%", "--scope", "all"]
+ARGUMENTS = [
+    "absorb-decompose",
+    "source",
+    "-o",
+    "out",
+    "--remove",
+    "25%",
+    "--by-weights",
+    "--scope",
+    "all",
+]
 JOURNAL = Path(".out.surgery-partial") / "journal.jsonl"
 
 
@@ -111,7 +121,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
     surgery.absorb_decompose(
         "source",
         "out",
-        options=surgery.Options(rule=surgery.Remove(0.25), scope="all"),
+        options=surgery.Options(rule=surgery.Remove(0.25), scope="all", by_weights=True),
         resume=True,
         progress=stages.append,
     )
@@ -161,7 +171,7 @@ def stop_at(stage: str, done: int) -> Callable[[Event], None]:
     return progress
 
 
-OPTIONS = surgery.Options(rule=surgery.Remove(0.25), scope="all")
+OPTIONS = surgery.Options(rule=surgery.Remove(0.25), scope="all", by_weights=True)
 
 
 def interrupt(stage: str = "Writing", done: int = 30) -> None:
@@ -220,7 +230,7 @@ def test_a_changed_source_is_not_resumed(tiny: Path) -> None:
 
 def test_other_options_are_not_resumed(tiny: Path) -> None:
     interrupt()
-    other = surgery.Options(rule=surgery.Remove(0.3), scope="all")
+    other = surgery.Options(rule=surgery.Remove(0.3), scope="all", by_weights=True)
     with pytest.raises(TargetError, match="did something else") as caught:
         surgery.absorb_decompose("tiny", "out", options=other, resume=True)
     assert "remove: 0.25, now 0.3" in (caught.value.found or "")
@@ -239,7 +249,17 @@ def test_a_leftover_is_neither_used_nor_dropped_unasked(tiny: Path) -> None:
 def test_what_is_done_already_is_not_done_again(tiny: Path) -> None:
     first = surgery.absorb_decompose("tiny", "out", options=OPTIONS)
     was = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
-    arguments = ["absorb-decompose", "tiny", "-o", "out", "--remove", "25%", "--scope", "all"]
+    arguments = [
+        "absorb-decompose",
+        "tiny",
+        "-o",
+        "out",
+        "--remove",
+        "25%",
+        "--by-weights",
+        "--scope",
+        "all",
+    ]
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0
     assert "Already done" in again.output

@@ -159,7 +159,7 @@ def test_a_pruned_checkpoint_is_split_and_merged_back_step_by_step(
 ) -> None:
     source = save_tiny(name, tmp_path / "source", dtype=dtype)
     pairs = ("vo",) if name == "llama" else ("qk", "vo")
-    cut = surgery.Options(rule=surgery.Remove(0.25), scope="all", pairs=pairs)
+    cut = surgery.Options(rule=surgery.Remove(0.25), scope="all", pairs=pairs, by_weights=True)
     surgery.absorb_decompose(source, tmp_path / "pruned", options=cut)
     surgery.split(tmp_path / "pruned", tmp_path / "split", rank=3, targets=["o", "up"])
     surgery.reparam(tmp_path / "split", tmp_path / "both", method="hra", targets=["down"])

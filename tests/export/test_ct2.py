@@ -161,7 +161,9 @@ def test_ragged_heads_are_padded_and_the_savings_counted(tmp_path: Path) -> None
 
 
 def test_a_pruned_model_is_exported_with_its_words_and_its_small_parts(tmp_path: Path) -> None:
-    options = surgery.Options(rule=surgery.Remove(0.25), layout="tied", dtype="float32")
+    options = surgery.Options(
+        rule=surgery.Remove(0.25), layout="tied", dtype="float32", by_weights=True
+    )
     surgery.absorb_decompose(DIRECTORY, tmp_path / "pruned", options=options)
     surgery.split(tmp_path / "pruned", tmp_path / "split", method="sorsa", rank=3)
     for place, quantization in (("pruned", "float32"), ("pruned", "int8"), ("split", None)):
@@ -286,7 +288,9 @@ def test_weights_that_it_cannot_hold_are_refused(
 def test_faster_whisper_says_what_our_runtime_says(shared: Path, tmp_path: Path) -> None:
     faster_whisper = pytest.importorskip("faster_whisper")
     model = shared / "checkpoints/whisper-tiny.en-digits"
-    options = surgery.Options(rule=surgery.Remove(0.25), layout="tied", scope="encoder")
+    options = surgery.Options(
+        rule=surgery.Remove(0.25), layout="tied", scope="encoder", by_weights=True
+    )
     surgery.absorb_decompose(model, tmp_path / "pruned", options=options)
     (tmp_path / "pruned/tokenizer.json").unlink()  # it is made anew from the older files
     made = to_ct2(tmp_path / "pruned", verify=False)

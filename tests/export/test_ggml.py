@@ -120,7 +120,7 @@ def test_the_real_whisper_pruned_says_the_same_in_whisper_cpp(shared: Path, tmp_
     from transformers import WhisperProcessor
 
     checkpoint = shared / "checkpoints" / "whisper-tiny.en-digits"
-    options = surgery.Options(rule=Remove(0.125))
+    options = surgery.Options(rule=Remove(0.125), by_weights=True)
     surgery.absorb_decompose(checkpoint, tmp_path / "pruned", options=options)
     made = surgery.export_model(tmp_path / "pruned", "ggml", tmp_path / "out", verify=False)
     assert made.kept == 0.0 and "no place for smaller heads" in made.notes[0]

@@ -165,7 +165,7 @@ def test_byte_level_merges_are_known_by_how_they_split_words(tmp_path: Path) -> 
 def test_the_real_llama_reads_and_continues_a_text_as_ours(
     quantization: str | None, shared: Path, tmp_path: Path
 ) -> None:
-    options = surgery.Options(rule=Remove(0.25), pairs=("vo",))
+    options = surgery.Options(rule=Remove(0.25), pairs=("vo",), by_weights=True)
     checkpoint = tmp_path / "pruned"
     surgery.absorb_decompose(shared / "checkpoints" / "stories260K", checkpoint, options=options)
     made = to_gguf(checkpoint, quantization)

@@ -36,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pruned(source: Path) -> Path:
     """The same with ragged heads in encoder, decoder and cross-attention."""
-    options = surgery.Options(rule=Remove(0.25), scope="all")
+    options = surgery.Options(rule=Remove(0.25), scope="all", by_weights=True)
     surgery.absorb_decompose(source, source.parent / "pruned", options=options)
     return source.parent / "pruned"
 
@@ -139,7 +139,7 @@ def test_the_real_whisper_pruned_says_the_same_in_openai_whisper(
     from surgery.evaluation.audio import SpeechFolder
 
     checkpoint = shared / "checkpoints" / "whisper-tiny.en-digits"
-    options = surgery.Options(rule=Remove(0.125))
+    options = surgery.Options(rule=Remove(0.125), by_weights=True)
     surgery.absorb_decompose(checkpoint, tmp_path / "pruned", options=options)
     made = surgery.export_model(tmp_path / "pruned", "openai-whisper", tmp_path / "out")
     assert made.comparison is not None and "says" in made.comparison.what

@@ -54,7 +54,7 @@ class Notebook(Target):
         return f"read({place!r})"
 
 
-PRUNED = surgery.Options(rule=Remove(0.25), pairs=("vo",))
+PRUNED = surgery.Options(rule=Remove(0.25), pairs=("vo",), by_weights=True)
 
 
 @pytest.fixture(autouse=True)

@@ -204,6 +204,32 @@ def test_a_cache_that_forgets_is_found_when_remote_code_first_generates(
         model.generate(torch.tensor([[3, 5, 7]]), max_new_tokens=2)
 
 
+def test_a_cache_of_another_shape_is_no_traceback(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = case("llama", "ragged", torch.float32).path
+
+    def doubled(self: Any, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+        return torch.cat([key, key], 1), torch.cat([value, value], 1)
+
+    monkeypatch.setattr(DynamicCache, "update", doubled)
+    with pytest.raises(CheckpointError, match="with its cache"):
+        surgery.load(path)
+
+
+def test_arguments_of_losses_and_tokenizers_reach_no_module_that_minds(
+    case: Callable[..., Case],
+) -> None:
+    model = surgery.load(case("llama", "ragged", torch.float32).path)
+    tokens = torch.tensor([[3, 5, 7]])
+
+    found = model(tokens, labels=tokens, ignore_index=-100, token_type_ids=torch.zeros_like(tokens))
+
+    assert found.loss.isfinite()
+    with pytest.raises(LoadError, match="foo"):
+        model(tokens, foo=1)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", GENERATING)
 def test_comparing_leaves_the_model_and_all_randomness_alone(

@@ -114,7 +114,7 @@ def test_one_step_back_from_a_tuned_pruned_model_is_a_pruned_model(
     method: str, tmp_path: Path
 ) -> None:
     source = save_tiny("llama-biased", tmp_path / "model")
-    cut = surgery.Options(rule=surgery.Remove(0.25), pairs=("vo",))
+    cut = surgery.Options(rule=surgery.Remove(0.25), pairs=("vo",), by_weights=True)
     surgery.absorb_decompose(source, tmp_path / "cut", options=cut)
     pruned = widened(tmp_path / "cut", tmp_path / "pruned")
     tuned = add_parts(tmp_path / "tuned", method, pruned, *BESIDE)

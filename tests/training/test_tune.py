@@ -179,7 +179,7 @@ def recordings(folder: Path, count: int) -> Path:
 
 
 def test_a_pruned_whisper_heals(tmp_path: Path) -> None:
-    half = surgery.Options(rule=surgery.Remove(0.5))
+    half = surgery.Options(rule=surgery.Remove(0.5), by_weights=True)
     surgery.absorb_decompose(MICRO, tmp_path / "pruned", options=half)
     clips = recordings(tmp_path / "clips", 10)
     report = tune(
