@@ -187,7 +187,7 @@ def checkpoints(arguments: argparse.Namespace, work: Path) -> Iterator[tuple[str
             yield "nothing", arguments.model
             continue
         for calibrated in (False, True) if arguments.calibrate else (False,):
-            settings: dict[str, Any] = {}
+            settings: dict[str, Any] = {"by_weights": not calibrated}
             if calibrated:
                 statistics = str(work / "statistics.safetensors")
                 settings["calibrate"] = surgery.Calibrate(arguments.calibrate, statistics)

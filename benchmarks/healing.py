@@ -96,7 +96,13 @@ class Runs:
         self.arguments, self.folder = arguments, arguments.output
         self.pruned: Path = self.folder / "pruned"
         rule = surgery.Remove(arguments.fraction)
-        cut = surgery.Options(rule=rule, layout=arguments.layout, scope="encoder", dtype="float32")
+        cut = surgery.Options(
+            rule=rule,
+            layout=arguments.layout,
+            scope="encoder",
+            dtype="float32",
+            by_weights=True,
+        )
         surgery.absorb_decompose(arguments.model, self.pruned, options=cut, resume=True)
 
     def run(self, method: str, rate: float, steps: int, *, pilot: bool) -> tuple[Path, Any]:

@@ -112,7 +112,11 @@ class Real:
             statistics_file = f"{self._kept.name}/{scope}.safetensors"
             options["calibrate"] = surgery.Calibrate(self._given.calibrate, statistics_file)
         rule = surgery.Remove(fraction)
-        options |= {"rule": rule, "multiple": self._given.multiple}
+        options |= {
+            "by_weights": way != "calibrated",
+            "rule": rule,
+            "multiple": self._given.multiple,
+        }
         with tempfile.TemporaryDirectory() as work:
             out = Path(work) / "pruned"
             chosen = surgery.Options(**options)

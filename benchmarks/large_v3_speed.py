@@ -148,6 +148,7 @@ def main() -> None:
             size = write_checkpoint(source)
             print(f"synthetic checkpoint: {size / 1e9:.2f} GB")
         command = [str(Path(sys.executable).with_name("surgery")), "absorb-decompose", str(source)]
+        command += ["--preset", "paper"]
         ratios, peaks = [], []
         for index in range(options.runs):
             os.sync()

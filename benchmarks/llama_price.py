@@ -63,7 +63,7 @@ def main() -> None:
         calibrate = surgery.Calibrate(options.calibrate, f"{work}/statistics.safetensors")
         settings: dict[str, dict[str, Any]] = {
             "magnitude": {"baseline": "magnitude"},
-            "paper": {},
+            "paper": {"by_weights": True},
             "calibrated": {"calibrate": calibrate},
         }
         for name, pairs in PAIRS.items():

@@ -133,6 +133,7 @@ def main() -> None:
         if method == "calibrated":
             statistics = f"{kept.name}/statistics.safetensors"
             settings["calibrate"] = surgery.Calibrate(options.calibrate, statistics)
+        settings["by_weights"] = method != "calibrated"
         rule = surgery.Remove(fraction, settings.pop("per_pair", False))
         with tempfile.TemporaryDirectory() as work:
             report = surgery.absorb_decompose(
