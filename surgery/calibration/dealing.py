@@ -19,7 +19,7 @@ from surgery.evaluation.fingerprints import audio_fingerprint
 from surgery.evaluation.rows import Document
 
 FEW = 10
-"""Fewer documents, or recordings, than this are cut to pieces before they are dealt."""
+"""Fewer documents than this are cut to pieces before they are dealt."""
 CHARACTERS = (1000, 6000)
 """Shortest and longest piece of a text."""
 SECONDS = 10.0
@@ -63,8 +63,9 @@ def _dealt(rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row], list[_Row]]:
     each = max(1, round(count / SHARE)) if count > 1 else 0
     held_out = {(number + 1) * count // each - 1 for number in range(each)}
     trial = {number - 1 for number in held_out} if count > 2 else set()
+    other = held_out | trial
     return (
-        [row for number, row in enumerate(rows) if number not in held_out | trial],
+        [row for number, row in enumerate(rows) if number not in other],
         [rows[number] for number in sorted(trial)],
         [rows[number] for number in sorted(held_out)],
     )

@@ -20,7 +20,13 @@ from surgery.architectures.base import AttentionSite
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches
 from surgery.calibration.text import TextBatch, text_batches, token_windows_of
-from surgery.calibration.witness import Output, evenly, output_of_speech, output_of_text
+from surgery.calibration.witness import (
+    Output,
+    evenly,
+    output_of_speech,
+    output_of_text,
+    some_windows,
+)
 from surgery.errors import UsageError
 from surgery.evaluation.bootstrap import Bootstrap, Estimate
 from surgery.evaluation.drift import divergence
@@ -153,9 +159,7 @@ class HeldOut:
             return
         self._recordings = []
         self.output = output_of_text(model)
-        windows = token_windows_of(model, processor, data.documents)
-        mean = max(1, sum(each.tokens.numel() for each in windows) // max(1, len(windows)))
-        self._windows = evenly(windows, max(1, TOKENS // mean))
+        self._windows = some_windows(token_windows_of(model, processor, data.documents), TOKENS)
 
     @torch.no_grad()
     def price(self, in_place: InPlace, progress: Progress) -> Price:

@@ -21,6 +21,7 @@ from surgery.calibration.data import CalibrationData
 from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches
 from surgery.calibration.text import TextBatch, text_batches, token_windows_of
 from surgery.evaluation.drift import RelativeError, divergence
+from surgery.evaluation.perplexity import Windows
 
 Output = Literal["encoder output", "last hidden state", "next token"]
 OUTPUTS: tuple[Output, ...] = ("encoder output", "last hidden state", "next token")
@@ -165,9 +166,13 @@ def witness(
     windows = token_windows_of(model, processor, data.documents)
     columns = max(int(getattr(model.config, "vocab_size", 1)), 1)
     most = max(1, min(TOKENS, REMEMBERED // columns))
+    return TextWitness(model, list(text_batches(some_windows(windows, most), batch)))
+
+
+def some_windows(windows: Sequence[Windows], tokens: int) -> list[Windows]:
+    """Return windows of about so many tokens together, at least one, spread over all of them."""
     mean = max(1, sum(each.tokens.numel() for each in windows) // max(1, len(windows)))
-    chosen_windows = evenly(windows, max(1, most // mean))
-    return TextWitness(model, list(text_batches(chosen_windows, batch)))
+    return evenly(windows, max(1, tokens // mean))
 
 
 def evenly(items: Sequence[_T], most: int) -> list[_T]:

@@ -289,11 +289,8 @@ class CalibrationRun:
         """Which output shows what cutting these blocks does."""
         if data_kind(self.plan.source) == "audio":
             return output_of_speech(self.sites)
-        return self._saved_output or output_of_text(self.model)
-
-    @property
-    def _saved_output(self) -> Output | None:
-        return None if self._saved is None else self._saved.output
+        saved = None if self._saved is None else self._saved.output
+        return saved or output_of_text(self.model)
 
     def _save(self, statistics: Statistics) -> None:
         if self.settings.statistics is not None:

@@ -10,18 +10,20 @@ from time import perf_counter
 
 import torch
 
+from surgery.calibration import held_out, witness
 from surgery.calibration.data import CalibrationData
 from surgery.engine.calibration_run import CalibrationRun
-from surgery.methods import Bound, UpTo
+from surgery.engine.ranks import budget_base
+from surgery.methods import Bound, Remove, UpTo
 
 WIDTH = 1024
 SECONDS = 0.2
 """How long the machine is tried."""
 CHARACTERS_PER_TOKEN = 4
 POSITIONS_PER_SECOND = 50  # of a Whisper's encoder
-POSITIONS_TRIED = 8 * 1500, 4096
+POSITIONS_TRIED = witness.RECORDINGS * 1500, witness.TOKENS
 """Positions of sound and of text that a cut is tried on at most."""
-POSITIONS_HELD_OUT = 16 * 1500, 12_000
+POSITIONS_HELD_OUT = held_out.WINDOWS * 1500, held_out.TOKENS
 OVERHEAD = 1.6
 """What hooks, sums and reading take beside the multiplications, about; measured on Whisper base."""
 SECONDS_A_WINDOW = 0.03
@@ -35,15 +37,9 @@ def estimated_seconds(run: CalibrationRun) -> float:
     if run.data is None:
         return 0.0  # nothing is run
     plan, heard = run.plan, run.data.kind == "audio"
-    infos = plan.source.infos
-    towers = [
-        names
-        for names in plan.claims.towers.values()
-        if {name for each in plan.sites for name in each.site.tensors()} & set(names)
-    ]
-    parameters = sum(infos[name].numel for names in towers for name in names)
+    parameters = budget_base(plan, Remove(0.0, of="tower")) or 0
     positions = [_positions(part, run) for part in (run.dealt.fit, run.dealt.trial)]
-    held_out = 0.0 if run.dealt.held_out is None else _positions(run.dealt.held_out, run)
+    unseen = 0.0 if run.dealt.held_out is None else _positions(run.dealt.held_out, run)
     fit = 0.0 if run.is_saved else positions[0]
     tried = min(positions[1], POSITIONS_TRIED[not heard])
     rule = plan.options.rule
@@ -51,7 +47,7 @@ def estimated_seconds(run: CalibrationRun) -> float:
     if run.settings.tries and not run.is_tried:
         tries += 3 * sum(each.qk + each.vo for each in plan.sites)
     # The price: original and cut, and both once more to be transcribed.
-    priced = (4 if heard else 2) * min(held_out, POSITIONS_HELD_OUT[not heard])
+    priced = (4 if heard else 2) * min(unseen, POSITIONS_HELD_OUT[not heard])
     passed = fit + tried * tries + priced
     window = int(plan.source.config.get("max_source_positions", TEXT_WINDOW))
     multiplied = OVERHEAD * 2.0 * parameters * passed / _speed(run.settings.device)
