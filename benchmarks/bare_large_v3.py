@@ -5,8 +5,7 @@
 Writes the synthetic checkpoint of ``large_v3_speed.py`` with the words and ears of large-v3 beside
 it, then runs ``surgery absorb-decompose DIR``: calibrated on the speech that comes with the
 package, the budget searched, the price measured on held-out rows, the result written. Prints
-minutes, and the peak of the memory that is the command's own. A model of random weights writes
-until it may write no more, so transcribing takes longer here than it does for a real one.
+minutes, and the peak of the memory that is the command's own.
 """
 
 from __future__ import annotations

@@ -19,10 +19,7 @@ from surgery.calibration.variations import vary
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, Utterance, split, window
 from surgery.evaluation.drift import filled_frames
-from surgery.evaluation.transcribe import ENGLISH, is_multilingual, log_mel
-
-TOKENS_PER_SECOND = 12
-"""No speech has more; a text that repeats itself without end must not outweigh all others."""
+from surgery.evaluation.transcribe import ENGLISH, TOKENS_PER_SECOND, is_multilingual, log_mel
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +157,7 @@ def decoder_tokens(
     written: dict[int, list[int]] = {}
     unknown = [row for row, words in enumerate(batch.words) if words is None]
     if unknown:
+        # A text that repeats itself without end must not outweigh all others.
         most = {row: math.ceil(TOKENS_PER_SECOND * batch.seconds[row]) for row in unknown}
         limit = min(max(most.values()), longest - len(start))
         texts = _generate(model, heard[unknown], language, limit)

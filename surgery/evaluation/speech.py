@@ -29,6 +29,7 @@ from surgery.evaluation.transcribe import (
     generation_options,
     is_multilingual,
     joined,
+    most_tokens,
     transcribe_windows,
 )
 
@@ -123,7 +124,7 @@ def compare_speech(
         recordings: Read one by one; long ones are cut to windows at quiet moments.
         language: What is spoken; see :func:`surgery.evaluation.transcribe.transcribe`.
         batch: Windows at once.
-        max_new_tokens: Longest text of one window; by default each model's own limit.
+        max_new_tokens: Longest text of one window; its sound and the model bound it as well.
         warm_up: Run the first batch once before it counts: for times that are to be compared.
         told: Called with the number of recordings heard so far.
 
@@ -146,14 +147,20 @@ def compare_speech(
     sound: list[float] = []
     while taken := list(islice(windows, batch)):
         owners, clips = [owner for owner, _ in taken], [clip for _, clip in taken]
-        features = extract_features(processor, clips)
+        features, most = extract_features(processor, clips), most_tokens(clips)
         if warm_up and not sound:
             for one in running:
-                transcribe_windows(one.model, processor, features, one.options)
+                transcribe_windows(one.model, processor, features, one.options, most)
         turn = len(sound) % len(running)  # who is first changes, should that be of advantage
         for one in (*running[turn:], *running[:turn]):
             one.texts, seconds = timed(
-                one.model.device, transcribe_windows, one.model, processor, features, one.options
+                one.model.device,
+                transcribe_windows,
+                one.model,
+                processor,
+                features,
+                one.options,
+                most,
             )
             one.transcribing.append(seconds)
             for owner, text in zip(owners, one.texts, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,12 @@ from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, split, window
 
 ENGLISH = ("en", "english")
+
+TOKENS_PER_SECOND, SPARE = 12, 16
+"""No speech has more: a damaged model repeats itself without end, and all would wait for it."""
+
+PROMPT = 4
+"""Tokens before the words at most: start, language, task, no timestamps."""
 
 
 def transcribe(
@@ -36,7 +43,8 @@ def transcribe(
             told (its own guess would make two runs hard to compare); an English-only model
             knows one language and takes no token for it.
         batch: Windows at once.
-        max_new_tokens: Longest text of one window; by default the model's own limit.
+        max_new_tokens: Longest text of one window; never more than its sound can hold, see
+            :func:`most_tokens`, or than the model's own limit.
 
     Raises:
         UsageError: If an English-only model is asked for another language.
@@ -46,8 +54,9 @@ def transcribe(
     flat = [piece for recording in pieces for piece in recording]
     texts: list[str] = []
     for start in range(0, len(flat), batch):
-        features = extract_features(processor, flat[start : start + batch])
-        texts += transcribe_windows(model, processor, features, options)
+        clips = flat[start : start + batch]
+        features = extract_features(processor, clips)
+        texts += transcribe_windows(model, processor, features, options, most_tokens(clips))
     rest = iter(texts)
     return [joined(next(rest) for _ in recording) for recording in pieces]
 
@@ -70,8 +79,13 @@ def generation_options(
     return options
 
 
+def most_tokens(clips: Sequence[Audio]) -> list[int]:
+    """Return how many tokens the words of each clip take at most, by its length."""
+    return [math.ceil(TOKENS_PER_SECOND * clip.size / SAMPLE_RATE) + SPARE for clip in clips]
+
+
 def transcribe_windows(
-    model: Any, processor: Any, features: Tensor, options: dict[str, Any]
+    model: Any, processor: Any, features: Tensor, options: dict[str, Any], most: Sequence[int]
 ) -> list[str]:
     """Return the text of every window, stripped.
 
@@ -80,14 +94,27 @@ def transcribe_windows(
         processor: Its processor.
         features: From :func:`extract_features`.
         options: From :func:`generation_options`.
+        most: From :func:`most_tokens`; a text that is longer is cut there, so that it does not
+            depend on what else is in the batch.
     """
+    own = min(
+        int(model.config.max_target_positions),
+        int(model.generation_config.max_length or model.config.max_target_positions),
+    )
+    limit = min(max(most), max(1, own - PROMPT))
+    options = {**options, "max_new_tokens": min(limit, options.get("max_new_tokens", limit))}
     inputs = features.to(device=model.device, dtype=model.dtype)
     # The encoder hears the padding as silence, as in Whisper's own code; the mask of ones
     # only tells `generate` that nothing is to be guessed from the padding token.
     mask = torch.ones(inputs.shape[0], inputs.shape[-1], device=inputs.device)
     with torch.inference_mode():
         tokens = model.generate(input_features=inputs, attention_mask=mask, **options)
-    return [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+    specials = set(processor.tokenizer.all_special_ids)
+    words = [
+        [token for token in row if token not in specials][:longest]
+        for row, longest in zip(tokens.tolist(), most, strict=True)
+    ]
+    return [text.strip() for text in processor.batch_decode(words, skip_special_tokens=True)]
 
 
 def joined(texts: Iterable[str]) -> str:

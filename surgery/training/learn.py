@@ -91,7 +91,9 @@ def learn(
     model: Any = load(request.base, dtype=options.dtype)
     model.config.use_cache = False
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Its name from transformers 5.24 on; the older one warns there.
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
         model.enable_input_require_grads()  # nothing before the first small part is trained
     processor = read_processor(request.base, request.kind)
     progress(Event("Loading the model", 1, 1))

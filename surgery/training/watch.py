@@ -16,7 +16,6 @@ from surgery.training.options import Settings
 from surgery.training.tasks import Task
 
 LONGEST = 64  # tokens a text: a model that learns badly repeats itself, and this bounds the time
-PROMPT = 4  # tokens that the decoder is given, at most
 
 
 class Watch:
@@ -68,7 +67,7 @@ class Watch:
                     heard,
                     language=self.language,
                     batch=self.batch,
-                    max_new_tokens=min(LONGEST, model.config.max_target_positions - PROMPT),
+                    max_new_tokens=LONGEST,
                 )
             found["eval_wer"] = 100 * word_errors(said, texts, language=self.language).rate
         model.train(was_training)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -19,7 +21,7 @@ from surgery.errors import UsageError
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.measure import measure_speech, measure_text
 from surgery.evaluation.perplexity import perplexity, read_documents
-from surgery.evaluation.transcribe import is_multilingual, transcribe
+from surgery.evaluation.transcribe import is_multilingual, most_tokens, transcribe
 from surgery.evaluation.wer import word_errors
 from surgery.micro.assets import DIRECTORY
 
@@ -111,23 +113,39 @@ class Recorder:
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 448) -> None:
         self.told: dict[str, Any] = {}
-        self.generation_config = type("Generation", (), {"is_multilingual": True})()
+        self.generation_config = SimpleNamespace(is_multilingual=True, max_length=None)
+        self.config = SimpleNamespace(max_target_positions=room)
 
     def generate(self, **options: Any) -> torch.Tensor:
         self.told = options
-        return torch.zeros(options["input_features"].shape[0], 0, dtype=torch.long)
+        shape = (options["input_features"].shape[0], options["max_new_tokens"])
+        return torch.zeros(shape, dtype=torch.long)  # the letter e
 
 
 def test_a_multilingual_model_is_told_language_and_task(micro: tuple[Any, Any]) -> None:
     recorder = Recorder()
     audio = SpeechFolder.open(DIRECTORY / "test", limit=2).audio()
-    assert transcribe(recorder, micro[1], audio, language="fr", max_new_tokens=3) == ["", ""]
+    assert transcribe(recorder, micro[1], audio, language="fr", max_new_tokens=3) == ["eee"] * 2
     assert recorder.told["language"] == "fr"
     assert recorder.told["task"] == "transcribe"
     assert recorder.told["max_new_tokens"] == 3
     assert recorder.told["num_beams"] == 1
+
+
+def test_no_text_is_longer_than_its_sound_can_hold(micro: tuple[Any, Any]) -> None:
+    processor = micro[1]
+    audio = [np.zeros(16_000 * seconds, dtype=np.float32) for seconds in (1, 2)]
+    assert most_tokens(audio) == [12 + 16, 24 + 16]
+    endless = Recorder()
+    texts = transcribe(endless, processor, audio)
+    assert endless.told["max_new_tokens"] == 40  # of the longest of the batch
+    assert [text.count("e") for text in texts] == [28, 40]  # but each is cut at its own
+    assert texts[0] == transcribe(endless, processor, audio[:1])[0]
+    small = Recorder(room=20)
+    transcribe(small, processor, audio)
+    assert small.told["max_new_tokens"] == 16  # beside a prompt of four
 
 
 def test_half_precision_is_fed_half_precision(micro: tuple[Any, Any]) -> None:
