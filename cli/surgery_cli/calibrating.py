@@ -77,6 +77,15 @@ Trials = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+Refit = Annotated[
+    bool | None,
+    typer.Option(
+        "--refit/--no-refit",
+        help="Fit each output projection to what its heads keep: three more passes. "
+        "Default: with your own data.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -96,6 +105,7 @@ def make_calibrate(
     language: str,
     device: str | None,
     trials: bool | None,
+    refit: bool | None = None,
 ) -> Calibrate | None:
     """Return the library's settings; ``None`` where nothing is said of calibration.
 
@@ -114,7 +124,7 @@ def make_calibrate(
     }
     stray = [name for name, value in of_data.items() if value is not None]
     if data is None and statistics is None:
-        if not stray and ridge is None and trials is None:
+        if not stray and ridge is None and trials is None and refit is None:
             return None
         data = SHIPPED
     if data is None and stray:
@@ -131,5 +141,6 @@ def make_calibrate(
         language=language,
         device=device,
         trials=trials,
+        refit=refit,
         **{name: value for name, value in numbers.items() if value is not None},
     )

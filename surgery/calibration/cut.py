@@ -23,16 +23,31 @@ from surgery.methods import PairDecomposition
 
 
 @dataclass(frozen=True, eq=False)
+class OutputChange:
+    """What is added to a block's output projection (see :mod:`surgery.calibration.refit`).
+
+    Attributes:
+        weight: Added to the weight, one row an output, one column a context number of each head.
+        bias: Added to the bias, where there is one.
+    """
+
+    weight: Float64[Tensor, "w n"]
+    bias: Float64[Tensor, " w"] | None
+
+
+@dataclass(frozen=True, eq=False)
 class SiteCut:
     """What becomes of one block; ``None`` leaves a pair as it is.
 
     Attributes:
         qk: P of the scores, per key/value head.
         vo: P of the contexts, per key/value head.
+        output: What is added to the output projection.
     """
 
     qk: Float64[Tensor, "kv d d"] | None = None
     vo: Float64[Tensor, "kv d d"] | None = None
+    output: OutputChange | None = None
 
 
 def kept_product(pair: PairDecomposition, ranks: Sequence[int]) -> Float64[Tensor, "kv d d"]:
@@ -100,6 +115,13 @@ def _attach(modules: AttentionModules, cut: SiteCut) -> list[RemovableHandle]:
             return (_per_head(context - shift, of_contexts) + shift, *rest)
 
         handles.append(modules.projections["o"].register_forward_pre_hook(contexts))
+    if (change := cut.output) is not None:
+
+        def outputs(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            added: Tensor = args[0] @ change.weight.to(output).T
+            return output + (added if change.bias is None else added + change.bias.to(output))
+
+        handles.append(modules.projections["o"].register_forward_hook(outputs))
     return handles
 
 

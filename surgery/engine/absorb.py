@@ -26,7 +26,11 @@ from surgery.report.calibration import Calibration
 from surgery.report.model import Report
 
 if TYPE_CHECKING:
+    from surgery.calibration.cut import OutputChange
     from surgery.engine.calibration_run import CalibrationRun
+
+
+NOT_REFITTED = "Outputs were not refitted to what is kept: that takes the data (--calibrate)."
 
 
 def absorb_decompose(
@@ -118,6 +122,7 @@ class AbsorbDecompose:
         self._results: Mapping[str, SiteDecomposition] = {}
         self._ranks: Mapping[str, SiteRanks] = {}
         self._errors: Errors = {}
+        self._refitted: Mapping[str, OutputChange] = {}
 
     @property
     def source(self) -> TensorSource:
@@ -170,13 +175,16 @@ class AbsorbDecompose:
         with self._run as run:
             found = decide(self.plan, run, spill, progress, curve=self._curve)
         self._results, self._ranks = found.decompositions, found.ranks
+        self._refitted = found.refitted
         self._calibration = found.told
 
     def write(self, transaction: Transaction, progress: Progress, clock: Clock) -> None:
         """Decompose every block, then write every shard."""
         self.decompose(transaction, progress)
         clock.lap("decompose" if self._calibration is None else "calibrate and decompose")
-        self._errors = rewrite(self.plan, transaction, self._results, self._ranks, progress)
+        self._errors = rewrite(
+            self.plan, transaction, self._results, self._ranks, self._refitted, progress
+        )
 
     def specs(self) -> dict[str, list[TensorSpec]]:
         """Return every tensor of the result, by shard."""
@@ -208,4 +216,8 @@ class AbsorbDecompose:
         )
         if self._calibration is None:
             return report
-        return replace(report, calibration=replace(self._calibration, leaked=self._leaked))
+        told = replace(self._calibration, leaked=self._leaked)
+        notes = [*report.notes]
+        if self._run is not None and self._run.data is None and self._run.settings.refit is None:
+            notes.append(NOT_REFITTED)
+        return replace(report, calibration=told, notes=notes)

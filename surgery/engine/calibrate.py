@@ -35,6 +35,9 @@ class Calibrate:
         trials: Cut every pair on trial, to learn how much the output minds each. That takes
             hundreds of passes of a large model; without, what a head loses is weighed by its
             share of that head's energy. By default only where the data is the user's own.
+        refit: Fit every output projection to what is left of its heads
+            (:mod:`surgery.calibration.refit`): three more passes over the data. By default only
+            where the data is the user's own.
 
     Raises:
         UsageError: There is neither data nor statistics, or a number is out of range.
@@ -49,6 +52,7 @@ class Calibrate:
     language: str = "en"
     device: str | None = None
     trials: bool | None = None
+    refit: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -56,6 +60,12 @@ class Calibrate:
             raise UsageError(
                 "Calibration needs data or saved statistics",
                 expected="--calibrate DIR|FILE, --statistics FILE, or both",
+            )
+        if self.refit and self.data is None:
+            raise UsageError(
+                "Outputs are refitted by running the model, and there is no data",
+                found="--refit",
+                hint="give --calibrate DIR|FILE",
             )
         for name, value in (("--padding-weight", self.padding_weight), ("--ridge", self.ridge)):
             if not (isfinite(value) and 0 <= value <= 1):
@@ -65,6 +75,11 @@ class Calibrate:
     def tries(self) -> bool:
         """Whether every pair is cut on trial."""
         return self.data != SHIPPED if self.trials is None else self.trials
+
+    @property
+    def refits(self) -> bool:
+        """Whether output projections are fitted to what is left."""
+        return self.data not in (None, SHIPPED) if self.refit is None else self.refit
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as JSON values, by the command line's names.
@@ -79,6 +94,7 @@ class Calibrate:
             "calibrate": data,
             "statistics": None if self.statistics is None else Path(self.statistics).name,
             "trials": self.trials,
+            "refit": self.refit,
             "padding_weight": self.padding_weight,
             "ridge": self.ridge,
             "as_recorded": not self.varied,

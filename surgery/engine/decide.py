@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from surgery.architectures.ranks import SiteRanks
+from surgery.calibration.cut import OutputChange
 from surgery.calibration.held_out import Price
 from surgery.calibration.sensitivity import Trials
 from surgery.calibration.witness import unit_of
@@ -26,6 +27,7 @@ from surgery.methods import (
     MaxWerIncrease,
     Pair,
     PairDecomposition,
+    Ranks,
     SiteDecomposition,
     SiteSpectra,
     UpTo,
@@ -48,11 +50,13 @@ class Decision:
         decompositions: Of every block, by its path.
         ranks: What stays.
         told: What real input told, for the report.
+        refitted: What is added to output projections, by block.
     """
 
     decompositions: Mapping[str, SiteDecomposition]
     ranks: Mapping[str, SiteRanks]
     told: Calibration
+    refitted: Mapping[str, OutputChange]
 
 
 def price(
@@ -101,10 +105,15 @@ def decide(
         chosen = pricing.ranks(fraction)
     elif isinstance(rule, Bound):
         fraction, steps = search(rule, pricing, progress)
-        chosen = pricing.ranks(fraction)
-        held_out = pricing.held_out(chosen)
+        chosen, held_out = pricing.ranks(fraction), None
     else:
         chosen = plan_ranks(plan, pricing.spectra)
+        held_out = None
+    measured = None if run.data is None else pricing.measured(chosen)
+    unfitted = None
+    if measured is not None and run.settings.refits:
+        unfitted, measured = measured, _refit(pricing, chosen, measured, spill)
+    if held_out is None or pricing.refitted:
         held_out = pricing.held_out(chosen)
     held_out = pricing.in_words(held_out, chosen)
     statistics, settings = run.statistics, run.settings
@@ -124,14 +133,25 @@ def decide(
         ],
         prices=pricing.curve(measure=curve and run.data is not None),
         predicted=pricing.predicted(chosen),
-        measured=None if run.data is None else pricing.measured(chosen),
+        measured=measured,
+        unfitted=unfitted,
         bound=_bound_name(rule) if isinstance(rule, Bound | UpTo) else None,
         search=steps,
         in_sample=run.data is None or not run.unseen,
         held_out=None if held_out is None else _told(held_out),
     )
     found = pricing.decompositions
-    return Decision(found, site_ranks(plan, chosen, found), told)
+    return Decision(found, site_ranks(plan, chosen, found), told, pricing.refitted)
+
+
+def _refit(pricing: Pricing, ranks: Ranks, before: float, spill: Spill | None) -> float:
+    """Refit outputs, or leave them where the rows for trials do not gain; return their error."""
+    pricing.refit(ranks, spill)
+    after = pricing.measured(ranks)
+    if after <= before:
+        return after
+    pricing.forget()
+    return before
 
 
 def _of_one_model(

@@ -29,6 +29,7 @@ OVERHEAD = 1.6
 SECONDS_A_WINDOW = 0.03
 """What a window takes however small the model is."""
 TEXT_WINDOW = 1500  # positions, about
+REFIT = 4  # passes: what layers are given, the original, the cut model before and after
 SEARCHED = 4  # budgets that a search tries, mostly
 
 
@@ -41,6 +42,7 @@ def estimated_seconds(run: CalibrationRun) -> float:
     positions = [_positions(part, run) for part in (run.dealt.fit, run.dealt.trial)]
     unseen = 0.0 if run.dealt.held_out is None else _positions(run.dealt.held_out, run)
     fit = 0.0 if run.is_saved else positions[0]
+    fit += REFIT * positions[0] * run.settings.refits
     tried = min(positions[1], POSITIONS_TRIED[not heard])
     rule = plan.options.rule
     tries = 2 + SEARCHED * isinstance(rule, Bound | UpTo)

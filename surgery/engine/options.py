@@ -232,8 +232,8 @@ class Options:
             plain |= {"calibrate": self.calibrate.data, "statistics": self.calibrate.statistics}
         for name, value in plain.items():
             flag = "--" + name.replace("_", "-")
-            if name == "trials":
-                words += [] if value is None else [flag if value else "--no-trials"]
+            if name in ("trials", "refit"):
+                words += [] if value is None else [flag if value else f"--no-{name}"]
                 continue
             if value is None or value is False or value == DEFAULTS.get(name):
                 continue

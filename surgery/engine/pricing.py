@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from surgery.calibration.cut import SiteCut, cut_heads, kept_product
+from surgery.calibration.cut import OutputChange, SiteCut, cut_heads, kept_product
 from surgery.calibration.held_out import Price as HeldOutPrice
 from surgery.engine.calibration_run import CalibrationRun
+from surgery.engine.decompose import Spill
 from surgery.engine.pack import vector_cost
 from surgery.engine.plan import Plan
 from surgery.engine.ranks import budget_base, plan_ranks
+from surgery.engine.refit import refit_outputs
 from surgery.errors import UsageError
 from surgery.methods import (
     PAIRS,
@@ -43,6 +45,9 @@ class Pricing:
         run: The calibration.
         decompositions: How every block would be cut, by its path.
         spectra: The same with costs and measured damage.
+
+    Attributes:
+        refitted: What :meth:`refit` added to outputs, by block.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class Pricing:
     ) -> None:
         self.plan, self.run = plan, run
         self.decompositions, self.spectra = decompositions, spectra
+        self.refitted: Mapping[str, OutputChange] = {}
+        self._refitted_at: Ranks | None = None
 
     @property
     def most(self) -> float:
@@ -120,20 +127,45 @@ class Pricing:
             return price
         return replace(price, word_errors=rows.word_errors(lambda: self.in_place(ranks)))
 
+    def refit(self, ranks: Ranks, spill: Spill | None) -> None:
+        """Fit output projections to what these ranks leave, wherever these are in place again."""
+        cuts = {
+            path: cut
+            for path, cut in self._cuts(ranks, whole=False).items()
+            if cut.qk is not None or cut.vo is not None
+        }
+        self.refitted = refit_outputs(self.run, cuts, spill, self.run.progress)
+        self._refitted_at = ranks
+
+    def forget(self) -> None:
+        """Leave output projections as they were."""
+        self.refitted, self._refitted_at = {}, None
+
     @contextmanager
     def in_place(self, ranks: Ranks) -> Iterator[None]:
         """Run the model as if it had been cut to these ranks."""
+        cuts = self._cuts(ranks)
+        if ranks == self._refitted_at:
+            cuts |= {
+                path: replace(cuts[path], output=added) for path, added in self.refitted.items()
+            }
+        with cut_heads(self.run.model, self.run.sites, cuts):
+            yield
+
+    def _cuts(self, ranks: Ranks, *, whole: bool = True) -> dict[str, SiteCut]:
+        """Return what becomes of each block; of pairs that lose nothing only if ``whole``."""
         cuts: dict[str, SiteCut] = {}
         for path, pairs in ranks.items():
             found = self.decompositions[path]
             products = {
                 pair: kept_product(part, pairs[pair])
                 for pair in PAIRS
-                if pair in pairs and (part := found.pair(pair)) is not None
+                if pair in pairs
+                and (part := found.pair(pair)) is not None
+                and (whole or min(pairs[pair]) < part.spectrum.shape[1])
             }
             cuts[path] = SiteCut(products.get("qk"), products.get("vo"))
-        with cut_heads(self.run.model, self.run.sites, cuts):
-            yield
+        return cuts
 
     def curve(self, *, measure: bool) -> list[Price]:
         """Return the price of every budget under every layout that can be had.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.transaction import Transaction
@@ -17,6 +17,9 @@ from surgery.events import Progress
 from surgery.linalg import probed_product_errors
 from surgery.methods import AttentionWeights, SiteDecomposition
 from surgery.report.accounting import restructured
+
+if TYPE_CHECKING:
+    from surgery.calibration.cut import OutputChange
 
 PairErrors = dict[str, list[float]]
 """Pair to one relative Frobenius error a head."""
@@ -55,9 +58,18 @@ def rewrite(
     transaction: Transaction,
     decompositions: Mapping[str, SiteDecomposition],
     ranks: Mapping[str, SiteRanks],
+    refitted: Mapping[str, OutputChange],
     progress: Progress,
 ) -> Errors:
     """Write every shard of the result into the transaction, tensor by tensor.
+
+    Args:
+        plan: What was asked for.
+        transaction: Receives it.
+        decompositions: How every block is cut, by its path.
+        ranks: What stays of it.
+        refitted: What is added to output projections, by block.
+        progress: Called with :class:`surgery.events.Event`.
 
     Returns:
         How far each head's products are from the original's, measured on the way.
@@ -65,7 +77,8 @@ def rewrite(
     plans = {each.site.path: each for each in plan.sites}
 
     def compute(path: str) -> Computed:
-        return _restructure(plan, plans[path], decompositions[path], ranks[path])
+        added = refitted.get(path)
+        return _restructure(plan, plans[path], decompositions[path], ranks[path], added)
 
     blocks = {name: path for path, each in plans.items() for name in each.site.tensors()}
     stream(plan.source, transaction, output_specs(plan, ranks), blocks, compute, progress)
@@ -73,14 +86,23 @@ def rewrite(
 
 
 def _restructure(
-    plan: Plan, site_plan: SitePlan, decomposition: SiteDecomposition, ranks: SiteRanks
+    plan: Plan,
+    site_plan: SitePlan,
+    decomposition: SiteDecomposition,
+    ranks: SiteRanks,
+    added: OutputChange | None,
 ) -> Computed:
     site = site_plan.site
-    ready = site_plan.prepare(load_block(plan.source, site_plan))
+    dense = load_block(plan.source, site_plan)
+    ready = site_plan.prepare(dense)
     exact = decomposition.apply(ready)
+    fitted = exact
+    if added is not None:
+        changed = dense.add_to_output(added.weight, added.bias)
+        fitted = decomposition.apply(site_plan.prepare(changed))
     tensors = {
         name: cast(name, tensor, plan.output_dtype(name))
-        for name, tensor in write_site(exact, site, ranks).items()
+        for name, tensor in write_site(fitted, site, ranks).items()
     }
     # Reading back what is about to be written proves the packing as well as the rounding.
     written = read_site(tensors.__getitem__, site, ranks)

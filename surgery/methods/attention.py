@@ -71,6 +71,16 @@ class AttentionWeights:
         v, v_bias = _without_column(right, self.v_bias)
         return replace(self, o=_one_by_one(left, self.o.shape[1]), v=v, v_bias=v_bias)
 
+    def add_to_output(
+        self, weight: Float[Tensor, "w n"], bias: Float[Tensor, " w"] | None
+    ) -> AttentionWeights:
+        """Add to o as it multiplies the contexts of all query heads side by side."""
+        kv, g, d, _ = self.o.shape
+        added = torch.unflatten(weight.to(self.o).T, 0, (kv, g, d))
+        if bias is None or self.o_bias is None:
+            return replace(self, o=self.o + added)
+        return replace(self, o=self.o + added, o_bias=self.o_bias + bias.to(self.o_bias))
+
     def absorb_value_bias(self) -> AttentionWeights:
         """Move v's bias into o's, exactly: attention weights sum to one.
 

@@ -110,6 +110,8 @@ class Calibration:
         prices: The price curve, one layout after the other, by rising budget.
         predicted: Predicted error of this result.
         measured: Its error measured on the rows that cuts were tried on.
+        unfitted: The same before output projections were refitted; ``None`` where they were not
+            to be.
         bound: What a search had to keep: ``max_error``, ``max_wer_increase``,
             ``max_ppl_increase``, or ``up_to`` what does little harm; ``None`` without a search.
         search: What it tried, in order.
@@ -132,6 +134,7 @@ class Calibration:
     prices: list[Price] = field(default_factory=list)
     predicted: float | None = None
     measured: float | None = None
+    unfitted: float | None = None
     bound: str | None = None
     search: list[SearchStep] = field(default_factory=list)
     leaked: int = 0

@@ -87,7 +87,8 @@ def _cell(point: Price | None) -> tuple[str, str | None] | None:
 
 def outcome_text(calibration: Calibration) -> str:
     """Say what was predicted for this result and what was measured; empty without either."""
-    predicted, measured = calibration.predicted, calibration.measured
+    predicted, fitted = calibration.predicted, calibration.measured
+    measured = fitted if calibration.unfitted is None else calibration.unfitted
     parts = []
     if predicted is not None:
         parts.append(f"{error_text(predicted, calibration)} predicted")
@@ -97,6 +98,8 @@ def outcome_text(calibration: Calibration) -> str:
     text = ", ".join(parts)
     if predicted and measured is not None and isfinite(predicted) and isfinite(measured):
         text += f" ({change(predicted, measured)})"
+    if calibration.unfitted is not None and fitted is not None:
+        text += f", {error_text(fitted, calibration)} once outputs were refitted"
     return text
 
 

@@ -123,6 +123,7 @@ def test_a_calibrated_cut_computes_what_it_did_on_trial(
         path: SiteCut(
             None if found.qk is None else kept_product(found.qk, ranks.qk),
             None if found.vo is None else kept_product(found.vo, ranks.vo),
+            cut.decided.refitted.get(path),
         )
         for path, found in cut.decided.decompositions.items()
         for ranks in [cut.decided.ranks[path]]
@@ -132,6 +133,7 @@ def test_a_calibrated_cut_computes_what_it_did_on_trial(
         tried = run(original)
     found = run(cut.pruned())
     assert relative_error(tried, before) > 5e-4  # something was cut
+    assert cut.decided.refitted.keys() <= products.keys()
     rounding = measured_rounding(original, DTYPES[dtype])
     assert relative_error(found, tried) <= 3 * rounding
     attention = cut.report.savings[0]

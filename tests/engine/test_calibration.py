@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import surgery
-from surgery.engine import calibration_run, pricing
+from surgery.calibration.cut import OutputChange
+from surgery.engine import absorb, calibration_run, pricing
+from surgery.engine import refit as refitting
+from surgery.engine.absorb import NOT_REFITTED
 from surgery.engine.pricing import COMPARED as LAYOUTS
 from surgery.engine.search import CLOSE
 from surgery.errors import CheckpointError, TargetError, UsageError
@@ -98,9 +101,9 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_saved_statistics_give_the_same_result_with_and_without_data(
     idle: Callable[[], None],
 ) -> None:
-    first = cut(out="first", statistics=STATISTICS)
+    first = cut(out="first", statistics=STATISTICS, refit=False)
     kept = Path(STATISTICS).read_bytes()
-    again = cut(out="again", statistics=STATISTICS)
+    again = cut(out="again", statistics=STATISTICS, refit=False)
     tried = cut(out="tried", rule=surgery.MaxError(1e-9), statistics=STATISTICS)
     assert told(tried).search and not any(step.accepted for step in told(tried).search)
     idle()
@@ -110,6 +113,7 @@ def test_saved_statistics_give_the_same_result_with_and_without_data(
     assert weights[0] == weights[1] == weights[2]
     assert told(again) == told(first)
     assert told(alone) == replace(told(first), measured=None)
+    assert NOT_REFITTED in alone.notes and NOT_REFITTED not in first.notes
     assert told(first).measured is not None and told(first).statistics is not None
     assert told(first).samples == 1  # a document, of two lines
     blocks = [config_of(Path(out))["surgery"]["operations"][0] for out in ("first", "alone")]
@@ -119,6 +123,60 @@ def test_saved_statistics_give_the_same_result_with_and_without_data(
     assert record["kind"] == "text" and len(record["samples"]) == 2
     assert record["name"].endswith("/text.txt")
     assert str(Path.cwd()) not in json.dumps(blocks)
+
+
+def test_a_refit_lowers_the_error_and_is_resumed_where_it_was_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, fitted = told(cut(out="plain", refit=False)), told(cut(out="fitted"))
+    assert plain.unfitted is None and plain.measured == fitted.unfitted
+    assert fitted.measured is not None and fitted.unfitted is not None
+    assert fitted.measured < fitted.unfitted
+    sizes = [
+        config_of(Path(out))["surgery"]["operations"][0]["sites"] for out in ("plain", "fitted")
+    ]
+    assert sizes[0] == sizes[1]
+    weights = [contents(Path(out))["model.safetensors"] for out in ("plain", "fitted")]
+    assert weights[0] != weights[1] and len(weights[0]) == len(weights[1])
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(absorb, "rewrite", stop)
+        cut(out="again")
+    monkeypatch.setattr(refitting, "refit", stop)
+    assert told(cut(out="again", resume=True)) == fitted
+    assert contents(Path("again"))["model.safetensors"] == weights[1]
+
+
+def test_where_a_refit_does_not_help_outputs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def worse(_: Any, stacks: Any, *__: Any) -> dict[str, OutputChange]:
+        sites = [site for tower in stacks for site in tower.sites]
+        return {
+            site.path: OutputChange(
+                torch.ones(site.width, site.heads * site.head_dim).double(), None
+            )
+            for site in sites
+        }
+
+    cut(out="plain", refit=False)
+    monkeypatch.setattr(refitting, "refit", worse)
+    found = told(cut(out="kept"))
+    assert found.measured == found.unfitted
+    weights = [contents(Path(out))["model.safetensors"] for out in ("plain", "kept")]
+    assert weights[0] == weights[1]
+
+
+def test_a_refit_wants_data() -> None:
+    with pytest.raises(UsageError, match="there is no data"):
+        surgery.Calibrate(statistics=STATISTICS, refit=True)
+    assert not surgery.Calibrate("shipped").refits
+    assert surgery.Calibrate("shipped", refit=True).refits
+    assert (
+        surgery.Calibrate("text.txt").refits
+        and not surgery.Calibrate("text.txt", refit=False).refits
+    )
 
 
 def damaged(path: Path) -> None:
@@ -254,7 +312,7 @@ def test_a_bound_on_the_error_is_predicted_where_nothing_can_be_run(
 
 
 def test_a_bound_on_perplexity_holds_for_the_checkpoint_itself() -> None:
-    cut(rule=surgery.MaxPplIncrease(0.02))
+    cut(rule=surgery.MaxPplIncrease(0.02), refit=False)
     before, after = (
         perplexity(surgery.load(path), AutoTokenizer.from_pretrained(path), [TEXT]).perplexity
         for path in ("llama", "out")
