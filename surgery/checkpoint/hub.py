@@ -241,11 +241,12 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
                 found=error.strerror,
                 hint="free some space, or point HF_HOME at another disk, and run again",
             ) from error
-        if isinstance(error, OSError) or _is_transport(error):
+        if isinstance(error, OSError) or is_transport(error):
             raise _UnreachableError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
         raise
 
 
-def _is_transport(error: Exception) -> bool:
-    # The client's HTTP library is its own affair: httpx in one release, httpx2 in another.
+def is_transport(error: Exception) -> bool:
+    """Whether an error is of the hub client's HTTP library: its own affair, and renamed before."""
+    # httpx in one release, httpx2 in another.
     return any(kind.__module__.startswith("httpx") for kind in type(error).__mro__)

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
+from surgery.checkpoint.hub import is_transport
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import Audio, decode_audio
 from surgery.evaluation.perplexity import are_documents
@@ -24,6 +25,9 @@ PREFIX = "hub:"
 AUDIO_COLUMNS = ("audio", "speech", "file")
 WORD_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text", "words")
 TEXT_COLUMNS = ("text", "content", "document", "story", "sentence")
+
+_LIBRARIES = ("datasets", "huggingface_hub", "fsspec", "aiohttp")
+"""What stands between here and the hub, besides the client's HTTP library."""
 
 _NAME = re.compile(
     r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^#\s]+))?"
@@ -162,7 +166,7 @@ def _is_about_data(error: Exception) -> bool:
     """Whether an error tells of the dataset or the network, not of a mistake in a program."""
     if isinstance(error, (OSError, ValueError, RuntimeError)):
         return True
-    return type(error).__module__.partition(".")[0] in ("datasets", "huggingface_hub", "httpx")
+    return is_transport(error) or type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def _content(path: str | None, name: HubName) -> bytes:

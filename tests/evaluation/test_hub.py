@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from huggingface_hub.errors import HfHubHTTPError
 
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.data import open_speech, open_texts
@@ -154,4 +155,14 @@ def test_without_the_package_the_command_that_installs_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SurgeryError, match=r"pip install 'model-surgery\[hub-data\]'"):
+        open_texts("hub:a/b")
+
+
+def test_an_error_of_the_network_is_told_whatever_the_http_library_is_called(
+    hub: dict[str, Any],
+) -> None:
+    kinds = HfHubHTTPError.__mro__  # of httpx in one release of the client, of httpx2 in another
+    hub["error"] = next(kind for kind in kinds if "httpx" in kind.__module__)("no answer in time")
+    assert not isinstance(hub["error"], (OSError, ValueError, RuntimeError))
+    with pytest.raises(SurgeryError, match="no answer in time"):
         open_texts("hub:a/b")
