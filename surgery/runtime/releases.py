@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-OLDEST = "5.10"
-"""First release that the tests ran against."""
+OLDEST = "5.10.1"
+"""First release that the tests ran against; 5.10.0 was yanked."""
 NEWEST = "5.24"
 """Last release that the tests ran against, its later fixes included."""
 

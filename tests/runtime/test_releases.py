@@ -253,6 +253,6 @@ def test_the_declared_range_is_what_was_tested() -> None:
 
     assert declared == f"transformers>={OLDEST},<{major}.{int(minor) + 1}"
     tested = re.findall(
-        r"transformers==(\d+\.\d+)", (PYPROJECT.parent / ".ci/releases").read_text()
+        r"transformers==(\d+\.\d+\.\d+)", (PYPROJECT.parent / ".ci/releases").read_text()
     )
     assert tested[0] == OLDEST
