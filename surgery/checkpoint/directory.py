@@ -11,7 +11,7 @@ import torch
 
 from surgery.checkpoint.header import Header, TensorInfo, read_header
 from surgery.checkpoint.mapped import MappedFile
-from surgery.checkpoint.sidecars import copy_sidecars, find_sidecars
+from surgery.checkpoint.sidecars import Beside, copy_sidecars, find_beside, find_sidecars
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.unreadable import CONVERT, refuse_without_weights
 from surgery.errors import CheckpointError
@@ -105,7 +105,15 @@ class DirectorySource(TensorSource):
 
     def write_sidecars(self, directory: Path) -> list[str]:
         """See :meth:`TensorSource.write_sidecars`."""
-        return copy_sidecars(self.sidecars(), directory)
+        files = [self._path / name for name in self._beside().carried]
+        return copy_sidecars(files, directory, root=self._path)
+
+    def left_out(self) -> str | None:
+        """See :meth:`TensorSource.left_out`."""
+        return self._beside().note
+
+    def _beside(self) -> Beside:
+        return find_beside(self._path, [INDEX, *(path.name for path in self._paths.values())])
 
     def _info(self, name: str) -> TensorInfo:
         try:

@@ -1,13 +1,13 @@
 """Checkpoints on the Hugging Face hub: one set of weights, or the headers alone.
 
-Only config, tokenizer and processor files and the one safetensors set that a transformers
-user would load are fetched; a repository's other precisions and frameworks stay there.
+Only the one safetensors set that a transformers user would load, the config, and the files that
+come along with the weights are fetched; a repository's other precisions and frameworks stay there.
 """
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +25,7 @@ from surgery.checkpoint.directory import (
 from surgery.checkpoint.disk import FULL
 from surgery.checkpoint.header import TensorInfo, layout
 from surgery.checkpoint.names import unknown_name
-from surgery.checkpoint.sidecars import is_sidecar
+from surgery.checkpoint.sidecars import LARGEST, sort_out
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError, ModelNotFoundError, TargetError
 
@@ -108,20 +108,27 @@ def fetch(
         return _from_cache(repo, revision, cache_dir, str(error))
 
 
-def _list_files(repo: str, revision: str | None) -> list[str]:
-    # One request: list_repo_files would retry for half a minute where there is no network.
+def _list_files(repo: str, revision: str | None) -> dict[str, int]:
+    """Return the bytes of every file."""
     import huggingface_hub
 
-    info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=10)
-    return [sibling.rfilename for sibling in info.siblings or []]
+    # One request: list_repo_files would retry for half a minute where there is no network.
+    info = huggingface_hub.HfApi().model_info(
+        repo, revision=revision, timeout=10, files_metadata=True
+    )
+    # What has no size is not taken for small.
+    return {
+        sibling.rfilename: LARGEST + 1 if sibling.size is None else sibling.size
+        for sibling in info.siblings or []
+    }
 
 
 def _download(
-    repo: str, revision: str | None, cache_dir: Path | None, files: list[str]
+    repo: str, revision: str | None, cache_dir: Path | None, files: dict[str, int]
 ) -> DirectorySource:
     import huggingface_hub
 
-    wanted = ["config.json", *(file for file in files if is_sidecar(file))]
+    wanted = ["config.json", *sort_out(files).carried]
     if SINGLE in files:
         wanted.append(SINGLE)
     else:
@@ -185,7 +192,7 @@ def _from_cache(
         ) from error
 
 
-def _require_safetensors(repo: str, files: list[str]) -> None:
+def _require_safetensors(repo: str, files: Collection[str]) -> None:
     if SINGLE in files or INDEX in files:
         return
     weights = (".bin", ".safetensors", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")

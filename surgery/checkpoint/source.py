@@ -100,15 +100,22 @@ class TensorSource(ABC):
 
     @abstractmethod
     def sidecars(self) -> list[Path]:
-        """Tokenizer, processor, generation and licence files that belong to the model."""
+        """Tokenizer, processor, generation and licence files: those of the model itself."""
 
     @abstractmethod
     def write_sidecars(self, directory: Path) -> list[str]:
         """Copy or build the sidecar files in ``directory``; return their names.
 
+        Those of the model itself, and what else lies beside the weights and may come along (see
+        :mod:`surgery.checkpoint.sidecars`).
+
         Raises:
             TargetError: They cannot be written.
         """
+
+    def left_out(self) -> str | None:
+        """Return what lies beside the weights and is not written along, as a sentence, if any."""
+        return None
 
     def start_hashing(self, threads: int = 2) -> FileHashes:
         """Begin to hash every weight file in background threads; a second call changes nothing."""

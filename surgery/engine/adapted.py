@@ -93,6 +93,10 @@ class AdaptedSource(TensorSource):
         """See :meth:`TensorSource.write_sidecars`."""
         return self.base.write_sidecars(directory)
 
+    def left_out(self) -> str | None:
+        """See :meth:`TensorSource.left_out`."""
+        return self.base.left_out()
+
     def close(self) -> None:
         """See :meth:`TensorSource.close`."""
         super().close()

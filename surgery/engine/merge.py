@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from surgery.engine.merged import MergedTensors
 from surgery.engine.result import beside, versions, write_config
 from surgery.engine.stored import Stored, read_stored
 from surgery.engine.stream import stream
-from surgery.errors import UsageError
+from surgery.errors import SurgeryWarning, UsageError
 from surgery.events import Progress, ignore
 
 CARD = """# {name}, merged
@@ -91,6 +92,9 @@ def merge(
             write_config(transaction, raw)
             transaction.write_text("README.md", _card(stored, target.name, steps))
             transaction.commit()
+        left_out = source.left_out()
+        if left_out is not None:
+            warnings.warn(left_out, SurgeryWarning, stacklevel=2)
         return target
 
 

@@ -219,7 +219,9 @@ def _run(
         _verify_staged(surgery.specs(), transaction.staging)
         report = surgery.report(sha256, str(target))
         measured = measure(source, transaction.staging, data, progress)
-        report = replace(report, measurements=measured)
+        left_out = source.left_out()
+        notes = report.notes if left_out is None else [*report.notes, left_out]
+        report = replace(report, measurements=measured, notes=notes)
         clock.lap("measure")
         # What travels with the checkpoint names it, not the place it was made in; and leaves
         # out the seconds, so that a resumed run writes the same bytes.

@@ -101,7 +101,8 @@ class HuggingFace(Target):
         transaction.write_text("config.json", json.dumps(config, indent=2) + "\n")
         self._auto = auto_class(config)
         self._words = WORDS.get(stored.family.model_type, "AutoTokenizer")
-        return _notes(stored, form, sidecars)
+        left_out = source.left_out()
+        return [*_notes(stored, form, sidecars), *([] if left_out is None else [left_out])]
 
     def compare(
         self,

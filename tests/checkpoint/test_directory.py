@@ -110,17 +110,6 @@ def test_identity_changes_with_the_files(sharded: Path) -> None:
     assert DirectorySource(sharded).identity() != before
 
 
-def test_only_files_that_belong_to_a_model_come_along(sharded: Path, tmp_path: Path) -> None:
-    wanted = {"tokenizer.json", "generation_config.json", "LICENSE.txt", "merges.txt"}
-    unwanted = {"README.md", "modeling_x.py", "LICENSE.py", "optimizer.pt", "tokenizer.pkl"}
-    for name in wanted | unwanted:
-        (sharded / name).write_text("x")
-    out = tmp_path / "out"
-    out.mkdir()
-    assert set(DirectorySource(sharded).write_sidecars(out)) == wanted
-    assert {path.name for path in out.iterdir()} == wanted
-
-
 def test_a_missing_shard_is_named(sharded: Path) -> None:
     (sharded / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"shard is missing[\s\S]*model-00002-of-00002"):

@@ -61,7 +61,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listing(monkeypatch: pytest.MonkeyPatch, *files: str) -> None:
-    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file, size=3) for file in files])
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: info)
 
 
@@ -177,6 +177,8 @@ def test_only_the_one_set_and_its_companions_are_fetched(
         "model.safetensors",
         "model.safetensors.index.fp32.json",
         "modeling_evil.py",
+        "modules.json",
+        "1_Pooling/config.json",
         "onnx/model.onnx",
         "pytorch_model.bin",
         "tokenizer.json",
@@ -193,6 +195,8 @@ def test_only_the_one_set_and_its_companions_are_fetched(
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "modules.json",
+        "1_Pooling/config.json",
         "tokenizer.json",
     }
 
