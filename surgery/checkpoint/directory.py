@@ -30,16 +30,24 @@ class DirectorySource(TensorSource):
         path: The directory.
         name: Name to show; default the directory's own.
         weights: A single weight file to read instead of the usual names.
+        alone: Whether what lies beside the model's own files is none of its business.
 
     Raises:
         CheckpointError: The config, the index or a shard is missing, corrupt or contradicts
             the others.
     """
 
-    def __init__(self, path: Path, *, name: str | None = None, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        weights: str | None = None,
+        alone: bool = False,
+    ) -> None:
         if not path.is_dir():
             raise CheckpointError("There is no such checkpoint directory.", where=path)
-        self._path = path
+        self._path, self._alone = path, alone
         self._paths = _shards(path, weights)
         infos: dict[str, TensorInfo] = {}
         self._headers: dict[str, bytes] = {}
@@ -113,6 +121,8 @@ class DirectorySource(TensorSource):
         return self._beside().note
 
     def _beside(self) -> Beside:
+        if self._alone:
+            return Beside(tuple(path.name for path in self.sidecars()), {})
         return find_beside(self._path, [INDEX, *(path.name for path in self._paths.values())])
 
     def _info(self, name: str) -> TensorInfo:

@@ -97,7 +97,7 @@ def _embedded(name: str) -> DirectorySource:
             where=directory,
             hint="install the package again",
         )
-    return DirectorySource(directory, name=name)
+    return DirectorySource(directory, name=name, alone=True)  # its test clips lie beside it
 
 
 def _is_hub_id(model: str) -> bool:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import surgery
 from surgery.checkpoint import sidecars
 from surgery.checkpoint.directory import DirectorySource
+from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.sidecars import LARGEST, MOST, find_beside, sort_out
 from surgery.errors import SurgeryWarning
 from surgery.export.remote_code import FILE
@@ -175,6 +176,13 @@ def test_large_things_are_left_and_a_tokenizer_never() -> None:
     assert folder.left_out == {"clips/": "more than 256 files"}
     note = sort_out({f"{number}.py": 1 for number in range(20)}).note or ""
     assert note.count("(code)") == 8 and note.endswith("and 12 more.")
+
+
+def test_the_embedded_model_leaves_its_clips_where_they_are(tmp_path: Path) -> None:
+    source = resolve("whisper-micro")
+    names = set(source.write_sidecars(tmp_path))
+    assert "tokenizer.json" in names and not any("/" in name or ".md" in name for name in names)
+    assert source.left_out() is None
 
 
 @pytest.mark.filterwarnings("always::surgery.errors.SurgeryWarning")
