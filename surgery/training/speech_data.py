@@ -45,8 +45,8 @@ class SpeechExamples(Dataset[dict[str, Tensor]]):
         targets: How many tokens all recordings together teach.
 
     Raises:
-        SurgeryError: The transcripts are missing, a recording cannot be read or is longer than a
-            window, or a text than the decoder; names the file.
+        SurgeryError: The transcripts are missing, a recording has no words, cannot be read or is
+            longer than a window, or a text than the decoder; names the file.
         UsageError: The model does not know the language.
     """
 
@@ -59,7 +59,7 @@ class SpeechExamples(Dataset[dict[str, Tensor]]):
         *,
         start: str | None = None,
     ) -> None:
-        words = folder.references()
+        words = spoken(folder)
         for utterance in folder.utterances:
             _check_length(utterance, window(processor))
         self.folder = folder
@@ -97,6 +97,25 @@ class SpeechExamples(Dataset[dict[str, Tensor]]):
             "decoder_input_ids": torch.tensor([*self._prompt, *words]),
             "labels": torch.tensor([*given, *words, self._closing]),
         }
+
+
+def spoken(folder: SpeechFolder) -> list[str]:
+    """Return the words of every recording.
+
+    Raises:
+        SurgeryError: The transcripts are missing, or a line of them has no words.
+    """
+    words = folder.references()
+    for utterance, text in zip(folder.utterances, words, strict=True):
+        if not text.strip():
+            raise SurgeryError(
+                "There is nothing to learn here.",
+                where=utterance.where or utterance.path,
+                found=f"no words for {utterance.path.name}",
+                expected="what is said in it",
+                hint="write it behind the tab, or take the line out",
+            )
+    return words
 
 
 def collate_speech(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

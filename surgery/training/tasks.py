@@ -17,8 +17,8 @@ from surgery.evaluation.rows import read_text
 from surgery.training.examples import hold_out
 from surgery.training.options import TuneOptions
 from surgery.training.packing import PackedText, collate_text
-from surgery.training.speech_data import SpeechExamples, collate_speech
-from surgery.training.text_data import read_examples
+from surgery.training.speech_data import SpeechExamples, collate_speech, spoken
+from surgery.training.text_data import check_words, read_examples
 
 MOST_HELD_OUT = 64
 LONGEST_ROW = 512
@@ -65,8 +65,8 @@ def check_training_data(path: Path, kind: Kind) -> None:
 
     Raises:
         UsageError: There is nothing there, or Whisper is given text.
-        SurgeryError: Transcripts are missing, there is no text, or a row is malformed; names file
-            and line.
+        SurgeryError: Transcripts are missing, there is no text, or a row is malformed or has no
+            words to learn; names file and line.
     """
     if not path.exists():
         raise UsageError("There is no such training data", where="--data", found=path)
@@ -78,9 +78,10 @@ def check_training_data(path: Path, kind: Kind) -> None:
                 found=path,
                 expected="a folder with audio files and transcripts.tsv",
             )
-        SpeechFolder.open(path).references()
+        spoken(SpeechFolder.open(path))
     else:
-        read_text(path)
+        for document in read_text(path):
+            check_words(document)
 
 
 def open_task(path: Path, kind: Kind, processor: Any, model: Any, options: TuneOptions) -> Task:

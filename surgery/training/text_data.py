@@ -42,8 +42,9 @@ def to_example(document: Document, tokenizer: Any) -> Example:
     ends its turns itself), and is learnt where what comes before it is.
 
     Raises:
-        SurgeryError: No token counts, or the template cannot be followed turn by turn.
+        SurgeryError: There are no words to learn, or the template cannot be followed turn by turn.
     """
+    check_words(document)
     marked_up, spans = _spans(document, tokenizer)
     tokens = document.encode(tokenizer, marked_up)
     labels = [IGNORED] * len(tokens)
@@ -51,21 +52,45 @@ def to_example(document: Document, tokenizer: Any) -> Example:
         first = _position(document, tokenizer, marked_up, tokens, begin)
         last = _position(document, tokenizer, marked_up, tokens, end)
         labels[first:last] = tokens[first:last]
+    if labels.count(IGNORED) == len(labels):
+        raise _nothing(document, "no token", "words that the tokenizer knows")
     closing = getattr(tokenizer, "eos_token_id", None)
     if closing is not None and not document.is_templated(tokenizer) and tokens[-1:] != [closing]:
         tokens.append(closing)
         ended = bool(spans) and spans[-1][1] == len(marked_up)
         labels.append(closing if ended else IGNORED)
-    if not any(begin < end for begin, end in spans):
-        raise SurgeryError(
-            "There is nothing to learn here.",
-            where=document.where,
-            found=f"roles {', '.join(role for role, _ in document.messages)}"
-            if document.messages
-            else "an empty completion",
-            expected=f"a turn of the role {ANSWERING}" if document.messages else "a text after it",
-        )
     return Example(tokens, labels)
+
+
+def check_words(document: Document) -> None:
+    """Refuse a document in which there is nothing, or nothing but white space, to be learnt.
+
+    Raises:
+        SurgeryError: Names its file and line.
+    """
+    if not document.messages:
+        if not document.text[document.prompt :].strip():
+            if document.prompt:
+                raise _nothing(document, "an empty completion", "words after the prompt")
+            raise _nothing(document, "nothing but white space", "words")
+        return
+    answers = [content for role, content in document.messages if role == ANSWERING]
+    if not answers:
+        roles = ", ".join(role for role, _ in document.messages)
+        raise _nothing(document, f"roles {roles}", f"a turn of the role {ANSWERING}")
+    if not all(content.strip() for content in answers):
+        at = next(
+            number
+            for number, (role, content) in enumerate(document.messages, start=1)
+            if role == ANSWERING and not content.strip()
+        )
+        raise _nothing(document, f"turn {at}, of the role {ANSWERING}, is empty", "words")
+
+
+def _nothing(document: Document, found: str, expected: str) -> SurgeryError:
+    return SurgeryError(
+        "There is nothing to learn here.", where=document.where, found=found, expected=expected
+    )
 
 
 def _spans(document: Document, tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:

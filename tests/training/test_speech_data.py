@@ -19,6 +19,7 @@ from surgery.evaluation.transcribe import extract_features
 from surgery.micro.assets import DIRECTORY
 from surgery.training.examples import IGNORED
 from surgery.training.speech_data import SpeechExamples, collate_speech, text_start
+from surgery.training.tasks import check_training_data
 
 START, NO_TIMESTAMPS, END = 57, 63, 56
 
@@ -129,13 +130,26 @@ def test_a_multilingual_model_is_told_language_and_task(
         SpeechExamples(clips, processor, german, "fr", start="")
 
 
-def test_silence_is_taught_as_nothing_said(micro: tuple[Any, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("blank", ["", " ", "\u00a0 "])
+def test_a_recording_without_words_is_named_with_its_line(
+    micro: tuple[Any, Any], tmp_path: Path, blank: str
+) -> None:
+    folder = recordings(tmp_path, a="one", b=blank)
+    with pytest.raises(SurgeryError, match=r"(?s)transcripts\.tsv, line 2.*no words for b\.wav"):
+        SpeechExamples(folder, micro[1], micro[0])
+    with pytest.raises(SurgeryError, match="no words for"):  # before anything is prepared
+        check_training_data(tmp_path, "audio")
+
+
+def test_short_texts_are_padded_with_what_is_not_learnt(
+    micro: tuple[Any, Any], tmp_path: Path
+) -> None:
     model, processor = micro
-    examples = SpeechExamples(recordings(tmp_path, a="", b="one"), processor, model)
-    assert examples[0]["labels"].tolist() == [IGNORED, END]
+    examples = SpeechExamples(recordings(tmp_path, a="one", b="one two"), processor, model)
     batch = collate_speech([examples[0], examples[1]])
-    assert batch["labels"].tolist()[0] == [IGNORED, END, IGNORED]
-    assert batch["decoder_input_ids"].tolist()[0] == [START, NO_TIMESTAMPS, START]
+    short, long = batch["labels"].tolist()
+    assert short == [IGNORED, long[1], END, IGNORED]
+    assert batch["decoder_input_ids"].tolist()[0] == [START, NO_TIMESTAMPS, long[1], START]
 
 
 def test_what_cannot_be_taught_is_named(micro: tuple[Any, Any], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from surgery.errors import SurgeryError
 from surgery.evaluation.rows import Document
 from surgery.training.examples import IGNORED, Example
+from surgery.training.tasks import check_training_data
 from surgery.training.text_data import read_examples, to_example
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .:?+=\n"
@@ -116,6 +117,29 @@ def test_files_become_examples_in_order(tmp_path: Path) -> None:
     ("row", "template", "found"),
     [
         ({"prompt": "a", "completion": ""}, None, "empty completion"),
+        ({"prompt": "a", "completion": " \n"}, None, "empty completion"),
+        ({"prompt": "a", "completion": ""}, TURNS, "empty completion"),
+        ({"text": "\u2003"}, None, "white space"),
+        (
+            {"messages": [{"role": role, "content": ""} for role in ("user", "assistant")]},
+            None,
+            "white space",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": role, "content": words}
+                    for role, words in (
+                        ("user", "Hi"),
+                        ("assistant", "Hi"),
+                        ("user", "?"),
+                        ("assistant", " "),
+                    )
+                ]
+            },
+            TURNS,
+            "turn 4, of the role assistant, is empty",
+        ),
         ({"messages": [{"role": "user", "content": "Hi"}]}, None, "roles user"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, TURNS, "roles user"),
         ({"prompt": "a"}, None, "prompt"),
@@ -144,6 +168,13 @@ def test_a_row_that_teaches_nothing_is_named_with_its_line(
     path.write_text(json.dumps({"text": "good"}) + "\n\n" + json.dumps(row) + "\n")
     with pytest.raises(SurgeryError, match=rf"(?s)rows\.jsonl, line 3.*{found}"):
         read_examples(path, tokenizer(template=template))
+
+
+def test_rows_without_words_are_refused_before_anything_is_prepared(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "completion": " "}\n')
+    with pytest.raises(SurgeryError, match=r"(?s)rows\.jsonl, line 1.*empty completion"):
+        check_training_data(path, "text")
 
 
 def test_a_real_tokenizer_masks_the_prompt_and_nothing_else(shared: Path) -> None:
