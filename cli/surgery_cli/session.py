@@ -89,6 +89,9 @@ def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session
 
         quiet_libraries()
         with warnings.catch_warnings():
+            warnings.simplefilter(
+                "default", SurgeryWarning
+            )  # a note, whatever the environment says
             warnings.showwarning = current.notes(warnings.showwarning)
             if as_json:
                 yield current, ignore

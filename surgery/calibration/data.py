@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.errors import SurgeryError, UsageError
-from surgery.evaluation.audio import SUFFIXES, SpeechFolder, Utterance
+from surgery.evaluation.audio import SpeechFolder, Utterance
 from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
 from surgery.evaluation.kinds import Kind, data_name
+from surgery.evaluation.recordings import SUFFIXES
 from surgery.evaluation.rows import Document, read_text
 
 

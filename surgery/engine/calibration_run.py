@@ -38,6 +38,7 @@ from surgery.engine.plan import Plan
 from surgery.engine.saved_statistics import saved_statistics
 from surgery.engine.shipped import shipped_data
 from surgery.errors import UsageError
+from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Progress
 from surgery.methods import Bound, Pair, Rule, SiteDecomposition, UpTo
 
@@ -77,6 +78,7 @@ class CalibrationRun:
             self.data = self._opened.enter_context(shipped)
         elif settings.data is not None:
             self.data = open_data(Path(settings.data), data_kind(plan.source), settings.samples)
+            warn_of_unused(Path(settings.data), self.data.kind)
         tried = None if self.data is None else self.dealt.trial
         check_bound(plan.options.rule, tried, model_type)
         known = (lambda: self.on), (lambda: self._fitted)

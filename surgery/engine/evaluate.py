@@ -22,6 +22,7 @@ from surgery.evaluation.figures import Figures, speech_figures, text_figures
 from surgery.evaluation.results import DataSet, Evaluation, Kind, Row
 from surgery.evaluation.speech import compare_speech
 from surgery.evaluation.text import compare_text
+from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Event, Progress, ignore
 
 FEWEST = 20  # samples that an interval wants
@@ -135,6 +136,7 @@ def _open(places: Sequence[str | Path], *, speech: bool, limit: int | None) -> l
             raise UsageError("The same data is named twice", where="--data", found=place)
         if any(other.name == one.name for other in opened):
             one = replace(one, name=str(place))  # another folder of the same last two parts
+        warn_of_unused(Path(place), one.kind)
         if isinstance(one, Speech):
             one.references()  # refused here, not after an hour, where some words are missing
         opened.append(one)

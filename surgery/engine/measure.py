@@ -76,8 +76,10 @@ def check_data(source: TensorSource, data: str | Path | None) -> None:
                 expected="a folder with audio files, and transcripts.tsv for word error rates",
             )
         from surgery.evaluation.audio import SpeechFolder
+        from surgery.evaluation.unused import warn_of_unused
 
         SpeechFolder.open(path)
+        warn_of_unused(path, "audio")
     elif not path.is_file():
         raise UsageError(
             "A language model is measured on a text file",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from math import gcd
 from pathlib import Path
@@ -15,10 +15,15 @@ from scipy.signal import resample_poly
 
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.kinds import data_name
+from surgery.evaluation.recordings import (
+    SUFFIXES,
+    TRANSCRIPTS,
+    no_recordings,
+    read_transcripts,
+    sound_files,
+)
 
 SAMPLE_RATE = 16_000  # Hz
-SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".aiff", ".aif"})
-TRANSCRIPTS = "transcripts.tsv"
 
 Audio = NDArray[np.float32]
 """Mono samples in [-1, 1], shape (samples,), 16 kHz."""
@@ -28,7 +33,7 @@ def read_audio(path: Path, part: tuple[int, int] = (0, 1)) -> Audio:
     """Read a recording: channels averaged, resampled to 16 kHz by a polyphase filter.
 
     Args:
-        path: A file libsndfile reads: WAV, FLAC, MP3, Ogg, AIFF.
+        path: A file libsndfile reads: WAV, FLAC, MP3, Ogg, Opus, AIFF, …
         part: Read only this one of so many equal pieces.
 
     Returns:
@@ -86,11 +91,13 @@ class Utterance:
         path: Its file.
         words: What is said.
         part: Which of how many equal pieces of the file this is.
+        where: The list that names it, and the line: for messages.
     """
 
     path: Path
     words: str | None = None
     part: tuple[int, int] = (0, 1)
+    where: str = field(default="", compare=False)
 
     def audio(self) -> Audio:
         """Read the recording (see :func:`read_audio`)."""
@@ -133,8 +140,8 @@ class SpeechFolder:
             limit: Keep only the first so many.
 
         Raises:
-            SurgeryError: If there is no recording, a line of the transcripts is malformed,
-                or the recording it names is missing; names the file and the line.
+            SurgeryError: If there is no recording, a line of the transcripts is malformed, or the
+                recording it names is missing or cannot be read; names the file and the line.
             UsageError: If ``limit`` is less than one.
         """
         if limit is not None and limit < 1:
@@ -144,19 +151,12 @@ class SpeechFolder:
         elif not path.is_dir():
             raise SurgeryError("There is no such folder of recordings.", where=path)
         elif (path / TRANSCRIPTS).is_file():
-            utterances = _read_transcripts(path / TRANSCRIPTS)
+            lines = read_transcripts(path / TRANSCRIPTS)
+            utterances = tuple(Utterance(n.recording, n.words, where=n.where) for n in lines)
         else:
-            utterances = tuple(
-                Utterance(file)
-                for file in sorted(path.iterdir())
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            )
+            utterances = tuple(map(Utterance, sound_files(path)))
         if not utterances:
-            raise SurgeryError(
-                "There are no recordings here.",
-                where=path,
-                expected=f"{TRANSCRIPTS}, or files ending in {', '.join(sorted(SUFFIXES))}",
-            )
+            raise no_recordings(path)
         return cls(path, utterances[:limit])
 
     @property
@@ -187,37 +187,6 @@ class SpeechFolder:
                 expected=f"{TRANSCRIPTS}: one line a recording, file name, tab, words",
             )
         return words
-
-
-def _read_transcripts(path: Path) -> tuple[Utterance, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise SurgeryError("The transcripts are not UTF-8.", where=path, found=error) from error
-    utterances: dict[str, Utterance] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        fields = line.split("\t")
-        if len(fields) != 2 or not fields[0].strip():
-            raise _malformed(path, number, repr(line), "file name, one tab, words")
-        name, words = (field.strip() for field in fields)
-        if name in utterances:
-            raise _malformed(path, number, f"{name} a second time", "one line a recording")
-        recording = path.parent / name
-        if not recording.is_file():
-            raise _malformed(path, number, f"no file {name}", "a recording beside the transcripts")
-        utterances[name] = Utterance(recording, words)
-    return tuple(utterances.values())
-
-
-def _malformed(path: Path, line: int, found: str, expected: str) -> SurgeryError:
-    return SurgeryError(
-        "A line of the transcripts cannot be used.",
-        where=f"{path}, line {line}",
-        found=found,
-        expected=expected,
-    )
 
 
 def split(audio: Audio, longest: int) -> list[Audio]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from surgery.errors import SurgeryError, UsageError
-from surgery.evaluation.audio import SUFFIXES as AUDIO
-from surgery.evaluation.audio import TRANSCRIPTS, SpeechFolder
+from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
 from surgery.evaluation.hub import PREFIX, HubName, hub_documents, hub_recordings
 from surgery.evaluation.kinds import Kind, data_name
+from surgery.evaluation.recordings import SUFFIXES as AUDIO
+from surgery.evaluation.recordings import TRANSCRIPTS
 from surgery.evaluation.rows import read_text
 from surgery.evaluation.speech import Recording
 

@@ -12,6 +12,8 @@ from surgery.errors import SurgeryError
 from surgery.evaluation.perplexity import read_documents
 
 SUFFIXES = (".txt", ".jsonl")
+ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE", "NOTE")
+NAMED = 4  # of many names
 FORMS = '{"text"}, {"prompt", "completion"} or {"messages": [{"role", "content"}, …]}'
 
 
@@ -71,7 +73,10 @@ def read_text(path: Path) -> list[Document]:
     files = text_files(path)
     if not files:
         raise SurgeryError(
-            "There is no text here.", where=path, expected=f"files ending in {', '.join(SUFFIXES)}"
+            "There is no text here.",
+            where=path,
+            found=_others(path) or None,
+            expected=f"files ending in {', '.join(SUFFIXES)}",
         )
     return [document for file in files for document in _read_file(file)]
 
@@ -81,6 +86,28 @@ def text_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+
+
+def unread_files(path: Path) -> str | None:
+    """Say which files below a folder are not read."""
+    others = _others(path)
+    kinds = " and ".join(SUFFIXES)
+    return f"Of {path} only {kinds} are read, and not: {others}." if others else None
+
+
+def _others(path: Path) -> str:
+    """Name the files of a folder that are not read; what tells about the folder is no data."""
+    if not path.is_dir():
+        return ""
+    read = {*text_files(path)}
+    found = [
+        file.relative_to(path)
+        for file in sorted(path.rglob("*"))
+        if file not in read and file.is_file() and not file.name.startswith(ABOUT)
+    ]
+    names = [each.as_posix() for each in found if not any(p.startswith(".") for p in each.parts)]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _read_file(path: Path) -> list[Document]:

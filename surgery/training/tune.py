@@ -15,6 +15,7 @@ from surgery.engine.measure import check_data, data_kind, measure
 from surgery.engine.result import CHECKPOINTS, Clock, write_views
 from surgery.engine.stored import Stored, read_stored
 from surgery.errors import CheckpointError, UsageError
+from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Progress, ignore
 from surgery.report.model import Report
 from surgery.report.serialise import from_json
@@ -75,6 +76,8 @@ def tune(
         method = what_is_trained(stored, train)
         _check_preparation(stored, method, preparation)
         check_training_data(Path(data), data_kind(source))
+        if processes.first:
+            warn_of_unused(Path(data), data_kind(source))
         if data_kind(source) == "text":
             row_length(source.config, options.length)
         check_data(source, eval_data)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from surgery.errors import SurgeryError, UsageError
+from surgery.errors import SurgeryError, SurgeryWarning, UsageError
 from surgery.evaluation.audio import SpeechFolder, read_audio, split
+from surgery.evaluation.rows import read_text
+from surgery.evaluation.unused import warn_of_unused
 
 
 def sine(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -17,16 +19,20 @@ def sine(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "opus"])
 def test_any_rate_and_format_becomes_the_same_sound(tmp_path: Path, rate: int, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
-    soundfile.write(path, sine(rate), rate)
+    if suffix == "opus":  # knows few rates
+        soundfile.write(path, sine(48_000), 48_000, format="OGG", subtype="OPUS")
+    else:
+        soundfile.write(path, sine(rate), rate)
     audio = read_audio(path)
     assert audio.dtype == np.float32
-    assert abs(audio.size - 8_000) <= (0 if suffix != "mp3" else 2_500)  # MP3 pads its frames
+    lossy = suffix in ("mp3", "opus")
+    assert abs(audio.size - 8_000) <= (2_500 if lossy else 0)  # they pad their frames
     spectrum = np.abs(np.fft.rfft(audio * np.hanning(audio.size)))
     assert np.argmax(spectrum) * 16_000 / audio.size == pytest.approx(440.0, abs=2.5)
-    if suffix != "mp3":
+    if not lossy:
         inside = slice(200, -200)  # the filter rings at the ends
         np.testing.assert_allclose(audio[inside], sine(16_000)[inside], atol=2e-3)
 
@@ -113,6 +119,65 @@ def test_folders_without_recordings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "transcripts.tsv").write_bytes(b"a.flac\t\xff\xfe\n")
     with pytest.raises(SurgeryError, match="UTF-8"):
         SpeechFolder.open(tmp_path)
+
+
+def used(folder: Path) -> list[str]:
+    return [item.path.name for item in SpeechFolder.open(folder).utterances]
+
+
+def test_recordings_that_no_line_lists_are_named(folder: Path) -> None:
+    soundfile.write(folder / "c.wav", sine(16_000), 16_000)
+    (folder / "d.m4a").write_bytes(b"....ftypM4A ")
+    (folder / "transcripts.tsv").write_text("a.flac\tone\n./b.flac\ttwo\n")
+    assert used(folder) == ["a.flac", "b.flac"]
+    with pytest.warns(SurgeryWarning, match=r"does not list 2 of the 4: c\.wav, d\.m4a"):
+        warn_of_unused(folder, "audio")
+
+
+def test_recordings_of_a_kind_that_cannot_be_read_are_named(folder: Path) -> None:
+    (folder / "x.m4a").write_bytes(b"....ftypM4A ")
+    assert used(folder) == ["a.flac", "b.flac"]
+    with pytest.warns(SurgeryWarning, match=r"cannot be read: x\.m4a \(.*ffmpeg -i x\.m4a x\.flac"):
+        warn_of_unused(folder, "audio")
+    (folder / "a.flac").unlink()
+    (folder / "b.flac").unlink()
+    with pytest.raises(SurgeryError, match=r"no recordings(.|\n)*cannot be read: x\.m4a"):
+        SpeechFolder.open(folder)
+    (folder / "transcripts.tsv").write_text("x.m4a\tone\n")
+    with pytest.raises(SurgeryError, match=r"line 1(.|\n)*x\.m4a, which cannot be read"):
+        SpeechFolder.open(folder)
+
+
+def test_folders_below_are_named_where_nothing_is_above(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("no sound")
+    (tmp_path / "speech" / "calib").mkdir(parents=True)
+    soundfile.write(tmp_path / "speech" / "calib" / "a.wav", sine(16_000), 16_000)
+    said = r"no recordings(.|\n)*speech/calib/(.|\n)*name one"
+    with pytest.raises(SurgeryError, match=said) as caught:
+        SpeechFolder.open(tmp_path)
+    assert "text/" not in str(caught.value)
+    soundfile.write(tmp_path / "b.wav", sine(16_000), 16_000)
+    assert used(tmp_path) == ["b.wav"]
+    with pytest.warns(SurgeryWarning, match="not looked at: speech/calib/"):
+        warn_of_unused(tmp_path, "audio")
+
+
+def test_a_folder_that_is_used_whole_is_nothing_to_talk_of(folder: Path) -> None:
+    warn_of_unused(folder, "audio")
+    (folder / "transcripts.tsv").write_text("a.flac\tone\nb.flac\ttwo\n")
+    warn_of_unused(folder, "audio")
+    warn_of_unused(folder / "a.flac", "audio")
+
+
+def test_files_of_a_text_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.jsonl", "deep/c.md", "d.csv", "README.md", ".git/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"text": "words"}\n')
+    with pytest.warns(SurgeryWarning, match=r"and not: d\.csv, deep/c\.md\."):
+        warn_of_unused(tmp_path, "text")
+    with pytest.raises(SurgeryError, match=r"no text here(.|\n)*c\.md"):
+        read_text(tmp_path / "deep")
 
 
 def test_long_recordings_are_cut_where_they_are_quiet_and_lose_nothing() -> None:
