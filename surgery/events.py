@@ -13,13 +13,13 @@ class Event:
     Attributes:
         stage: What is being done, as a short phrase shown to the user (``Reading spectra``).
             A new phrase begins a new stage.
-        done: Units finished in this stage.
+        done: Units finished in this stage; a part of one counts.
         total: Units in this stage; 0 where that is not known.
         detail: What is being worked on now (a tensor, a layer), or nothing.
     """
 
     stage: str
-    done: int
+    done: float
     total: int
     detail: str = ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +18,18 @@ surgery evaluate ./my-whisper ./pruned --data ./recordings --data ./others
 
 surgery evaluate ./my-llama ./pruned ./healed --data test.txt --json
 
+surgery evaluate ./my-llama ./pruned --data wiki.test.raw --text running
+
 surgery evaluate whisper-tiny ./pruned --data hub:google/fleurs#en_us/test
 """
+
+
+class Division(StrEnum):
+    """What is a document of text."""
+
+    documents = "documents"
+    lines = "lines"
+    running = "running"
 
 
 def command(
@@ -37,6 +48,13 @@ def command(
     ],
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many recordings or documents.")
+    ] = None,
+    text: Annotated[
+        Division | None,
+        typer.Option(
+            help="What is a document of text: rows, lines or files, as it seems (documents, the "
+            "default); every line; or every file as running text."
+        ),
     ] = None,
     language: Annotated[str, typer.Option(help="What is spoken: Whisper's code or name.")] = "en",
     batch: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
@@ -70,6 +88,7 @@ def command(
             models,
             data,
             limit=limit,
+            text=None if text is None else text.value,
             language=language,
             batch=batch,
             seed=seed,

@@ -229,8 +229,14 @@ def _legend(found: Evaluation) -> Text:
 def _remarks(found: Evaluation) -> Iterator[tuple[str, str]]:
     for one in found.data:
         unit = "s of audio" if found.kind == "speech" else "tokens"
-        word = "recordings" if found.kind == "speech" else "documents"
-        yield one.name, f"{one.samples:,} {word}, {one.amount:,.0f} {unit}"
+        word = "recording" if found.kind == "speech" else "document"
+        plural = "" if one.samples == 1 else "s"
+        units = " or ".join(f"a {each}" for each in one.units)
+        each = f" ({'each ' if plural else ''}{units})" if units else ""
+        yield one.name, f"{one.samples:,} {word}{plural}{each}, {one.amount:,.0f} {unit}"
+    if found.settings.get("context"):
+        told = f"at most {found.settings['context']:,} tokens; those of a document overlap by half"
+        yield "Windows", told
     drawn = " and ".join(dict.fromkeys(one.resampled for one in found.data))
     first = found.models[0].name
     yield "Intervals", f"95 %, {found.settings['resamples']} draws of {drawn}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -14,11 +14,13 @@ from surgery.engine.candidates import Candidate, load_candidates, open_candidate
 from surgery.engine.leakage import refuse_leakage, shared_samples
 from surgery.engine.loading import check_device
 from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, data_kind, embedded
+from surgery.engine.options import choice
 from surgery.engine.result import versions
 from surgery.errors import TargetError, UsageError
 from surgery.evaluation.bootstrap import RESAMPLES, Bootstrap
 from surgery.evaluation.data import Speech, Texts, open_speech, open_texts
 from surgery.evaluation.figures import Figures, speech_figures, text_figures
+from surgery.evaluation.perplexity import LONGEST_CONTEXT, Division, longest_context
 from surgery.evaluation.results import DataSet, Evaluation, Kind, Row
 from surgery.evaluation.speech import compare_speech
 from surgery.evaluation.text import compare_text
@@ -33,6 +35,7 @@ def evaluate(
     data: str | Path | Sequence[str | Path],
     *,
     limit: int | None = None,
+    text: Division | None = None,
     language: str = "en",
     batch: int = 8,
     seed: int = 0,
@@ -51,6 +54,9 @@ def evaluate(
             text models, text files or folders of them; ``hub:OWNER/NAME[@REVISION][#SPLIT]``; or
             ``whisper-micro``, the clips that the package ships.
         limit: Only the first so many recordings or documents of each set.
+        text: What is a document of text, whose tokens see nothing of another: ``documents`` (the
+            default) takes rows of JSONL, the lines of a file where they stand for themselves, and
+            other files whole; ``lines`` every row and line; ``running`` every file whole.
         language: What is spoken, for a multilingual Whisper and for the normaliser.
         batch: Windows at once.
         seed: Where the draws of the intervals begin.
@@ -77,6 +83,7 @@ def evaluate(
             raise UsageError(f"{name} must be at least one", found=number)
     if not places:
         raise UsageError("Name at least one set of data to measure on", where="--data")
+    choice("--text", text, (None, *get_args(Division)))
     check_device(device)
     target = None if output is None else _writable(Path(output))
     with ExitStack() as opened:
@@ -84,7 +91,12 @@ def evaluate(
         speech = data_kind(candidates[0].source) == "audio"
         clips = opened.enter_context(embedded(EMBEDDED_CLIPS))
         whereabouts = [clips if str(place) == EMBEDDED else place for place in places]
-        sets = _open(whereabouts, speech=speech, limit=limit)
+        if speech and text is not None:
+            raise UsageError(
+                "--text says how text divides, and Whisper is measured on recordings", found=text
+            )
+        division = text or "documents"
+        sets = _open(whereabouts, speech=speech, limit=limit, division=division)
         leaked = _leaked(candidates, sets, allow=allow_leakage, progress=progress)
         progress(Event("Loading models", 0, len(candidates)))
         loaded, words, kind = load_candidates(candidates, device=device, dtype=dtype)
@@ -103,7 +115,8 @@ def evaluate(
                     loaded, words, one, bootstrap, kind=kind, batch=batch, told=told
                 )
             told(len(one))
-            measured.append(DataSet(one.name, str(place), len(one), amount, drawn))
+            units = list[str](one.units) if isinstance(one, Texts) else []
+            measured.append(DataSet(one.name, str(place), len(one), amount, drawn, units))
             for candidate, figures, drifts in zip(candidates, found, layers, strict=True):
                 mark = (candidate.name, one.name) in leaked
                 rows.append(
@@ -111,6 +124,8 @@ def evaluate(
                 )
         settings = {
             "limit": limit,
+            "text": None if speech else division,
+            "context": None if speech else min(LONGEST_CONTEXT, *map(longest_context, loaded)),
             "language": language if speech else None,
             "batch": batch,
             "seed": seed,
@@ -128,10 +143,16 @@ def evaluate(
     return result
 
 
-def _open(places: Sequence[str | Path], *, speech: bool, limit: int | None) -> list[Speech | Texts]:
+def _open(
+    places: Sequence[str | Path], *, speech: bool, limit: int | None, division: Division
+) -> list[Speech | Texts]:
     opened: list[Speech | Texts] = []
     for place in places:
-        one = open_speech(place, limit=limit) if speech else open_texts(place, limit=limit)
+        one: Speech | Texts
+        if speech:
+            one = open_speech(place, limit=limit)
+        else:
+            one = open_texts(place, limit=limit, division=division)
         if str(place) in map(str, places[: len(opened)]):
             raise UsageError("The same data is named twice", where="--data", found=place)
         if any(other.name == one.name for other in opened):
@@ -178,7 +199,7 @@ def _speech(
     *,
     language: str,
     batch: int,
-    told: Callable[[int], None],
+    told: Callable[[float], None],
 ) -> _Found:
     runs, sound = compare_speech(
         models,
@@ -202,7 +223,7 @@ def _text(
     *,
     kind: Kind,
     batch: int,
-    told: Callable[[int], None],
+    told: Callable[[float], None],
 ) -> _Found:
     runs, tokens = compare_text(
         models,
@@ -218,7 +239,7 @@ def _text(
     return found, layers, float(sum(tokens)), drawn
 
 
-def _told(data: Speech | Texts, progress: Progress) -> Callable[[int], None]:
+def _told(data: Speech | Texts, progress: Progress) -> Callable[[float], None]:
     """Return what tells how many recordings or documents are done."""
     total, stage = len(data), f"Measuring on {data.name}"
     progress(Event(stage, 0, total))

@@ -11,9 +11,10 @@ from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
 from surgery.evaluation.hub import PREFIX, HubName, hub_documents, hub_recordings
 from surgery.evaluation.kinds import Kind, data_name
+from surgery.evaluation.perplexity import Division
 from surgery.evaluation.recordings import SUFFIXES as AUDIO
 from surgery.evaluation.recordings import TRANSCRIPTS
-from surgery.evaluation.rows import read_text
+from surgery.evaluation.rows import Unit, read_text
 from surgery.evaluation.speech import Recording
 
 
@@ -68,10 +69,12 @@ class Texts:
     Attributes:
         name: What to call it in a report.
         documents: In order.
+        units: What they are: ``row``, ``line``, ``file``; of several files there may be several.
     """
 
     name: str
     documents: tuple[str, ...]
+    units: tuple[Unit, ...] = ()
     kind: ClassVar[Kind] = "text"
 
     def __len__(self) -> int:
@@ -114,12 +117,15 @@ def open_speech(given: str | Path, *, limit: int | None = None) -> Speech:
     return Speech(folder.name, names, folder.utterances)
 
 
-def open_texts(given: str | Path, *, limit: int | None = None) -> Texts:
+def open_texts(
+    given: str | Path, *, limit: int | None = None, division: Division = "documents"
+) -> Texts:
     """Open a text file, JSONL, a folder of these, or ``hub:OWNER/NAME``.
 
     Args:
         given: Where it is.
-        limit: Only the first so many documents.
+        limit: Only the first so many documents; of the hub, rows.
+        division: What is a document.
 
     Raises:
         UsageError: It is audio, or misspelled.
@@ -127,7 +133,8 @@ def open_texts(given: str | Path, *, limit: int | None = None) -> Texts:
     """
     if str(given).startswith(PREFIX):
         name = HubName.parse(str(given))
-        return Texts(str(name), tuple(hub_documents(name, limit)))
+        texts, unit = hub_documents(name, limit, division)
+        return Texts(str(name), tuple(texts), (unit,))
     path = Path(given)
     if path.suffix.lower() in AUDIO:
         raise UsageError(
@@ -136,5 +143,6 @@ def open_texts(given: str | Path, *, limit: int | None = None) -> Texts:
             found=path,
             expected="a UTF-8 text file, .jsonl, or a folder of these",
         )
-    documents = tuple(document.text for document in read_text(path)[:limit])
-    return Texts(data_name(path), documents)
+    documents = read_text(path, division)[:limit]
+    units = tuple(dict.fromkeys(document.unit for document in documents))
+    return Texts(data_name(path), tuple(document.text for document in documents), units)

@@ -19,7 +19,8 @@ from typing import Any
 from surgery.checkpoint.hub import is_transport
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import Audio, decode_audio
-from surgery.evaluation.perplexity import are_documents
+from surgery.evaluation.perplexity import Division, are_documents
+from surgery.evaluation.rows import Unit
 
 PREFIX = "hub:"
 AUDIO_COLUMNS = ("audio", "speech", "file")
@@ -105,8 +106,16 @@ def hub_recordings(name: HubName, limit: int | None) -> list[HubRecording]:
     return found
 
 
-def hub_documents(name: HubName, limit: int | None) -> list[str]:
-    """Fetch the texts of a dataset: a document a row, or all rows as one where they are short.
+def hub_documents(
+    name: HubName, limit: int | None, division: Division = "documents"
+) -> tuple[list[str], Unit]:
+    """Fetch the texts of a dataset, and say what each document is: a row, or all of them.
+
+    Args:
+        name: The dataset.
+        limit: Only the first so many rows.
+        division: ``lines``: every row is a document; ``running``: all rows are one;
+            ``documents``: rows where they stand for themselves, else all of them.
 
     Raises:
         SurgeryError: ``datasets`` is not installed, the dataset cannot be had, or it holds no
@@ -119,7 +128,8 @@ def hub_documents(name: HubName, limit: int | None) -> list[str]:
     filled = [text for text in texts if text.strip()]
     if not filled:
         raise SurgeryError("This dataset holds no text.", where=f"{PREFIX}{name}")
-    return filled if are_documents(filled) else ["\n".join(texts)]
+    by_rows = division == "lines" or (division == "documents" and are_documents(filled))
+    return (filled, "row") if by_rows else (["\n".join(texts)], "file")
 
 
 def _datasets() -> Any:

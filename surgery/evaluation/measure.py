@@ -7,7 +7,7 @@ from typing import Any
 
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.kinds import data_name
-from surgery.evaluation.perplexity import Documents, Perplexity, read_documents
+from surgery.evaluation.perplexity import Division, Perplexity, read_documents
 from surgery.evaluation.speech import compare_speech
 from surgery.evaluation.text import compare_text
 from surgery.evaluation.wer import word_errors
@@ -83,7 +83,7 @@ def measure_text(
     tokenizer: Any,
     path: Path,
     *,
-    documents: Documents = "auto",
+    division: Division = "documents",
     context: int | None = None,
     data: str | None = None,
 ) -> list[Measurement]:
@@ -94,7 +94,7 @@ def measure_text(
         restructured: Another, with the same tokenizer.
         tokenizer: The tokenizer of both.
         path: UTF-8 text.
-        documents: How the file divides; see
+        division: How the file divides; see
             :func:`surgery.evaluation.perplexity.read_documents`.
         context: Tokens a window; by default the model's, at most 2048.
         data: What to call the text; by default the last two parts of its path.
@@ -104,7 +104,7 @@ def measure_text(
         of positions with the same most likely token.
     """
     data = data or data_name(path)
-    texts = read_documents(path, documents)
+    texts = read_documents(path, division)
     runs, _ = compare_text([original, restructured], tokenizer, texts, context=context)
     size = sum(len(text.encode()) for text in texts)
     before, after = (

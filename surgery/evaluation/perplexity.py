@@ -18,9 +18,12 @@ from torch import Tensor
 
 from surgery.errors import SurgeryError, UsageError
 
-Documents = Literal["auto", "lines", "whole"]
+Division = Literal["documents", "lines", "running"]
+"""How text divides into documents: as it seems to, by lines, or not at all."""
 
 LONG_LINE = 200  # characters: lines this long are paragraphs or stories, not verse
+HEADING = 60  # characters: lines shorter than this belong to what is around them
+HEADINGS = 0.05  # share of such lines, above which they are part of running text
 LONGEST_CONTEXT = 2048  # tokens; more costs memory and hardly moves the figure
 
 
@@ -67,13 +70,13 @@ class Perplexity:
         return self.nats / math.log(2) / self.bytes
 
 
-def read_documents(path: Path, documents: Documents = "auto") -> list[str]:
+def read_documents(path: Path, division: Division = "documents") -> list[str]:
     """Read a UTF-8 text file as documents that share no context.
 
     Args:
         path: The file.
-        documents: ``lines``: every non-empty line is one; ``whole``: the file is one;
-            ``auto``: lines if the median non-empty line has at least 200 characters.
+        division: ``lines``: every non-empty line is one; ``running``: the file is one;
+            ``documents``: lines where :func:`are_documents`, else the file.
 
     Raises:
         SurgeryError: If the file is absent, not UTF-8, or blank.
@@ -85,14 +88,18 @@ def read_documents(path: Path, documents: Documents = "auto") -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise SurgeryError("This text is empty.", where=path)
-    if documents == "auto":
-        documents = "lines" if are_documents(lines) else "whole"
-    return lines if documents == "lines" else [text]
+    by_lines = division == "lines" or (division == "documents" and are_documents(lines))
+    return lines if by_lines else [text]
 
 
 def are_documents(texts: Sequence[str]) -> bool:
-    """Whether each text stands for itself: half of them have at least 200 characters."""
-    return median(len(text) for text in texts) >= LONG_LINE
+    """Whether each text stands for itself.
+
+    Half of them have at least 200 characters, and hardly any is so short that it can only be a
+    heading: articles with headings, a paragraph a line, are running text.
+    """
+    headings = sum(len(text.strip()) < HEADING for text in texts)
+    return median(map(len, texts)) >= LONG_LINE and headings <= HEADINGS * len(texts)
 
 
 def token_windows(
@@ -111,7 +118,7 @@ def token_windows(
     Raises:
         UsageError: If ``context`` is below two or beyond what the model takes.
     """
-    most = getattr(model.config, "max_position_embeddings", None) or LONGEST_CONTEXT
+    most = longest_context(model)
     context = min(most, LONGEST_CONTEXT) if context is None else context
     if not 2 <= context <= most:
         raise UsageError(
@@ -126,6 +133,11 @@ def token_windows(
             end = min(tokens.numel(), begin + context)
             yield Windows(tokens[begin:end], done - begin)
             done = end
+
+
+def longest_context(model: Any) -> int:
+    """Return how many tokens a model can see at once, by its configuration."""
+    return int(getattr(model.config, "max_position_embeddings", None) or LONGEST_CONTEXT)
 
 
 def perplexity(

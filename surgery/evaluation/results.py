@@ -89,6 +89,7 @@ class DataSet:
         amount: Seconds of audio, or tokens.
         resampled: What the intervals draw: ``recordings``, ``documents`` or ``blocks of 128
             tokens``.
+        units: Of text, what a document is: a ``row``, a ``line`` or a ``file``; empty for audio.
     """
 
     name: str
@@ -96,6 +97,7 @@ class DataSet:
     samples: int
     amount: float
     resampled: str
+    units: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from surgery.errors import SurgeryError
-from surgery.evaluation.perplexity import read_documents
+from surgery.evaluation.perplexity import Division, read_documents
 
 SUFFIXES = (".txt", ".jsonl")
 ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE", "NOTE")
 NAMED = 4  # of many names
 FORMS = '{"text"}, {"prompt", "completion"} or {"messages": [{"role", "content"}, …]}'
+
+
+Unit = Literal["row", "line", "file"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class Document:
             marks up its own way; empty for plain text.
         prompt: How many of the text's first characters are a prompt that the rest answers.
         where: The file it is from, and the line of a row: for messages.
+        unit: What it is of its file: a ``row`` of JSONL, a ``line``, or the whole ``file``.
     """
 
     text: str
     messages: tuple[tuple[str, str], ...] = ()
     prompt: int = 0
     where: str = field(default="", compare=False)
+    unit: Unit = field(default="file", compare=False)
 
     def tokens(self, tokenizer: Any) -> list[int]:
         """Return token ids, with the special tokens that the tokenizer adds by itself."""
@@ -60,12 +65,14 @@ class Document:
         return list(tokenizer(marked_up, **options, verbose=False)["input_ids"])
 
 
-def read_text(path: Path) -> list[Document]:
+def read_text(path: Path, division: Division = "documents") -> list[Document]:
     """Read a text file, a JSONL file, or every such file below a folder, sorted by path.
 
     Args:
-        path: ``.jsonl``: a row a line; any other file: UTF-8 text, its long lines or the whole
-            a document (see :func:`surgery.evaluation.perplexity.read_documents`).
+        path: ``.jsonl``: a row a line; any other file: UTF-8 text, its lines or the whole a
+            document (see :func:`surgery.evaluation.perplexity.read_documents`).
+        division: ``running``: every file is one document, a row's text after another's;
+            otherwise every row is one, and other files divide as said.
 
     Raises:
         SurgeryError: Something cannot be read; names the file, and the line of a bad row.
@@ -78,7 +85,7 @@ def read_text(path: Path) -> list[Document]:
             found=_others(path) or None,
             expected=f"files ending in {', '.join(SUFFIXES)}",
         )
-    return [document for file in files for document in _read_file(file)]
+    return [document for file in files for document in _read_file(file, division)]
 
 
 def text_files(path: Path) -> list[Path]:
@@ -110,9 +117,12 @@ def _others(path: Path) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _read_file(path: Path) -> list[Document]:
+def _read_file(path: Path, division: Division) -> list[Document]:
     if path.suffix.lower() != ".jsonl":
-        return [Document(text, where=str(path)) for text in read_documents(path)]
+        texts = read_documents(path, division)
+        by_lines = division == "lines" or len(texts) > 1
+        unit: Unit = "line" if by_lines else "file"
+        return [Document(text, where=str(path), unit=unit) for text in texts]
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -120,6 +130,8 @@ def _read_file(path: Path) -> list[Document]:
     documents = list(_rows(path, lines))
     if not documents:
         raise SurgeryError("This file has no rows.", where=path, expected=f"a line each: {FORMS}")
+    if division == "running":
+        return [Document("\n".join(each.text for each in documents), where=str(path))]
     return documents
 
 
@@ -144,10 +156,10 @@ def _rows(path: Path, lines: list[str]) -> Iterator[Document]:
 def _document(row: dict[str, Any], where: str) -> Document | None:
     """Return what a row says, or nothing where it has none of the forms; other keys are ignored."""
     if isinstance(row.get("text"), str):
-        return Document(row["text"], where=where)
+        return Document(row["text"], where=where, unit="row")
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str):
-        return Document(prompt + completion, prompt=len(prompt), where=where)
+        return Document(prompt + completion, prompt=len(prompt), where=where, unit="row")
     turns = row.get("messages")
     if not isinstance(turns, list) or not turns:
         return None
@@ -160,7 +172,7 @@ def _document(row: dict[str, Any], where: str) -> Document | None:
             return None
         messages.append((role, content))
     text = "\n".join(content for _, content in messages)
-    return Document(text, tuple(messages), where=where)
+    return Document(text, tuple(messages), where=where, unit="row")
 
 
 def _shortened(line: str, most: int = 80) -> str:

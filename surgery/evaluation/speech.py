@@ -114,7 +114,7 @@ def compare_speech(
     batch: int = 8,
     max_new_tokens: int | None = None,
     warm_up: bool = False,
-    told: Callable[[int], None] | None = None,
+    told: Callable[[float], None] | None = None,
 ) -> tuple[list[SpeechRun], list[float]]:
     """Let every model hear every recording.
 
@@ -126,7 +126,7 @@ def compare_speech(
         batch: Windows at once.
         max_new_tokens: Longest text of one window; its sound and the model bound it as well.
         warm_up: Run the first batch once before it counts: for times that are to be compared.
-        told: Called with the number of recordings heard so far.
+        told: Called with how many recordings were heard before the newest window, with parts.
 
     Returns:
         One run a model, and the seconds of sound in every batch.
@@ -144,9 +144,10 @@ def compare_speech(
     for one in running:
         one.pieces += [[] for _ in recordings]
     windows = _windows(recordings, longest)
+    heard = [0] * len(recordings)  # windows of each recording
     sound: list[float] = []
     while taken := list(islice(windows, batch)):
-        owners, clips = [owner for owner, _ in taken], [clip for _, clip in taken]
+        owners, clips = [owner for owner, *_ in taken], [clip for _, clip, _ in taken]
         features, most = extract_features(processor, clips), most_tokens(clips)
         if warm_up and not sound:
             for one in running:
@@ -167,17 +168,19 @@ def compare_speech(
                 one.pieces[owner].append(text)
         _compare(running, processor, clips, features)
         sound.append(sum(clip.size for clip in clips) / SAMPLE_RATE)
+        for owner in owners:
+            heard[owner] += 1
         if told is not None:
-            told(owners[-1])
+            told(owner + (heard[owner] - 1) / taken[-1][2])
     runs = [one.result(reference=one is running[0]) for one in running]
     return runs, sound
 
 
-def _windows(recordings: Sequence[Recording], longest: int) -> Iterator[tuple[int, Audio]]:
-    """Yield every window with the number of the recording it is cut from."""
+def _windows(recordings: Sequence[Recording], longest: int) -> Iterator[tuple[int, Audio, int]]:
+    """Yield every window: of which recording, what is heard, of how many."""
     for owner, recording in enumerate(recordings):
-        for piece in split(recording.audio(), longest):
-            yield owner, piece
+        pieces = split(recording.audio(), longest)
+        yield from ((owner, piece, len(pieces)) for piece in pieces)
 
 
 def _compare(

@@ -18,7 +18,7 @@ from torch import Tensor
 from surgery.errors import UsageError
 from surgery.evaluation.drift import OutputDrift, OutputErrors
 from surgery.evaluation.layers import LayerErrors, hidden_states, stack
-from surgery.evaluation.perplexity import LONGEST_CONTEXT, Windows, token_losses, token_windows
+from surgery.evaluation.perplexity import Windows, longest_context, token_losses, token_windows
 from surgery.evaluation.timing import at_once, timed
 
 
@@ -97,7 +97,7 @@ def compare_text(
     context: int | None = None,
     batch: int = 8,
     warm_up: bool = False,
-    told: Callable[[int], None] | None = None,
+    told: Callable[[float], None] | None = None,
 ) -> tuple[list[TextRun], list[int]]:
     """Let every model read every document.
 
@@ -109,7 +109,7 @@ def compare_text(
         context: Tokens a window; by default the shortest model's, at most 2048.
         batch: Windows at once, where neighbours are of one length (pieces of long documents).
         warm_up: Run the first batch once before it counts: for times that are to be compared.
-        told: Called with the number of documents read so far.
+        told: Called with how many documents were read before the newest window, with parts.
 
     Returns:
         One run a model, and the tokens of every batch.
@@ -117,30 +117,31 @@ def compare_text(
     Raises:
         UsageError: If ``context`` does not fit a model, or no document has two tokens.
     """
-    shortest = min(models, key=lambda model: _longest(model.config))
+    shortest = min(models, key=longest_context)
     running = [_Running(model, len(documents), causal=causal) for model in models]
-    windows = (
-        (owner, part)
-        for owner, document in enumerate(documents)
-        for part in token_windows(shortest, tokenizer, [document], context=context)
-    )
+    of, read = [0] * len(documents), [0] * len(documents)  # windows of each document
+
+    def windows() -> Iterator[tuple[int, Windows]]:
+        for owner, document in enumerate(documents):
+            parts = list(token_windows(shortest, tokenizer, [document], context=context))
+            of[owner] = len(parts)
+            yield from ((owner, part) for part in parts)
+
     tokens: list[int] = []
-    for taken in _batches(windows, running[0], batch):
+    for taken in _batches(windows(), running[0], batch):
         stacked = torch.stack([part.tokens for _, part in taken])
         if warm_up and not tokens:
             for one in running:
                 one.read(stacked)
         _read(running, stacked, taken)
         tokens.append(stacked.numel())
+        for owner, _ in taken:
+            read[owner] += 1
         if told is not None:
-            told(taken[-1][0])
+            told(owner + (read[owner] - 1) / of[owner])
     if sum(tokens) < 2 or (causal and not any(map(len, running[0].losses))):
         raise UsageError("A perplexity needs at least two tokens of text.")
     return [one.result(reference=one is running[0]) for one in running], tokens
-
-
-def _longest(config: Any) -> int:
-    return getattr(config, "max_position_embeddings", None) or LONGEST_CONTEXT
 
 
 def _batches(

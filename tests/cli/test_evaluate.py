@@ -15,6 +15,7 @@ from surgery.evaluation.results import DataSet, Evaluated, Evaluation, Row, from
 from surgery.micro.assets import DIRECTORY
 from surgery_cli.evaluation import evaluation_view
 from surgery_cli.main import app
+from tests.engine.spoken import save_spoken
 
 LONG = "some-folder/whisper-large-v3-absorb-decompose-ragged-46-percent"
 
@@ -118,3 +119,19 @@ def test_a_change_that_could_be_none_is_not_coloured() -> None:
     assert red in styles(1.0, 2.0) and green in styles(-2.0, -1.0)
     unsure = styles(-1.0, 2.0)
     assert red not in unsure and green not in unsure
+
+
+def test_the_table_says_what_a_document_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_spoken("llama", tmp_path / "model")
+    Path("text.txt").write_text("a line of words\nanother line of words\n")
+
+    def legend(*words: str) -> str:
+        base = ["evaluate", "model", "--data", "text.txt", "--resamples", "5"]
+        run = CliRunner().invoke(app, [*base, *words], env={"COLUMNS": "80"})
+        assert run.exit_code == 0, run.output
+        return " ".join(run.stdout.split())
+
+    assert "1 document (a file)" in legend()
+    assert "2 documents (each a line)" in legend("--text", "lines")
+    assert "Windows: at most 64 tokens" in legend("--text", "running")

@@ -15,6 +15,7 @@ import surgery
 from surgery.engine.candidates import distinct_names
 from surgery.errors import CheckpointError, SurgeryError, TargetError, UsageError
 from surgery.evaluation.audio import SpeechFolder
+from surgery.evaluation.data import open_texts
 from surgery.evaluation.fingerprints import data_fingerprints, sketch
 from surgery.evaluation.results import SCHEMA, from_json
 from surgery.events import Event
@@ -146,6 +147,48 @@ def test_text_models_side_by_side(name: str, tmp_path: Path, stories: Path) -> N
         assert not moved.changes
 
 
+WIKI = " = Title = \n\n" + " ".join(["a long paragraph of words"] * 12) + "\n = = Part = = \n"
+"""Articles with headings: a line of it does not stand for itself."""
+
+
+@pytest.mark.parametrize(
+    ("division", "samples", "units"),
+    [
+        (None, 1, ["file"]),
+        ("documents", 1, ["file"]),
+        ("lines", 30, ["line"]),
+        ("running", 1, ["file"]),
+    ],
+)
+def test_text_divides_as_it_is_told_to(
+    tmp_path: Path, division: Any, samples: int, units: list[str]
+) -> None:
+    model = save_spoken("llama", tmp_path / "model")
+    (tmp_path / "wiki.test.raw").write_text(WIKI * 10)
+    events: list[Event] = []
+    found = surgery.evaluate(
+        model, tmp_path / "wiki.test.raw", text=division, resamples=5, progress=events.append
+    )
+    assert (found.data[0].samples, found.data[0].units) == (samples, units)
+    assert found.settings["text"] == (division or "documents")
+    assert found.settings["context"] == 64
+    assert json.loads(found.to_json())["data"][0]["units"] == units
+    # A long text tells how far it is, too.
+    done = [event.done for event in events if event.stage.startswith("Measuring on")]
+    assert done == sorted(done) and len(set(done)) > 10 and done[-1] == samples
+
+
+@pytest.mark.parametrize(("division", "samples"), [("documents", 2), ("lines", 2), ("running", 1)])
+def test_rows_are_documents_unless_the_text_runs(
+    tmp_path: Path, division: Any, samples: int
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps({'text': STORY})}\n{json.dumps({'text': 'short'})}\n")
+    opened = open_texts(path, division=division)
+    assert len(opened) == samples
+    assert opened.units == (("file",) if samples == 1 else ("row",))
+
+
 def test_data_that_a_model_was_calibrated_on_is_refused_or_labelled(
     tmp_path: Path, stories: Path
 ) -> None:
@@ -213,6 +256,8 @@ def test_a_whisper_without_a_text_head_is_refused(tmp_path: Path) -> None:
         ({"data": "nowhere"}, "no such folder"),
         ({"data": [CLIPS, CLIPS]}, "named twice"),
         ({"limit": 0}, "limit must be"),
+        ({"text": "lines"}, "Whisper is measured on recordings"),
+        ({"text": "verses"}, "documents, lines, running"),
         ({"batch": 0}, "batch must be"),
         ({"resamples": 0}, "resamples must be"),
         ({"device": "abacus"}, "no such device"),

@@ -224,7 +224,11 @@ def test_text_divides_into_stories_or_stays_whole(tmp_path: Path) -> None:
     assert len(read_documents(stories)) == 2
     assert read_documents(verse) == ["to be\nor not\n"]
     assert read_documents(verse, "lines") == ["to be", "or not"]
-    assert len(read_documents(stories, "whole")) == 1
+    assert len(read_documents(stories, "running")) == 1
+    wiki = tmp_path / "wiki.txt"
+    wiki.write_text(("= A title =\n" + "once upon a time " * 20 + "\n") * 3)
+    assert len(read_documents(wiki)) == 1
+    assert len(read_documents(wiki, "lines")) == 6
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n ", b"\xff\xfe\xff"])

@@ -116,9 +116,16 @@ def test_words_may_be_unknown_but_not_for_some(hub: dict[str, Any]) -> None:
 def test_documents_are_rows_unless_rows_are_short(hub: dict[str, Any]) -> None:
     hub["rows"] = [{"id": n, "text": f"a story, {n}: " + "and then " * 30} for n in range(3)]
     assert len(open_texts("hub:a/b")) == 3
+    assert open_texts("hub:a/b").units == ("row",)
+    assert len(open_texts("hub:a/b", division="running")) == 1
     assert len(open_texts("hub:a/b", limit=2)) == 2
     hub["rows"] = [{"text": line} for line in ("", " = Title = ", "a line", "")]
     assert open_texts("hub:a/b").documents == ("\n = Title = \na line\n",)
+    assert open_texts("hub:a/b").units == ("file",)
+    assert open_texts("hub:a/b", division="lines").documents == (" = Title = ", "a line")
+    hub["rows"] = [{"text": line} for line in (" = Title = ", "a line " * 60) * 3]
+    assert len(open_texts("hub:a/b")) == 1  # wikitext: long lines, and their headings
+    assert len(open_texts("hub:a/b", division="lines")) == 6
 
 
 @pytest.mark.parametrize(
