@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -34,7 +34,7 @@ def measure(
         result: Directory of the result.
         data: Audio folder (Whisper) or text file; without one only the embedded model is
             measured, on its own held-out clips.
-        progress: Called before the work, which has no steps of its own.
+        progress: Called with :class:`surgery.events.Event`.
         sample: Without ``data``, fall back on what the package ships: synthetic clips, or a
             page of text.
 
@@ -44,16 +44,21 @@ def measure(
     if data is None and not sample and source.name != EMBEDDED:
         return []
     check_data(source, data)
-    progress(Event("Measuring on real input", 0, 1, str(data or "embedded data")))
+    stage, named = "Measuring on real input", str(data or "embedded data")
+    progress(Event(stage, 0, 1, named))
+
+    def told(share: float) -> None:
+        progress(Event(stage, share, 1, named))
+
     family = source.config["model_type"]
     with dense_directory(source) as directory:
         if family == "whisper":
             # Windows of a few seconds and a tiny model: more at once is twice as quick.
             batch = 48 if source.name == EMBEDDED else 8
-            rows = _speech(directory, result, data, batch=batch)
+            rows = _speech(directory, result, data, batch=batch, told=told)
         else:
-            rows = _text(directory, result, data, causal=family != "bert")
-    progress(Event("Measuring on real input", 1, 1))
+            rows = _text(directory, result, data, causal=family != "bert", told=told)
+    progress(Event(stage, 1, 1))
     return rows
 
 
@@ -118,7 +123,12 @@ def read_processor(directory: Path, kind: Kind) -> Any:
 
 
 def _speech(
-    original: Path, result: Path, data: str | Path | None, *, batch: int
+    original: Path,
+    result: Path,
+    data: str | Path | None,
+    *,
+    batch: int,
+    told: Callable[[float], None],
 ) -> list[Measurement]:
     from surgery.engine.loading import load
     from surgery.evaluation.audio import SpeechFolder
@@ -135,11 +145,17 @@ def _speech(
             speech,
             batch=batch,
             data=named,
+            told=lambda done: told(done / len(speech.utterances)),
         )
 
 
 def _text(
-    original: Path, result: Path, data: str | Path | None, *, causal: bool
+    original: Path,
+    result: Path,
+    data: str | Path | None,
+    *,
+    causal: bool,
+    told: Callable[[float], None],
 ) -> list[Measurement]:
     from surgery.engine.loading import load
     from surgery.evaluation.measure import measure_embeddings, measure_text
@@ -148,7 +164,7 @@ def _text(
     with embedded("sample.txt") if data is None else _given(data) as path:
         named = "sample text of the package" if data is None else None
         tokenizer = read_processor(result, "text")
-        return measured(load(original), load(result), tokenizer, path, data=named)
+        return measured(load(original), load(result), tokenizer, path, data=named, told=told)
 
 
 @contextmanager

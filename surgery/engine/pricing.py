@@ -15,6 +15,7 @@ from surgery.engine.plan import Plan
 from surgery.engine.ranks import budget_base, plan_ranks
 from surgery.engine.refit import refit_outputs
 from surgery.errors import UsageError
+from surgery.events import Event
 from surgery.methods import (
     PAIRS,
     Layout,
@@ -35,6 +36,9 @@ COMPARED: tuple[Layout, ...] = ("ragged", "block", "tied")
 
 TRIED = (0.125, 0.25, 0.375, 0.5, 0.625)
 """Those of them that are tried on the running model."""
+
+CURVE, WORDS = "Trying the price curve", "Counting word errors"
+"""Stages of a run."""
 
 
 class Pricing:
@@ -125,7 +129,10 @@ class Pricing:
         rows = self.run.held_out
         if price is None or rows is None:
             return price
-        return replace(price, word_errors=rows.word_errors(lambda: self.in_place(ranks)))
+        self.run.progress(Event(WORDS, 0, 1))
+        counted = rows.word_errors(lambda: self.in_place(ranks))
+        self.run.progress(Event(WORDS, 1, 1))
+        return replace(price, word_errors=counted)
 
     def refit(self, ranks: Ranks, spill: Spill | None) -> None:
         """Fit output projections to what these ranks leave, wherever these are in place again."""
@@ -179,7 +186,7 @@ class Pricing:
         prices: list[Price] = []
         if not self.run.settings.tries:
             return prices
-        own = self.plan.options.layout
+        own, told = self.plan.options.layout, 0
         for layout in COMPARED if own in COMPARED else (own,):
             for fraction in BUDGETS:
                 try:
@@ -187,6 +194,9 @@ class Pricing:
                 except UsageError:  # this layout, or so much, cannot be had
                     break
                 tried = measure and layout == own and fraction in TRIED
+                if tried:
+                    self.run.progress(Event(CURVE, told, len(TRIED), f"{fraction:.1%} removed"))
+                    told += 1
                 prices.append(
                     Price(
                         layout,
@@ -195,4 +205,6 @@ class Pricing:
                         self.measured(ranks) if tried else None,
                     )
                 )
+        if told:
+            self.run.progress(Event(CURVE, told, told))
         return prices

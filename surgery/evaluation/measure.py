@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from surgery.evaluation.speech import compare_speech
 from surgery.evaluation.text import compare_text
 from surgery.evaluation.wer import word_errors
 from surgery.report.model import Measurement
+
+Told = Callable[[float], None]
 
 
 def measure_speech(
@@ -24,6 +27,7 @@ def measure_speech(
     batch: int = 8,
     max_new_tokens: int | None = None,
     data: str | None = None,
+    told: Told | None = None,
 ) -> list[Measurement]:
     """Measure two Whisper models on the same recordings.
 
@@ -37,6 +41,7 @@ def measure_speech(
         max_new_tokens: Longest text of one window; a badly damaged model repeats itself to
             the limit, and this bounds the time that takes.
         data: What to call the recordings; by default the last two parts of their path.
+        told: Called with how many recordings were heard.
 
     Returns:
         Word error rate in percent (only with transcripts), the share of recordings whose
@@ -50,6 +55,7 @@ def measure_speech(
         language=language,
         batch=batch,
         max_new_tokens=max_new_tokens,
+        told=told,
     )
     before, after = (run.texts for run in runs)
     rows = []
@@ -86,6 +92,7 @@ def measure_text(
     division: Division = "documents",
     context: int | None = None,
     data: str | None = None,
+    told: Told | None = None,
 ) -> list[Measurement]:
     """Measure two causal language models on the same text file.
 
@@ -98,6 +105,7 @@ def measure_text(
             :func:`surgery.evaluation.perplexity.read_documents`.
         context: Tokens a window; by default the model's, at most 2048.
         data: What to call the text; by default the last two parts of its path.
+        told: Called with which share of it was read.
 
     Returns:
         Perplexity, bits per byte, relative error of the logits, KL divergence, and the share
@@ -105,7 +113,8 @@ def measure_text(
     """
     data = data or data_name(path)
     texts = read_documents(path, division)
-    runs, _ = compare_text([original, restructured], tokenizer, texts, context=context)
+    models, told = [original, restructured], _share(told, len(texts))
+    runs, _ = compare_text(models, tokenizer, texts, context=context, told=told)
     size = sum(len(text.encode()) for text in texts)
     before, after = (
         Perplexity(sum(float(one.sum()) for one in run.losses), sum(map(len, run.losses)), size)
@@ -131,7 +140,13 @@ def measure_text(
 
 
 def measure_embeddings(
-    original: Any, restructured: Any, tokenizer: Any, path: Path, *, data: str | None = None
+    original: Any,
+    restructured: Any,
+    tokenizer: Any,
+    path: Path,
+    *,
+    data: str | None = None,
+    told: Told | None = None,
 ) -> list[Measurement]:
     """Measure two models that predict nothing on the same text file, as :func:`measure_text`.
 
@@ -139,9 +154,15 @@ def measure_embeddings(
         Relative error of the last hidden states.
     """
     data = data or data_name(path)
-    models = [original, restructured]
-    runs, _ = compare_text(models, tokenizer, read_documents(path), causal=False)
+    models, texts = [original, restructured], read_documents(path)
+    told = _share(told, len(texts))
+    runs, _ = compare_text(models, tokenizer, texts, causal=False, told=told)
     drift = runs[1].drift
     if drift is None:
         return []
     return [Measurement("output_error", "Output error", data, "relative", None, drift.relative)]
+
+
+def _share(told: Told | None, count: int) -> Told | None:
+    """Return what turns a number of documents into a share of them."""
+    return None if told is None else lambda done: told(done / count)

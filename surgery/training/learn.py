@@ -131,6 +131,8 @@ def learn(
     if options.tensorboard and transaction is not None:
         trainer.add_callback(logging_into(request.staging))
     state = latest_state(request.states) if resume else None
+    if watch is not None:
+        progress(Event("Looking at held-out samples", 0, 1))
     first = _first_look(trainer, transaction)
     set_seed(options.seed)  # so that a run which need not look again draws the same numbers
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
