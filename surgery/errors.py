@@ -69,3 +69,17 @@ class TargetError(SurgeryError):
 
 class SurgeryWarning(UserWarning):
     """Something works and still deserves a sentence: where, what it may lead to, what to do."""
+
+
+_KEPT = "Kept: "
+
+
+def note_kept(error: BaseException, what: str, where: object) -> None:
+    """Note on an error, or on Ctrl-C, what it leaves finished, and where that lies."""
+    error.add_note(f"{_KEPT}{what}, in {where}")
+
+
+def kept_by(error: BaseException) -> list[str]:
+    """Return what an error leaves finished, and where, as :func:`note_kept` was told."""
+    notes = getattr(error, "__notes__", [])
+    return [note.removeprefix(_KEPT) for note in notes if note.startswith(_KEPT)]

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from surgery.errors import SurgeryError, SurgeryWarning
+from surgery.errors import SurgeryError, SurgeryWarning, kept_by
 from surgery.events import Progress, ignore
 
 INTERRUPTED = 130
@@ -67,6 +67,19 @@ class Session:
             sys.stdout.write(document if document.endswith("\n") else document + "\n")
 
 
+def _interrupted(error: KeyboardInterrupt, *, resumable: bool) -> SurgeryError:
+    """Say what an interrupted run changed, what it leaves finished, and how to go on."""
+    kept = kept_by(error)
+    if not kept:
+        return SurgeryError("Interrupted; nothing was changed.")
+    again = "go on with the same command"
+    return SurgeryError(
+        "Interrupted; the result was not written, and what was finished is kept.",
+        found="; ".join(kept),
+        hint=f"{again} and --resume" if resumable else again,
+    )
+
+
 def error_json(error: SurgeryError) -> str:
     """Return an error as the JSON document that stands in for a result."""
     fields = ("message", "where", "found", "expected", "hint")
@@ -102,9 +115,7 @@ def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session
         current.fail(error)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        message = "Interrupted; nothing was changed."
-        hint = "go on with the same command and --resume" if resumable else None
-        current.fail(SurgeryError(message, hint=hint))
+        current.fail(_interrupted(error, resumable=resumable))
         raise typer.Exit(INTERRUPTED) from error
     except BrokenPipeError as error:
         # The reader went away (`surgery … | head`): not an error worth words.

@@ -7,7 +7,7 @@ to the output is put against the energy that the cut dropped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,11 @@ from surgery.methods.units import dropped_share
 TRIALS = (0.25, 0.5, 0.75)
 """Fractions of a pair's vectors that the trials cut, those of least energy."""
 
-Trials = dict[tuple[str, Pair], list[tuple[float, float]]]
-"""By block and pair: share of the pair's energy dropped, and the damage that it did."""
+Tried = list[tuple[float, float]]
+"""Of one pair: share of its energy dropped, and the damage that it did, cut by cut."""
+
+Trials = dict[tuple[str, Pair], Tried]
+"""By block and pair."""
 
 
 def measure_sensitivities(
@@ -32,6 +35,8 @@ def measure_sensitivities(
     sites: Sequence[AttentionSite],
     decompositions: Mapping[str, SiteDecomposition],
     progress: Progress,
+    known: Mapping[tuple[str, Pair], Tried] | None = None,
+    keep: Callable[[str, Pair, Tried], None] | None = None,
 ) -> Trials:
     """Cut every pair of every block on trial.
 
@@ -40,6 +45,8 @@ def measure_sensitivities(
         sites: The blocks.
         decompositions: How each would be cut, by its path.
         progress: Receives one event a trial.
+        known: What an earlier run found of some pairs: those are not tried again.
+        keep: Called with what was found of a pair, as soon as it was.
     """
     todo: list[tuple[AttentionSite, Pair, PairDecomposition]] = []
     for site in sites:
@@ -51,10 +58,15 @@ def measure_sensitivities(
     trials: Trials = {}
     for number, (site, pair, part) in enumerate(todo):
         progress(Event("Measuring sensitivities", number, len(todo), f"{site.path} {pair}"))
+        if known is not None and (site.path, pair) in known:
+            trials[site.path, pair] = known[site.path, pair]
+            continue
         tried = [try_cut(witness, witness.model, site, pair, part, each) for each in TRIALS]
         if not any(dropped for dropped, _ in tried):  # a few vectors hold all of the energy
             tried.append(try_cut(witness, witness.model, site, pair, part, 1.0))
         trials[site.path, pair] = tried
+        if keep is not None:
+            keep(site.path, pair, tried)
     progress(Event("Measuring sensitivities", len(todo), len(todo)))
     return trials
 

@@ -36,7 +36,7 @@ from surgery.checkpoint.journal import (
 from surgery.checkpoint.lock import PID_FILE, DirectoryLock
 from surgery.checkpoint.spill import Spills
 from surgery.checkpoint.writer import ShardWriter, TensorSpec
-from surgery.errors import TargetError, UsageError
+from surgery.errors import TargetError, UsageError, kept_by, note_kept
 
 __all__ = ["Transaction", "check_separate", "digest"]
 
@@ -59,6 +59,20 @@ def check_separate(source: Path | None, target: Path) -> None:
             found=f"source {source}",
             hint="choose another place with -o",
         )
+
+
+_STEPS = {"site": "decomposed block", "trial": "tried pair", "tensor": "written tensor"}
+"""What is finished under keys that begin so."""
+
+
+def _finished(keys: Iterable[str]) -> str:
+    """Say what a journal's steps amount to: ``statistics, 12 decomposed blocks``, or nothing."""
+    begun = [key.partition(":")[0] for key in keys]
+    told = ["statistics"] if "statistics" in begun else []
+    for kind, name in _STEPS.items():
+        if count := begun.count(kind):
+            told.append(f"{count} {name}{'' if count == 1 else 's'}")
+    return ", ".join(told)
 
 
 class Transaction:
@@ -222,6 +236,10 @@ class Transaction:
         # A run that finished no step leaves nothing worth resuming.
         kept = self._keep and bool(self._journal.entries)
         self._leave(discard=not self._committed and not kept)
+        if error is not None and kept and not self._committed:
+            finished = _finished(self._journal.entries)
+            if finished or not kept_by(error):  # what is within it may have told already
+                note_kept(error, finished or "what was begun", self.staging)
 
     def _contents(self) -> list[str]:
         return [path.name for path in self.staging.iterdir()] if self.staging.exists() else []

@@ -169,6 +169,7 @@ class AbsorbDecompose:
         from surgery.engine.decide import decide
         from surgery.engine.estimate import estimate_text, estimated_seconds
 
+        self._run.spill = spill
         if self._run.data is not None:
             self._takes = estimate_text(estimated_seconds(self._run))
             progress(Event(f"To calibrate and price takes {self._takes}", 1, 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ from surgery.calibration.data import CalibrationData, open_data
 from surgery.calibration.dealing import Dealt, deal, fingerprint_in_order
 from surgery.calibration.held_out import HeldOut
 from surgery.calibration.moments import Moments
-from surgery.calibration.sensitivity import Trials, measure_sensitivities
+from surgery.calibration.sensitivity import Trials
 from surgery.calibration.spilled import from_tensors, to_tensors
 from surgery.calibration.statistics import CalibratedOn, Statistics
 from surgery.calibration.storage import statistics_sha256, write_statistics
@@ -37,7 +36,8 @@ from surgery.engine.measure import data_kind, read_processor
 from surgery.engine.plan import Plan
 from surgery.engine.saved_statistics import saved_statistics
 from surgery.engine.shipped import shipped_data
-from surgery.errors import UsageError
+from surgery.engine.trials import make_trials
+from surgery.errors import UsageError, note_kept
 from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Progress
 from surgery.methods import Bound, Pair, Rule, SiteDecomposition, UpTo
@@ -86,6 +86,7 @@ class CalibrationRun:
         if self.data is None:
             self._check_saved(plan.options.rule)
         self.spill: Spill | None = None
+        self._written = False
 
     def __enter__(self) -> Self:
         """Open nothing yet."""
@@ -99,6 +100,10 @@ class CalibrationRun:
     ) -> None:
         """Let the model go."""
         self._opened.close()
+        if error is not None and self._written:
+            tried = len(self.statistics.trials)
+            trials = f" with trials of {tried} pair{'' if tried == 1 else 's'}" if tried else ""
+            note_kept(error, f"statistics{trials}", Path(str(self.settings.statistics)).resolve())
         for name in ("directory", "model", "processor", "witness", "held_out"):
             self.__dict__.pop(name, None)
 
@@ -115,10 +120,10 @@ class CalibrationRun:
             data=self.on,
             padding_weight=settings.padding_weight,
             varied=settings.varied and self.dealt.fit.kind == "audio",
-            output=self._compared,
+            output=self.compared,
             fitted=self._fitted,
         )
-        self._save(statistics)
+        self.keep(statistics)
         return statistics
 
     def _collected(self) -> dict[str, Moments]:
@@ -148,7 +153,7 @@ class CalibrationRun:
     @property
     def is_tried(self) -> bool:
         """Whether what trials tell is there already."""
-        return self._saved is not None and self._tried(self._saved)
+        return self._saved is not None and self.tried(self._saved)
 
     @property
     def moments(self) -> Mapping[str, Moments]:
@@ -167,22 +172,13 @@ class CalibrationRun:
 
     def trials(self, decompositions: Mapping[str, SiteDecomposition]) -> Trials:
         """Return what cutting every pair on trial did: saved, or measured now."""
-        saved = self.statistics
-        # Trials of more blocks than these may have compared another output.
-        if self._tried(saved) and (self.data is None or saved.output == self._compared):
-            return {key: saved.trials[key] for key in self._pairs}
-        trials = measure_sensitivities(self.witness, self.sites, decompositions, self.progress)
-        self.statistics = replace(
-            saved, ridge=self.settings.ridge, output=self.witness.output, trials=trials
-        )
-        self._save(self.statistics)
-        return trials
+        return make_trials(self, decompositions)
 
     @property
     def output(self) -> Output:
         """Which output of the model is compared."""
         # Saved statistics may be of more blocks, whose trials compared another output.
-        return (self.statistics.output if self.settings.tries else None) or self._compared
+        return (self.statistics.output if self.settings.tries else None) or self.compared
 
     def error(self, damage: float) -> float:
         """Return a damage as people are told it."""
@@ -273,7 +269,7 @@ class CalibrationRun:
         return self.data
 
     @property
-    def _pairs(self) -> list[tuple[str, Pair]]:
+    def pairs(self) -> list[tuple[str, Pair]]:
         """Every pair that is treated, and the block that it is of."""
         pairs: list[tuple[str, Pair]] = []
         for each in self.plan.sites:
@@ -281,19 +277,22 @@ class CalibrationRun:
             pairs += [(each.site.path, "vo")] if each.vo else []
         return pairs
 
-    def _tried(self, statistics: Statistics) -> bool:
+    def tried(self, statistics: Statistics) -> bool:
         """Whether every pair that is treated was cut on trial at the ridge that is asked for."""
         same = statistics.ridge == self.settings.ridge
-        return same and set(self._pairs) <= statistics.trials.keys()
+        return same and set(self.pairs) <= statistics.trials.keys()
 
     @property
-    def _compared(self) -> Output:
+    def compared(self) -> Output:
         """Which output shows what cutting these blocks does."""
         if data_kind(self.plan.source) == "audio":
             return output_of_speech(self.sites)
         saved = None if self._saved is None else self._saved.output
         return saved or output_of_text(self.model)
 
-    def _save(self, statistics: Statistics) -> None:
+    def keep(self, statistics: Statistics) -> None:
+        """Take these statistics from now on, and save them where that was asked."""
+        self.statistics = statistics
         if self.settings.statistics is not None:
             write_statistics(Path(self.settings.statistics), statistics)
+            self._written = True

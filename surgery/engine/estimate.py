@@ -12,8 +12,9 @@ import torch
 
 from surgery.calibration import held_out, witness
 from surgery.calibration.data import CalibrationData
-from surgery.engine.calibration_run import CalibrationRun
+from surgery.engine.calibration_run import SPILLED, CalibrationRun
 from surgery.engine.ranks import budget_base
+from surgery.engine.trials import kept_trials
 from surgery.methods import Bound, Remove, UpTo
 
 WIDTH = 1024
@@ -34,20 +35,21 @@ SEARCHED = 4  # budgets that a search tries, mostly
 
 
 def estimated_seconds(run: CalibrationRun) -> float:
-    """Return about how many seconds calibrating, trying and pricing will take."""
+    """Return about how many seconds calibrating, trying and pricing will still take."""
     if run.data is None:
         return 0.0  # nothing is run
     plan, heard = run.plan, run.data.kind == "audio"
     parameters = budget_base(plan, Remove(0.0, of="tower")) or 0
     positions = [_positions(part, run) for part in (run.dealt.fit, run.dealt.trial)]
     unseen = 0.0 if run.dealt.held_out is None else _positions(run.dealt.held_out, run)
-    fit = 0.0 if run.is_saved else positions[0]
+    heard_before = run.spill is not None and run.spill.done(SPILLED)
+    fit = 0.0 if run.is_saved or heard_before else positions[0]
     fit += REFIT * positions[0] * run.settings.refits
     tried = min(positions[1], POSITIONS_TRIED[not heard])
     rule = plan.options.rule
     tries = 2 + SEARCHED * isinstance(rule, Bound | UpTo)
     if run.settings.tries and not run.is_tried:
-        tries += 3 * sum(each.qk + each.vo for each in plan.sites)
+        tries += 3 * (len(run.pairs) - len(kept_trials(run.spill, run.pairs)))
     # The price: original and cut, and both once more to be transcribed.
     priced = (4 if heard else 2) * min(unseen, POSITIONS_HELD_OUT[not heard])
     passed = fit + tried * tries + priced

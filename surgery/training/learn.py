@@ -35,7 +35,7 @@ from surgery.training.trained import (
     stored_paths,
     trained,
 )
-from surgery.training.trainer import PartsTrainer, latest_state
+from surgery.training.trainer import PartsTrainer, latest_state, step_of
 from surgery.training.watch import Watch
 
 FIRST = "tune:first"
@@ -158,7 +158,7 @@ def learn(
         history=trainer.state.log_history,
         first=first,
         epochs=float(trainer.state.epoch or 0.0),
-        resumed_from=None if state is None else int(state.name.rpartition("-")[2]),
+        resumed_from=None if state is None else step_of(state),
         penalty=None if penalty is None else penalty.described,
     )
 

@@ -197,6 +197,11 @@ def latest_state(directory: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def step_of(state: Path) -> int:
+    """Return after which step a state was saved."""
+    return int(state.name.rpartition("-")[2])
+
+
 class _Told(TrainerCallback):
     """Tells of every step."""
 

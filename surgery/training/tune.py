@@ -14,7 +14,7 @@ from surgery.engine.loading import check_device
 from surgery.engine.measure import check_data, data_kind, measure
 from surgery.engine.result import CHECKPOINTS, Clock, write_views
 from surgery.engine.stored import Stored, read_stored
-from surgery.errors import CheckpointError, UsageError
+from surgery.errors import CheckpointError, UsageError, note_kept
 from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Progress, ignore
 from surgery.report.model import Report
@@ -29,6 +29,7 @@ from surgery.training.result import tuning_report
 from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
 from surgery.training.tasks import check_training_data, row_length
 from surgery.training.tensorboard import check_installed
+from surgery.training.trainer import latest_state, step_of
 
 
 def tune(
@@ -117,7 +118,12 @@ def tune(
                         transaction.record("tune:begun")
                 clock.lap("prepare")
             processes.wait(request)
-            learned = learn(request, resume=resume, transaction=transaction, progress=progress)
+            try:
+                learned = learn(request, resume=resume, transaction=transaction, progress=progress)
+            except BaseException as error:
+                if (state := latest_state(request.states)) is not None:
+                    note_kept(error, f"the state of step {step_of(state)}", state)
+                raise
             clock.lap("train")
             report = _write(request, learned, transaction, eval_data, progress)
             transaction.commit()

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -146,8 +147,22 @@ def test_ctrl_c_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr("surgery.training.tune.learn", interrupt)
         told = tune(*words, fails=130).stderr
-    assert "--resume" in told
+    assert "--resume" in told and "nothing was changed" not in told
     assert not (here / "out").exists()
     assert (staging_path(here / "out") / "base" / "config.json").exists()
     tune(*words, "--resume")
     assert (here / "out" / "adapter.json").exists()
+
+
+def test_ctrl_c_says_which_state_is_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(told: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+    words = ["split", "--data", "text.jsonl", *COMMON, "--save-every", "1", "-o", "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr("surgery.training.trainer._Told.on_step_end", interrupt)
+        told = "".join(tune(*words, fails=130).stderr.split())
+    assert "thestateofstep1,in" in told and "training/checkpoint-1" in told
+    assert "--resume" in told
+    assert "from step 1" in tune(*words, "--resume").stdout
