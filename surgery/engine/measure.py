@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.dense import dense_directory, words_directory
@@ -14,6 +14,9 @@ from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.kinds import Kind
 from surgery.events import Event, Progress
 from surgery.report.model import Measurement
+
+if TYPE_CHECKING:
+    from surgery.evaluation.audio import SpeechFolder
 
 EMBEDDED = "whisper-micro"
 EMBEDDED_CLIPS = "whisper_micro/test"
@@ -25,7 +28,7 @@ def measure(
     data: str | Path | None,
     progress: Progress,
     *,
-    sample: bool = False,
+    sample: TensorSource | None = None,
 ) -> list[Measurement]:
     """Run original and result on real input and return the rows of the report.
 
@@ -35,13 +38,13 @@ def measure(
         data: Audio folder (Whisper) or text file; without one only the embedded model is
             measured, on its own held-out clips.
         progress: Called with :class:`surgery.events.Event`.
-        sample: Without ``data``, fall back on what the package ships: synthetic clips, or a
-            page of text.
+        sample: The result; where it is given, and no ``data``, what the package ships is heard
+            or read: some speech, synthetic clips by the embedded model, or a page of text.
 
     Raises:
         UsageError: The data does not fit the model.
     """
-    if data is None and not sample and source.name != EMBEDDED:
+    if data is None and sample is None and source.name != EMBEDDED:
         return []
     check_data(source, data)
     stage, named = "Measuring on real input", str(data or "embedded data")
@@ -55,7 +58,8 @@ def measure(
         if family == "whisper":
             # Windows of a few seconds and a tiny model: more at once is twice as quick.
             batch = 48 if source.name == EMBEDDED else 8
-            rows = _speech(directory, result, data, batch=batch, told=told)
+            with _clips(source, sample, data) as (clips, name):
+                rows = _speech(directory, result, clips, name, batch=batch, told=told)
         else:
             rows = _text(directory, result, data, causal=family != "bert", told=told)
     progress(Event(stage, 1, 1))
@@ -125,28 +129,44 @@ def read_processor(directory: Path, kind: Kind) -> Any:
 def _speech(
     original: Path,
     result: Path,
-    data: str | Path | None,
+    speech: SpeechFolder,
+    name: str | None,
     *,
     batch: int,
     told: Callable[[float], None],
 ) -> list[Measurement]:
     from surgery.engine.loading import load
-    from surgery.evaluation.audio import SpeechFolder
     from surgery.evaluation.measure import measure_speech
 
-    with embedded(EMBEDDED_CLIPS) if data is None else _given(data) as folder:
-        speech = SpeechFolder.open(folder)
-        processor = read_processor(result, "audio")
-        named = "embedded dialled digits (synthetic)" if data is None else None
-        return measure_speech(
-            load(original),
-            load(result),
-            processor,
-            speech,
-            batch=batch,
-            data=named,
-            told=lambda done: told(done / len(speech.utterances)),
-        )
+    processor = read_processor(result, "audio")
+    return measure_speech(
+        load(original),
+        load(result),
+        processor,
+        speech,
+        batch=batch,
+        data=name,
+        told=lambda done: told(done / len(speech.utterances)),
+    )
+
+
+@contextmanager
+def _clips(
+    source: TensorSource, result: TensorSource | None, data: str | Path | None
+) -> Iterator[tuple[SpeechFolder, str | None]]:
+    """Yield what is heard, and what to call it where its place does not say."""
+    from surgery.evaluation.audio import SpeechFolder
+
+    if data is not None:
+        yield SpeechFolder.open(Path(data)), None
+    elif source.name == EMBEDDED or result is None:
+        with embedded(EMBEDDED_CLIPS) as folder:
+            yield SpeechFolder.open(folder), "embedded dialled digits (synthetic)"
+    else:
+        from surgery.engine.own_speech import own_speech
+
+        with own_speech(result) as (speech, name):
+            yield speech, name
 
 
 def _text(
