@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from surgery.checkpoint.directory import read_json
 from surgery.checkpoint.header import read_header
 from surgery.checkpoint.mapped import MappedFile
 from surgery.errors import CheckpointError
+from surgery.export.peft_patterns import PatternError, first_match
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -83,10 +83,20 @@ class Adapter:
         """Return LoRA's factor of one module: alpha over its rank, or the rank's root.
 
         Raises:
-            CheckpointError: Its pattern of alphas is one that only PEFT can read.
+            CheckpointError: Its patterns cannot be followed, or give it another rank than it has.
         """
         rank = self.modules[path]["lora_A"].shape[0]
-        alpha = float(_by_pattern(self.config, path, self.config.get("lora_alpha", 8)))
+        said = _by_pattern(self.config, "rank_pattern", path, self.config.get("r", 8))
+        if said != rank:
+            raise CheckpointError(
+                "The adapter's configuration gives a module another rank than it has",
+                where=f"{CONFIG}: r, rank_pattern",
+                found=f"{said:g} for {path}",
+                expected=rank,
+                hint="PEFT takes the first pattern that matches, and sorts them when it saves: "
+                "put them back in order",
+            )
+        alpha = _by_pattern(self.config, "alpha_pattern", path, self.config.get("lora_alpha", 8))
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
 
@@ -173,22 +183,46 @@ def _check_parts(kind: str, module: str, parts: Mapping[str, Tensor], where: Pat
         )
 
 
-def _by_pattern(config: Mapping[str, Any], path: str, default: object) -> Any:
-    """Return the alpha of a module: PEFT matches the end of its path against each pattern."""
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        words = str(pattern).removeprefix("^").removesuffix("$")
-        if not re.fullmatch(r"[\w.\\]+", words):
-            # A foreign regular expression is a program: it can be made to run for ever.
-            raise CheckpointError(
-                "An alpha_pattern of the adapter is a regular expression",
-                where=CONFIG,
-                found=pattern,
-                expected="the end of a module's path",
-            )
-        words = words.replace("\\.", ".")
-        if path == words or path.endswith(f".{words}"):
-            return value
-    return default
+def _by_pattern(config: Mapping[str, Any], key: str, path: str, default: object) -> float:
+    """Return the rank or alpha of a module, as PEFT looks it up.
+
+    Args:
+        config: The adapter's configuration.
+        key: ``rank_pattern`` or ``alpha_pattern``.
+        path: The module's path.
+        default: Its value where no pattern matches.
+
+    Raises:
+        CheckpointError: A pattern cannot be followed, or what it stands for is no number.
+    """
+    patterns = config.get(key) or {}
+    if not isinstance(patterns, Mapping):
+        raise CheckpointError(
+            f"{key} is no table of patterns", where=CONFIG, found=str(patterns)[:80]
+        )
+    tried = ""
+    try:
+        for tried, value in patterns.items():  # noqa: B007 (told in the message)
+            if first_match([tried], path) is not None:
+                break
+        else:
+            value = default
+    except PatternError as error:
+        raise CheckpointError(
+            f"A pattern of {key} is a regular expression that cannot be followed",
+            where=CONFIG,
+            found=f"{tried[:80]}: {error}",
+            expected="a module's path or its end; also ^, ., [0-9], (a|b), \\d, \\w, and behind a "
+            "single character *, +, ? and {m,n}",
+            hint=f"write the modules' paths out in {key}: PEFT takes the first that matches",
+        ) from error
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CheckpointError(
+            "The adapter's configuration has no number here",
+            where=f"{CONFIG}: {key}" if value is not default else CONFIG,
+            found=f"{value!r} for {path}",
+        )
+    return float(value)
 
 
 def adapter_config(
