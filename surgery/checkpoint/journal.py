@@ -1,7 +1,7 @@
 """What a run has finished, one line a fact, so that a later run can go on from there.
 
 Every line is ``crc32 of the rest, space, JSON``. A line torn by a crash fails its checksum,
-and it and everything after it count for nothing.
+and it and everything after it count for nothing. So does a line that no journal would hold.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from surgery.checkpoint.disk import target_errors
 from surgery.errors import TargetError
@@ -124,9 +124,28 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         checksum, _, text = whole.partition(b" ")
         if checksum != b"%08x" % zlib.crc32(text):
             break
-        lines.append(json.loads(text))
+        line = _parsed(text)
+        if line is None or not _is_fact(line, first=not lines):
+            break
+        lines.append(line)
         length += len(whole) + 1
     return lines, length
+
+
+def _parsed(text: bytes) -> Any | None:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_fact(line: Any, *, first: bool) -> TypeGuard[dict[str, Any]]:
+    """Whether a line has the form of those written here."""
+    if not isinstance(line, dict):
+        return False
+    if first:
+        return "fingerprint" in line
+    return isinstance(line.get("key"), str) and "payload" in line
 
 
 def _entries(lines: list[dict[str, Any]]) -> dict[str, Any]:

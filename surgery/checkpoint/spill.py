@@ -45,8 +45,14 @@ class Spills:
         self._intact.add(key)
 
     def intact(self, key: str) -> bool:
-        """Whether a recorded key's file, if it has one, still has the bytes it was given."""
-        expected = self._journal.entries[key].get("spill")
+        """Whether a recorded key's file, if it has one, still has the bytes it was given.
+
+        Nor is a note intact that has not the form of those of a step.
+        """
+        entry = self._journal.entries[key]
+        if not isinstance(entry, dict) or "payload" not in entry:
+            return False
+        expected = entry.get("spill")
         if expected is None or key in self._intact:
             return True
         if _crc(self._path(key)) != expected:

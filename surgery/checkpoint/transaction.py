@@ -184,7 +184,7 @@ class Transaction:
         written = {
             key.removeprefix(prefix): entry["payload"]
             for key, entry in self._journal.entries.items()
-            if key.startswith(prefix)
+            if key.startswith(prefix) and self._spills.intact(key)
         }
         return ShardWriter(
             self.staging / file,

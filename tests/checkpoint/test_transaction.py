@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,30 @@ def test_a_torn_journal_counts_up_to_the_tear(tmp_path: Path) -> None:
     log: list[str] = []
     run(tmp_path / "out", resume=True, log=log)
     assert log == ["t2", "t3"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"key":',
+        b"[" * 50_000,
+        b"[]",
+        b'{"key":"spectra"}',
+        b'{"key":["spectra"],"payload":1}',
+        b'{"key":"spectra","payload":1}',
+        b'{"key":"tensor:model.safetensors:t0","payload":[]}',
+    ],
+    ids=lambda text: text[:30].decode(),
+)
+def test_a_line_that_no_journal_holds_counts_for_nothing(text: bytes, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out", stop_at="t2")
+    journal = commit.staging_path(tmp_path / "out") / "journal.jsonl"
+    first = journal.read_bytes().split(b"\n")[0]
+    journal.write_bytes(first + b"\n%08x %b\n" % (zlib.crc32(text), text))
+    log: list[str] = []
+    run(tmp_path / "out", resume=True, log=log)
+    assert log == ["spectra", "t0", "t1", "t2", "t3"]
 
 
 def test_a_run_that_finished_no_step_leaves_nothing(tmp_path: Path) -> None:
