@@ -12,6 +12,7 @@ from surgery.errors import CheckpointError
 from surgery.runtime.entries import read_entry
 from surgery.runtime.errors import LoadError
 from surgery.runtime.frequencies import KEY, check_pairs, check_rotary, read_pairs
+from surgery.runtime.manifest import read_manifest
 from surgery.runtime.parts import LINEAR_METHODS
 
 FORMAT_VERSION = 1
@@ -54,20 +55,10 @@ def read_operations(raw: Mapping[str, Any], *, where: str) -> list[Operation]:
     if block is None:
         return []
     with _readable(where):
-        if block["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                "This checkpoint was written in another format",
-                where=where,
-                found=f"format_version {block['format_version']}",
-                expected=f"format_version {FORMAT_VERSION}",
-                hint="use the version of surgery that wrote it, or a newer one",
-            )
-        operations = [dict(operation) for operation in block["operations"]]
-        for operation in operations:
-            if operation["method"] not in (ABSORB_DECOMPOSE, *LINEAR_METHODS):
-                raise ValueError(f"unknown method {operation['method']!r}")
-            operation["sites"] = dict(operation["sites"])
-        return operations
+        read_manifest(block)  # what the runtime would refuse is not operated on either
+        return [
+            {**operation, "sites": dict(operation["sites"])} for operation in block["operations"]
+        ]
 
 
 def read_ranks(

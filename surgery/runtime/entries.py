@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from .errors import malformed
 from .parts import linear_method
+
+LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
+"""The largest number in single precision."""
 
 
 def read_entry(where: str, method: str, entry: object) -> dict[str, Any]:
@@ -35,9 +37,10 @@ def read_entry(where: str, method: str, entry: object) -> dict[str, Any]:
             raise malformed(f"{where}.{key}", value, "a positive integer")
     for key in form.numbers:
         value = entry.get(key)
-        # JSON as Python reads it may hold NaN, Infinity, and integers beyond any float.
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not _finite(value):
-            raise malformed(f"{where}.{key}", value, "a finite number")
+        # JSON as Python reads it may hold NaN, Infinity, and integers beyond any float. What is
+        # finite, but not in the single precision that small parts run in, would be no number there.
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not is_single(value):
+            raise malformed(f"{where}.{key}", value, "a finite number of single precision")
     for key in form.sizes:
         value = entry.get(key)
         if not isinstance(value, list) or not value or not all(is_count(r) for r in value):
@@ -54,8 +57,6 @@ def is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+def is_single(value: float) -> bool:
+    """Whether a number is finite in single precision."""
+    return abs(value) <= LARGEST_SINGLE  # which no NaN is

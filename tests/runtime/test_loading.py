@@ -268,7 +268,9 @@ def broken(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("method", "bonsai", "(?s)cannot run.*'bonsai'.*absorb-decompose"),
         ("sites", [], "malformed"),
         ("sites", {"model.layers.7.self_attn": {}}, "malformed"),
+        ("format_version", 1.0, "malformed"),
         ("heads", "4", "malformed"),
+        ("heads", 4.0, "malformed"),
         ("heads", 2, "contradicts"),
         ("head_dim", 16, "contradicts"),
         ("v_ranks", [1.5, 2], "malformed"),
@@ -297,6 +299,8 @@ def test_a_surgery_block_that_cannot_be_run_is_an_error(
 
     with pytest.raises(CheckpointError, match=message):
         surgery.load(made.path)
+    with pytest.raises(CheckpointError):  # nor is it operated on
+        surgery.inspect(made.path, structure=True)
 
 
 @pytest.mark.parametrize(
