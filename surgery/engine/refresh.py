@@ -9,6 +9,7 @@ from pathlib import Path
 from surgery.checkpoint.commit import fsync_path
 from surgery.checkpoint.directory import ADAPTER, DirectorySource
 from surgery.checkpoint.disk import target_errors
+from surgery.engine.stored import read_stored
 from surgery.errors import SurgeryWarning, UsageError
 from surgery.export.remote_code import FILE, place_code, runtime_of
 from surgery.runtime.releases import RUNTIME
@@ -40,6 +41,8 @@ def refresh(checkpoint: str | Path) -> bool:
         )
     with DirectorySource(directory) as source:
         config = source.config
+        if "surgery" in config:
+            read_stored(source)  # code that runs nothing would be no help
     code = place_code(config)
     if code is None:
         raise UsageError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -101,6 +102,26 @@ def test_what_carries_no_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter.json").write_text("{}")
     with pytest.raises(UsageError, match="adapter"):
         surgery.refresh(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("lost", ["operations", "sites", "method", "tensor"])
+def test_code_is_not_renewed_for_what_cannot_be_run(pruned: Path, lost: str) -> None:
+    config = config_of(pruned)
+    if lost == "tensor":
+        tensors = load_file(pruned / "model.safetensors")
+        del tensors["model.layers.1.self_attn.v_proj.weight"]
+        save_file(tensors, pruned / "model.safetensors")
+    elif lost == "operations":
+        del config["surgery"][lost]
+    else:
+        del config["surgery"]["operations"][0][lost]
+    (pruned / "config.json").write_text(json.dumps(config))
+    before = files(pruned)
+
+    with pytest.raises(CheckpointError):
+        surgery.refresh(pruned)
+
+    assert files(pruned) == before
 
 
 def test_a_file_that_cannot_be_written_stays_whole(
