@@ -20,6 +20,7 @@ from surgery.engine.stored import Stored, read_stored
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Progress, ignore
 from surgery.export.peft_format import WEIGHTS, Adapter, read_adapter
+from surgery.export.peft_settings import check_complete
 from surgery.methods import Adopted
 from surgery.report.model import Report
 
@@ -108,6 +109,7 @@ def import_adapter(
             _map_path(stored, path, directory): _adopted(read, path, initial, directory)
             for path in read.modules
         }
+        check_complete(read.config, stored.maps, treatments, directory)
         check_treatments(stored, treatments, str(model))
         method = "hra" if read.kind == "HRA" else "pissa"
         plan = LinearPlan(

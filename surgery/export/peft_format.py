@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from surgery.checkpoint.directory import read_json
 from surgery.checkpoint.header import read_header
 from surgery.checkpoint.mapped import MappedFile
+from surgery.checkpoint.validate import check_finite
 from surgery.errors import CheckpointError
 from surgery.export.peft_patterns import PatternError, first_match
+from surgery.export.peft_settings import KINDS, check_covers, check_kinds
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -29,40 +32,6 @@ PARTS = {
     "HRA": {"hra_u": "hra_u"},
 }
 """Adapter type to the ends of its tensors' names, and what they are called here."""
-
-HARMLESS = frozenset(
-    {
-        "alpha_pattern",
-        "apply_GS",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "corda_config",
-        "ensure_weight_tying",
-        "eva_config",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "init_lora_weights",
-        "init_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "loftq_config",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_ga_config",
-        "megatron_core",
-        "peft_type",
-        "peft_version",
-        "qalora_group_size",
-        "r",
-        "rank_pattern",
-        "revision",
-        "target_modules",
-        "task_type",
-        "use_rslora",
-    }
-)
-"""Settings that are understood, or do not change what a trained adapter computes."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +52,9 @@ class Adapter:
         """Return LoRA's factor of one module: alpha over its rank, or the rank's root.
 
         Raises:
-            CheckpointError: Its patterns cannot be followed, or give it another rank than it has.
+            CheckpointError: A pattern of alphas cannot be followed.
         """
         rank = self.modules[path]["lora_A"].shape[0]
-        said = _by_pattern(self.config, "rank_pattern", path, self.config.get("r", 8))
-        if said != rank:
-            raise CheckpointError(
-                "The adapter's configuration gives a module another rank than it has",
-                where=f"{CONFIG}: r, rank_pattern",
-                found=f"{said:g} for {path}",
-                expected=rank,
-                hint="PEFT takes the first pattern that matches, and sorts them when it saves: "
-                "put them back in order",
-            )
         alpha = _by_pattern(self.config, "alpha_pattern", path, self.config.get("lora_alpha", 8))
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
@@ -108,7 +67,7 @@ def read_adapter(directory: Path) -> Adapter:
     """
     config = read_json(directory / CONFIG)
     kind = config.get("peft_type")
-    if kind not in PARTS:
+    if not isinstance(kind, str) or kind not in PARTS:
         raise CheckpointError(
             "This kind of adapter cannot be imported",
             where=directory / CONFIG,
@@ -116,6 +75,7 @@ def read_adapter(directory: Path) -> Adapter:
             expected=" or ".join(PARTS) + " (PiSSA is a LORA)",
         )
     _refuse_variants(config, directory / CONFIG)
+    check_kinds(config, directory / CONFIG)
     path = directory / WEIGHTS
     if not path.is_file():
         raise CheckpointError(
@@ -130,7 +90,8 @@ def read_adapter(directory: Path) -> Adapter:
         module, part = _split_name(info.name, kind, path)
         modules.setdefault(module, {})[part] = mapped.tensor(info).float().clone()
     for module, parts in modules.items():
-        _check_parts(kind, module, parts, path)
+        _check_rank(config, module, _checked_rank(kind, module, parts, path))
+    check_covers(config, modules, directory / CONFIG)
     return Adapter(kind, config, modules)
 
 
@@ -143,7 +104,7 @@ def _refuse_variants(config: Mapping[str, Any], where: Path) -> None:
     wrong = [
         f"{key} = {value!r}"
         for key, value in config.items()
-        if key not in HARMLESS and value and not (key == "bias" and value == "none")
+        if key not in KINDS and (value != "none" if key == "bias" else value)
     ]
     if wrong:
         raise CheckpointError(
@@ -168,7 +129,12 @@ def _split_name(name: str, kind: str, where: Path) -> tuple[str, str]:
     )
 
 
-def _check_parts(kind: str, module: str, parts: Mapping[str, Tensor], where: Path) -> None:
+def _checked_rank(kind: str, module: str, parts: Mapping[str, Tensor], where: Path) -> int:
+    """Return the rank of a module's tensors, or the number of its reflections.
+
+    Raises:
+        CheckpointError: They do not fit together, or hold what is no number or no reflection.
+    """
     missing = [part for part in PARTS[kind].values() if part not in parts]
     shapes = {name: list(tensor.shape) for name, tensor in parts.items()}
     fits = not missing and all(tensor.dim() == 2 for tensor in parts.values())
@@ -180,6 +146,40 @@ def _check_parts(kind: str, module: str, parts: Mapping[str, Tensor], where: Pat
             where=where,
             found=f"{shapes}",
             expected=", ".join(PARTS[kind].values()) + ", two-dimensional and of one rank",
+        )
+    for name, tensor in parts.items():
+        check_finite(f"{where}: {module}.{name}", tensor)
+    if kind == "LORA":
+        return parts["lora_A"].shape[0]
+    u = parts["hra_u"]
+    # As PEFT computes lengths: squares, in single precision.
+    lengths = u.square().sum(dim=0)
+    if not bool((lengths.isfinite() & (lengths >= torch.finfo(u.dtype).tiny)).all()):
+        raise CheckpointError(
+            f"A column of {module}.hra_u has no direction to reflect along",
+            where=where,
+            found=f"squared lengths {lengths.tolist()}"[:200],
+            expected="columns of a length that single precision can square",
+            hint="PEFT divides by that length, and computes NaN or leaves the column out",
+        )
+    return u.shape[1]
+
+
+def _check_rank(config: Mapping[str, Any], path: str, rank: int) -> None:
+    """Require the rank that the configuration gives a module.
+
+    Raises:
+        CheckpointError: It gives another, or its patterns cannot be followed.
+    """
+    said = _by_pattern(config, "rank_pattern", path, config.get("r", 8))
+    if said != rank:
+        raise CheckpointError(
+            "The adapter's configuration gives a module another rank than it has",
+            where=f"{CONFIG}: r, rank_pattern",
+            found=f"{said:g} for {path}",
+            expected=rank,
+            hint="PEFT takes the first pattern that matches, and sorts them when it saves: "
+            "put them back in order",
         )
 
 

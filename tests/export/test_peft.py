@@ -264,6 +264,7 @@ def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"peft_type": "VERA"}, "cannot be imported"),
+        ({"peft_type": ["LORA"]}, "cannot be imported"),
         ({"use_dora": True}, "settings that cannot be imported"),
         ({"modules_to_save": ["lm_head"]}, "settings that cannot be imported"),
         ({"bias": "all"}, "settings that cannot be imported"),
@@ -283,6 +284,87 @@ def test_adapters_that_cannot_be_computed_are_refused(
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises((CheckpointError, UsageError), match=message):
+        surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": 3},
+        {"r": -2},
+        {"r": 2.0},
+        {"r": None},
+        {"rank_pattern": {"q_proj": 1}},
+        {"rank_pattern": [2]},
+        {"lora_alpha": "six"},
+        {"lora_alpha": 1e300},
+        {"lora_alpha": 10**400},
+        {"alpha_pattern": {"q_proj": None}},
+        {"target_modules": ["k_proj"]},
+        {"target_modules": ["q_proj", "down_proj"]},
+        {"target_modules": ["q_proj", 1]},
+        {"target_modules": 0.5},
+        {"exclude_modules": ["q_proj"]},
+        {"layers_to_transform": 0},
+        {"layers_to_transform": [0, 5]},
+        {"layers_to_transform": [0, 1], "layers_pattern": "blocks"},
+        {"layers_pattern": "layers"},
+        {"bias": ""},
+        {"loftq_config": 1},
+        {"task_type": 0},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_is_not_the_tensors_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    model = peft.get_peft_model(
+        stock("llama", source), peft.LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError) as caught:
+        surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
+    assert next(iter(change)) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj"], "layers_to_transform": [1]},
+        {"target_modules": ["q_proj"], "layers_to_transform": 0, "layers_pattern": "layers"},
+        {"target_modules": ["proj", "model.layers.0.self_attn.v_proj"]},
+        {"target_modules": ["q_proj", "k_proj"], "exclude_modules": ["layers.0.self_attn.k_proj"]},
+        {"target_modules": r".*\.1\.mlp\.(up|down)_proj"},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"1.self_attn.v_proj": 3}},
+    ],
+    ids=str,
+)
+def test_whatever_modules_peft_chose_come_back(options: dict[str, Any], tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    model = peft.get_peft_model(stock("llama", source), peft.LoraConfig(r=2, **options))
+    move(model, "lora_")
+    model.save_pretrained(tmp_path / "adapter")
+    surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
+    assert relative_error(run(surgery.load(tmp_path / "out")), run(model.eval())) <= 1e-5
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30, float("nan")])
+def test_reflections_along_nothing_are_refused(value: float, tmp_path: Path) -> None:
+    source = save_tiny("llama", tmp_path / "source")
+    config = peft.HRAConfig(r=2, init_weights=False, target_modules=["down_proj"])
+    model = peft.get_peft_model(stock("llama", source), config)
+    with torch.no_grad():
+        next(p for name, p in model.named_parameters() if "hra_" in name)[:, 1] = value
+    model.save_pretrained(tmp_path / "adapter")
+    # PEFT divides by the length: by zero, or by one that single precision cannot square.
+    assert run(model.eval()).isnan().any() == (value != 1e30)
+    with pytest.raises(CheckpointError, match=r"no direction|not finite"):
         surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
