@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 1200  # characters of each part of an error: more than all names of known models
+
 
 class SurgeryError(Exception):
     """Base of every error this package raises on bad input.
@@ -27,10 +29,10 @@ class SurgeryError(Exception):
         expected: object | None = None,
         hint: str | None = None,
     ) -> None:
-        self.message = message
-        self.where = None if where is None else str(where)
-        self.found = None if found is None else str(found)
-        self.expected = None if expected is None else str(expected)
+        self.message = _shortened(message)
+        self.where = None if where is None else _shortened(str(where))
+        self.found = None if found is None else _shortened(str(found))
+        self.expected = None if expected is None else _shortened(str(expected))
         self.hint = hint
         super().__init__(self.render())
 
@@ -43,6 +45,11 @@ class SurgeryError(Exception):
             ("what to do", self.hint),
         )
         return "\n".join([self.message, *(f"  {label}: {text}" for label, text in details if text)])
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of what nobody would read: damaged files hold texts of any length."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} … {text[-200:]}"
 
 
 class UsageError(SurgeryError):

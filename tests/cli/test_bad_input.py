@@ -323,3 +323,17 @@ def test_a_pickle_is_never_opened(here: Path) -> None:
     told = refused("pickled")
     assert "pytorch_model.bin" in told
     assert "pickle" in told
+
+
+def test_an_error_is_short_whatever_a_file_holds(here: Path) -> None:
+    file = here / "single" / "model.safetensors"
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    name = "model.decoder.layer_norm.bias"
+    header["x" * 50_000] = header.pop(name) | {"shape": [1] * 20_000 + [32, 2]}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    told = refused("single")
+    assert "contradict its shape" in told
+    assert len(told) < 4_000
