@@ -23,6 +23,7 @@ from surgery.architectures import (
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.quantised import refuse_quantised
 from surgery.checkpoint.source import TensorSource
+from surgery.checkpoint.validate import check_finite
 from surgery.engine.block import (
     Operation,
     checkpoint_error,
@@ -84,19 +85,22 @@ class Stored:
         """Return a tensor of the model without its small parts: they are merged in, in float64.
 
         Tensors of maps that were not treated come as they are stored.
+
+        Raises:
+            CheckpointError: What is stored is not finite.
         """
         linear = self.linears.get(name.rpartition(".")[0])
         if linear is None or name not in self.merged_tensors(linear):
-            return self.source.tensor(name)
+            return self._finite(name)
         if name == linear.map.weight:
             weight = self.merged(linear)
             return weight.T if linear.map.transposed else weight
-        bias = self.source.tensor(name).double()
+        bias = self._finite(name).double()
         return merged_bias(linear.method, linear.entry, bias, self._parts(linear))
 
     def merged(self, linear: TreatedLinear) -> Tensor:
         """Return the dense weight ``(out, in)`` of a treated map in float64."""
-        stored = self.source.tensor(linear.map.weight)
+        stored = self._finite(linear.map.weight)
         weight = stored.T if linear.map.transposed else stored
         parts = self._parts(linear)
         return merged_weight(linear.method, linear.entry, weight.double(), parts)
@@ -108,7 +112,12 @@ class Stored:
         return (linear.map.weight, bias) if behind else (linear.map.weight,)
 
     def _parts(self, linear: TreatedLinear) -> dict[str, Tensor]:
-        return {key: self.source.tensor(name).double() for key, name in linear.parts.items()}
+        return {key: self._finite(name).double() for key, name in linear.parts.items()}
+
+    def _finite(self, name: str) -> Tensor:
+        tensor = self.source.tensor(name)
+        check_finite(name, tensor)
+        return tensor
 
 
 def read_stored(source: TensorSource) -> Stored:

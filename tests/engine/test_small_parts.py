@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import surgery
@@ -338,3 +339,29 @@ def test_parts_that_do_not_fit_their_weights_are_refused(tmp_path: Path) -> None
         with pytest.raises(CheckpointError):
             read()
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer.h.0.attn.c_attn.weight",
+        "transformer.h.1.attn.c_proj.bias",
+        "transformer.h.1.mlp.c_fc.weight",
+        "transformer.h.1.mlp.c_fc.sorsa_s",
+        "transformer.ln_f.weight",
+    ],
+)
+def test_what_is_not_finite_is_not_merged_and_not_compared(name: str, tmp_path: Path) -> None:
+    source = save_tiny("gpt2", tmp_path / "source")
+    rule = surgery.Options(rule=surgery.Remove(0.25), by_weights=True)
+    surgery.absorb_decompose(source, tmp_path / "cut", options=rule)
+    surgery.split(tmp_path / "cut", tmp_path / "split", rank=2, targets=["up"])
+    tensors = tensors_of(tmp_path / "split")
+    tensors[name].view(-1)[3 % tensors[name].numel()] = float("nan")
+    save_file(tensors, tmp_path / "split" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"(?s)not finite.*{name}"):
+        surgery.merge(tmp_path / "split", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    if name != "transformer.ln_f.weight":  # of which verify only says that it changed
+        with pytest.raises(CheckpointError, match=f"(?s)not finite.*{name}"):
+            surgery.verify(source, tmp_path / "split", weights_only=True)
