@@ -125,15 +125,16 @@ Remove = Annotated[
     typer.Option(
         parser=fraction,
         metavar="F",
-        help="Remove this fraction of the attention parameters in scope: 25% or 0.25.",
+        help="Remove this fraction of the attention parameters in scope, with --pairs of that "
+        "pair's: 25% or 0.25.",
         rich_help_panel=_WHERE,
     ),
 ]
 OfOption = Annotated[
     Of,
     typer.Option(
-        help="With --remove: a fraction of the attention in scope, of its encoder or decoder, "
-        "or of the model.",
+        help="With --remove: a fraction of the attention (or pair) in scope, of its encoder or "
+        "decoder, or of the model.",
         rich_help_panel=_WHERE,
     ),
 ]

@@ -20,6 +20,7 @@ from surgery.report.calibration_text import (
     value_title,
 )
 from surgery.report.model import Report
+from surgery.report.summary import PAIR_NAMES, pair_in_scope
 from surgery.report.wording import percent, printable
 from surgery_cli.tables import capped, remarks, table
 
@@ -31,9 +32,9 @@ def calibration_parts(report: Report) -> list[RenderableType]:
         return []
     parts: list[RenderableType] = []
     if price_rows(calibration):
-        parts.append(_prices(calibration))
+        parts.append(_prices(calibration, pair_in_scope(report)))
     if calibration.search:
-        parts.append(_search(calibration))
+        parts.append(_search(calibration, pair_in_scope(report)))
     parts.append(remarks(_remarks(report, calibration)))
     leak = leak_text(calibration)
     if leak:
@@ -43,10 +44,11 @@ def calibration_parts(report: Report) -> list[RenderableType]:
     return parts
 
 
-def _prices(calibration: Calibration) -> RenderableType:
+def _prices(calibration: Calibration, pair: str | None) -> RenderableType:
     """Show the predicted error of some budgets under each layout, measured in brackets."""
     names = (printable(name)[:12] for name in layouts_of(calibration))
-    shown = table("Price of removing", *names)
+    of = "" if pair is None else f" {PAIR_NAMES[pair]}"
+    shown = table(f"Price of removing{of}", *names)
     for row in price_rows(calibration):
         cells = []
         for cell in row.cells:
@@ -58,9 +60,10 @@ def _prices(calibration: Calibration) -> RenderableType:
     return capped(shown)
 
 
-def _search(calibration: Calibration) -> RenderableType:
+def _search(calibration: Calibration, pair: str | None) -> RenderableType:
     """Show the budgets that a search tried, in its order."""
-    shown = table("Search: removed", value_title(calibration), "within the bound")
+    of = "" if pair is None else f" of {PAIR_NAMES[pair]}"
+    shown = table(f"Search: removed{of}", value_title(calibration), "within the bound")
     for step in calibration.search:
         kept = Text("yes", style="green") if step.accepted else Text("no", style="red")
         shown.add_row(percent(step.removed), printable(step_text(step, calibration)), kept)

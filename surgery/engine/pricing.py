@@ -84,7 +84,7 @@ class Pricing:
         )
 
     def removed(self, ranks: Ranks) -> float:
-        """Return the fraction of the attention in scope that these ranks remove."""
+        """Return the fraction of the attention, or of the one pair, in scope that these remove."""
         gone = 0
         for each in self.plan.sites:
             costs = dict(zip(PAIRS, vector_cost(each.site), strict=True))

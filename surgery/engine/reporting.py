@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
 from surgery.architectures.ranks import SiteRanks
+from surgery.engine.pack import vector_cost
 from surgery.engine.plan import Plan, SitePlan
 from surgery.engine.result import versions
 from surgery.engine.rewrite import Errors, tensor_table
 from surgery.engine.stored import stored_dtype
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
-from surgery.methods.rules import Pair
+from surgery.methods.rules import PAIRS, Pair
 from surgery.methods.units import energy_share
 from surgery.report.accounting import quantities, restructured, savings, sequence_lengths
-from surgery.report.model import PairReport, Report, SiteReport, Source
+from surgery.report.model import PairReport, Report, Saving, SiteReport, Source
 
 
 def build_report(
@@ -60,7 +61,7 @@ def build_report(
             )
             for each in plan.sites
         ],
-        savings=savings(sites, ranks, before, after, plan.claims.towers),
+        savings=_with_pair(plan, ranks, savings(sites, ranks, before, after, plan.claims.towers)),
         quantities=quantities(
             plan.claims.sites, ranks, before, after, sequence_lengths(plan.config)
         ),
@@ -68,6 +69,25 @@ def build_report(
         output=output,
         command=plan.options.command(plan.asked, output, as_typed=True),
     )
+
+
+def _with_pair(
+    plan: Plan, ranks: Mapping[str, SiteRanks], counted: Sequence[Saving]
+) -> list[Saving]:
+    """Add what budgets are fractions of, where only one pair is in scope: that pair."""
+    pairs = plan.options.pairs or PAIRS
+    if len(pairs) > 1:
+        return list(counted)
+    (pair,) = pairs
+    before = stored = 0
+    for each in plan.sites:
+        if each.qk if pair == "qk" else each.vo:
+            cost = vector_cost(each.site)[PAIRS.index(pair)]
+            kept = ranks[each.site.path]
+            before += each.site.kv_heads * each.site.head_dim * cost
+            stored += sum(kept.qk if pair == "qk" else kept.vo) * cost
+    title = f"{pair.upper()} in scope ({', '.join(pair.upper())})"
+    return [counted[0], Saving(pair, title, before, stored, stored), *counted[1:]]
 
 
 def _pair(

@@ -10,6 +10,7 @@ from surgery.report.figures.errors import errors_of
 from surgery.report.model import PairReport, Report, SiteReport
 from surgery.report.page import Group, Tile, View, measured_tiles
 from surgery.report.summary import (
+    PAIR_NAMES,
     PAIRS,
     asked_to_cut,
     executes_more,
@@ -67,7 +68,9 @@ def _content_tiles(report: Report) -> list[Tile]:
 
 def _saving_tiles(report: Report) -> list[Tile]:
     tiles: list[Tile] = []
-    for name, label in (("attention", "Attention parameters removed"), ("model", "Of the model")):
+    pairs = tuple((pair, f"{PAIR_NAMES[pair]} parameters removed") for pair in PAIRS)
+    whole = ("attention", "Attention parameters removed"), ("model", "Of the model")
+    for name, label in (*pairs, *whole):
         saving = saving_named(report, name)
         if saving is not None:
             detail = f"{count(saving.before)} → {count(saving.stored)}"

@@ -28,7 +28,8 @@ class Price:
 
     Attributes:
         layout: ``ragged``, ``block`` or ``tied``.
-        removed: Fraction of the attention parameters in scope that would go.
+        removed: Fraction of the attention parameters in scope that would go; where one pair alone
+            is in scope, of that pair's, as budgets are.
         predicted: Predicted error of the model's output.
         measured: The same measured on calibration data with the cut in place; ``None`` where
             nothing was run.
@@ -78,7 +79,7 @@ class SearchStep:
     """One budget that a search for a bound tried.
 
     Attributes:
-        removed: Fraction of the attention parameters in scope that would go.
+        removed: Fraction that would go, as in a :class:`Price`.
         value: What was measured: the error, or the increase of the word error rate (points)
             or of the perplexity (per cent).
         accepted: Whether it keeps within the bound.

@@ -22,6 +22,7 @@ from surgery.report.calibration_text import (
 from surgery.report.figures import price_curves, sensitivity_dots
 from surgery.report.model import Report
 from surgery.report.page import Tile
+from surgery.report.summary import PAIR_NAMES, pair_in_scope
 from surgery.report.wording import capitalised, percent
 
 
@@ -55,6 +56,7 @@ def calibration_context(report: Report) -> dict[str, Any] | None:
     calibration = report.calibration
     if calibration is None:
         return None
+    pair = pair_in_scope(report)
     return {
         "intro": _intro(calibration),
         "leak": leak_text(calibration),
@@ -65,6 +67,7 @@ def calibration_context(report: Report) -> dict[str, Any] | None:
         "error_name": error_name(calibration),
         "layouts": list(layouts_of(calibration)),
         "prices": price_rows(calibration),
+        "removed": "Removed" if pair is None else f"{PAIR_NAMES[pair]} removed",
         "measured": any(price.measured is not None for price in calibration.prices),
         "bound": bound_text(report, calibration),
         "value_title": capitalised(value_title(calibration)),

@@ -9,6 +9,7 @@ from math import isfinite, log1p
 from surgery.methods.rules import LITTLE_ERROR, LITTLE_PERPLEXITY
 from surgery.report.calibration import Calibration, Price, SearchStep
 from surgery.report.model import Report
+from surgery.report.summary import budget_name
 from surgery.report.wording import change, count, percent, scientific
 
 SHARES = (0.125, 0.25, 0.375, 0.5)
@@ -123,7 +124,9 @@ def bound_text(report: Report, calibration: Calibration) -> str:
         if not is_relative(calibration):
             little = f"a divergence of at most {log1p(LITTLE_PERPLEXITY):.3g} {calibration.unit}"
         most = report.options.get("up_to")
-        return f"{little}, and no more than {percent(most)}" if isinstance(most, float) else little
+        if not isinstance(most, float):
+            return little
+        return f"{little}, and no more than {percent(most)} of the {budget_name(report)}"
     _, words = _BOUNDS.get(calibration.bound, ("", calibration.bound.replace("_", " ")))
     limit = report.options.get(calibration.bound)
     if isinstance(limit, int | float) and not isinstance(limit, bool):

@@ -67,6 +67,23 @@ def saving_named(report: Report, name: str) -> Saving | None:
     return next((saving for saving in report.savings if saving.name == name), None)
 
 
+def pair_in_scope(report: Report) -> str | None:
+    """Return the only pair that may be cut, ``qk`` or ``vo``; ``None`` where both may."""
+    pairs = report.options.get("pairs")
+    return str(pairs[0]) if isinstance(pairs, list) and len(pairs) == 1 else None
+
+
+def budget_name(report: Report) -> str:
+    """Say what budgets are fractions of: ``VO`` where only that is in scope, or ``attention``."""
+    return PAIR_NAMES.get(pair_in_scope(report) or "", "attention")
+
+
+def budget_saving(report: Report) -> Saving | None:
+    """Return the saving that budgets are fractions of, if there is one."""
+    pair = saving_named(report, pair_in_scope(report) or "")
+    return saving_named(report, "attention") if pair is None else pair
+
+
 def quantity_named(report: Report, name: str) -> Quantity | None:
     """Return the quantity called ``name``, if there is one."""
     return next((quantity for quantity in report.quantities if quantity.name == name), None)
@@ -205,9 +222,14 @@ def _attention_sentence(report: Report) -> str:
         )
     if attention is None or model is None:
         return "The smallest components of each head were cut."
-    towers = [one for one in report.savings if one.name not in ("attention", "model")]
+    named = ("attention", "model", *PAIRS)
+    towers = [one for one in report.savings if one.name not in named]
     parts = [f"{percent(one.removed)} of the {one.title.lower()}" for one in towers]
     parts.append(f"{percent(model.removed)} of the model")
+    budget, what = budget_saving(report) or attention, "the attention parameters"
+    if budget is not attention:
+        parts.insert(0, f"{percent(attention.removed)} of all attention there")
+        what = f"the {PAIR_NAMES[budget.name]} parameters"
     whole = " and ".join(parts) if len(parts) < 3 else ", ".join(parts)
     verb = "would go" if dry else "are gone"
-    return f"{percent(attention.removed)} of the attention parameters in scope {verb}: {whole}."
+    return f"{percent(budget.removed)} of {what} in scope {verb}: {whole}."

@@ -25,7 +25,7 @@ from surgery.report.figures.canvas import (
 )
 from surgery.report.figures.labels import End, name_ends
 from surgery.report.model import Report
-from surgery.report.summary import saving_named
+from surgery.report.summary import budget_name, budget_saving
 from surgery.report.wording import capitalised, printable, scientific
 
 _HEIGHT = 300
@@ -56,7 +56,7 @@ def _drawable(value: float | None) -> bool:
 
 def _own(report: Report, calibration: Calibration) -> tuple[float, float | None] | None:
     """Return the budget of this run and its error, measured if it was; ``None`` without a cut."""
-    saving = saving_named(report, "attention")
+    saving = budget_saving(report)
     if saving is None or saving.removed <= 0:
         return None
     for value in (calibration.measured, calibration.predicted):
@@ -81,7 +81,7 @@ def _picture(report: Report, calibration: Calibration, curves: _Curves) -> Pictu
         axis.set_yticks([], minor=True)
         axis.yaxis.set_major_formatter(power)
         axis.xaxis.set_major_formatter(percent)
-        axis.set_xlabel("of the attention parameters in scope removed")
+        axis.set_xlabel(f"of the {budget_name(report)} parameters in scope removed")
         axis.grid()
         axis.tick_params(length=0)
         figure.text(4 / NARROW, 1 - 16 / _HEIGHT, plain(title), color=INK)
@@ -110,7 +110,7 @@ def _picture(report: Report, calibration: Calibration, curves: _Curves) -> Pictu
         )
         for layout, points in curves.items()
     ]
-    alt = f"{title} against the share removed. {'; '.join(said)}."
+    alt = f"{title} against the share of {budget_name(report)} removed. {'; '.join(said)}."
     if own is not None:
         alt += f" This cut: {percent(round(own[0], 3))}"
         alt += "." if own[1] is None else f" at {printable(error_text(own[1], calibration))}."
