@@ -9,7 +9,7 @@ from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import SpeechFolder, Utterance
 from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
 from surgery.evaluation.kinds import Kind, data_name
-from surgery.evaluation.recordings import SUFFIXES
+from surgery.evaluation.recordings import SUFFIXES, UNREADABLE
 from surgery.evaluation.rows import Document, read_text
 
 
@@ -62,14 +62,14 @@ def open_data(path: Path, kind: Kind, limit: int | None = None) -> CalibrationDa
         raise UsageError("The number of samples must be at least one.", found=limit)
     name = data_name(path)
     if kind == "text":
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES | UNREADABLE:
             raise SurgeryError(
                 "This model reads text, and this is a recording.",
                 where=path,
                 expected="a text file, a .jsonl file, or a folder of them",
             )
         return CalibrationData(name, kind, documents=tuple(read_text(path)[:limit]))
-    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+    if path.is_file() and path.suffix.lower() not in SUFFIXES | UNREADABLE:
         raise SurgeryError(
             "This model hears audio, and this is no recording.",
             where=path,

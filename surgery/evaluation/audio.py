@@ -18,6 +18,7 @@ from surgery.evaluation.kinds import data_name
 from surgery.evaluation.recordings import (
     SUFFIXES,
     TRANSCRIPTS,
+    how_to_read,
     no_recordings,
     read_transcripts,
     sound_files,
@@ -80,6 +81,7 @@ def _unreadable(where: object, found: object) -> SurgeryError:
         where=where,
         found=found,
         expected=f"audio: {', '.join(sorted(SUFFIXES))}",
+        hint=how_to_read(Path(str(where))),
     )
 
 

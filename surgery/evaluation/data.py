@@ -12,8 +12,7 @@ from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
 from surgery.evaluation.hub import PREFIX, HubName, hub_documents, hub_recordings
 from surgery.evaluation.kinds import Kind, data_name
 from surgery.evaluation.perplexity import Division
-from surgery.evaluation.recordings import SUFFIXES as AUDIO
-from surgery.evaluation.recordings import TRANSCRIPTS
+from surgery.evaluation.recordings import SUFFIXES, TRANSCRIPTS, UNREADABLE
 from surgery.evaluation.rows import Unit, read_text
 from surgery.evaluation.speech import Recording
 
@@ -136,7 +135,7 @@ def open_texts(
         texts, unit = hub_documents(name, limit, division)
         return Texts(str(name), tuple(texts), (unit,))
     path = Path(given)
-    if path.suffix.lower() in AUDIO:
+    if path.suffix.lower() in SUFFIXES | UNREADABLE:
         raise UsageError(
             "A language model is measured on text, and this is a recording",
             where="--data",

@@ -162,6 +162,11 @@ def _some(paths: Sequence[Path]) -> str:
     return ", ".join(path.name for path in paths[:NAMED]) + more
 
 
+def how_to_read(path: Path) -> str | None:
+    """Say what to do with a file that is sound by name and of a kind that cannot be read."""
+    return _convert(path) if path.suffix.lower() in UNREADABLE else None
+
+
 def _convert(path: Path) -> str:
     return CONVERT.format(name=path.name, stem=path.stem)
 

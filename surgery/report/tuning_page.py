@@ -22,7 +22,7 @@ from surgery.report.tuning_text import (
     method_name,
     warning_text,
 )
-from surgery.report.tuning_views import curves_of
+from surgery.report.tuning_views import curves_of, pass_losses
 from surgery.report.wording import amount, count, percent
 
 
@@ -79,6 +79,12 @@ def _loss_tiles(tuning: Tuning) -> list[Tile]:
         return []
     first, last = (figure_text(curve.smooth[i], curve.unit) for i in (0, -1))
     detail = "nats a token"
+    if curve.name == "training":  # single steps are of other samples
+        passes = pass_losses(tuning)
+        if passes is None:
+            return [Tile(curve.title, last, detail)]
+        first, last = map(figure_text, passes)
+        return [Tile(curve.title, f"{first} → {last}", f"{detail}, from first to last pass")]
     lowest = curve.lowest
     if curve.name == "held_out" and lowest != len(curve.steps) - 1:
         detail += f"; lowest {figure_text(curve.smooth[lowest])} at step {curve.steps[lowest]:,}"

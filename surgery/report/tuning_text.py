@@ -14,6 +14,8 @@ from surgery.report.tuning_views import (
     broken_steps,
     curves_of,
     last_step,
+    pass_losses,
+    risen,
     spread_of,
     value_changes,
 )
@@ -81,21 +83,29 @@ def tuning_sentence(report: Report, tuning: Tuning) -> str:
 
 
 def outcome_text(tuning: Tuning) -> str:
-    """Say where the loss (held-out where there is any) and the word error rate went."""
+    """Say where the loss and the word error rate went, on the same samples before and after.
+
+    Those are held-out ones from the start to the end; where there are none, all samples from the
+    first pass to the last. Of a single pass only where it ended can be said.
+    """
     curves = curves_of(tuning)
-    told = [curves[name] for name in ("held_out", "wer") if name in curves]
-    told = told or [curve for name, curve in curves.items() if name == "training"]
-    return ", ".join(_went(curve) for curve in told)
+    told = [_went(curves[name]) for name in ("held_out", "wer") if name in curves]
+    if told or "training" not in curves:
+        return ", ".join(told)
+    passes = pass_losses(tuning)
+    if passes is None:
+        return f"training loss {figure_text(curves['training'].smooth[-1])}"
+    first, last = map(figure_text, passes)
+    return f"training loss {first} in the first pass → {last} in the last"
 
 
 def _went(curve: Curve) -> str:
     """Say where one figure began and ended."""
-    name = {"held_out": "held-out loss", "wer": "word error rate"}.get(curve.name, "training loss")
-    first, last = curve.smooth[0], curve.smooth[-1]
-    ends = figure_text(first, curve.unit), figure_text(last, curve.unit)
+    name = {"held_out": "held-out loss", "wer": "word error rate"}[curve.name]
+    first, last = (figure_text(value, curve.unit) for value in (curve.values[0], curve.values[-1]))
     if len(curve.steps) == 1:
-        return f"{name} {ends[1]}"
-    return f"{name} {ends[0].removesuffix(' %')} → {ends[1]}"
+        return f"{name} {last}"
+    return f"{name} {first.removesuffix(' %')} → {last}"
 
 
 def seen_text(tuning: Tuning) -> str:
@@ -127,12 +137,30 @@ def fact_rows(tuning: Tuning) -> list[tuple[str, str]]:
 
 
 def warning_text(tuning: Tuning) -> str:
-    """Warn of steps without a finite loss; empty without any."""
+    """Warn of steps without a finite loss, and of a held-out loss that rose; else empty."""
+    told = []
     broken = broken_steps(tuning)
-    if not broken:
-        return ""
-    some = "1 logged step has" if broken == 1 else f"{broken:,} logged steps have"
-    return f"{some} no finite loss. They are left out of every figure here."
+    if broken:
+        some = "1 logged step has" if broken == 1 else f"{broken:,} logged steps have"
+        told.append(f"{some} no finite loss. They are left out of every figure here.")
+    if tuning.held_out and not math.isfinite(tuning.held_out[-1].loss):
+        told.append("The held-out loss is no number any more: the model is ruined.")
+    rise = risen(tuning)
+    if rise is not None:
+        earlier, last = rise
+        ends = f"from {figure_text(earlier.loss)} {{}} to {figure_text(last.loss)}"
+        if earlier is tuning.held_out[0]:
+            told.append(
+                f"The held-out loss rose, {ends.format('at the start')}: of what it has not learnt "
+                "from the model knows less than before. Lower --learning-rate, or take fewer steps."
+            )
+        else:
+            at = f"at step {earlier.step:,}"
+            told.append(
+                f"The held-out loss rose again, {ends.format(at)}: fewer steps, or a lower "
+                "--learning-rate, are better."
+            )
+    return " ".join(told)
 
 
 def curve_rows(tuning: Tuning) -> list[tuple[Curve, dict[str, str]]]:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from surgery.report.tuning import Moved, Tuning
+from surgery.report.tuning import HeldOut, Moved, Tuning
 
 _SMOOTH = 20  # a mean is over this part of what was logged: 1 / _SMOOTH
+RISE = 0.01  # nats a token: a perplexity 1 % higher
 _FLOOR = 1e-6  # singular values below this share of the map's largest are rounding
 
 
@@ -73,6 +74,43 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
         near = values[max(0, index - before) : index + after + 1]
         means.append(sum(near) / len(near))
     return means
+
+
+def pass_losses(tuning: Tuning) -> tuple[float, float] | None:
+    """Return the mean training loss of the first and of the last pass: both over the same samples.
+
+    ``None`` with fewer than two whole passes. Single steps are not compared: what they are of
+    differs by more than what a model learns.
+    """
+    passes = tuning.examples_seen / tuning.samples if tuning.samples else 0.0
+    if passes < 2:
+        return None
+    end = last_step(tuning)
+    each = end / passes
+    sums, counts, before = [0.0, 0.0], [0, 0], 0
+    for one in sorted(tuning.steps, key=lambda one: one.step):
+        for index, inside in enumerate((one.step <= each, before >= end - each)):
+            if inside and math.isfinite(one.loss):
+                sums[index] += one.loss * (one.step - before)
+                counts[index] += one.step - before
+        before = one.step
+    return (sums[0] / counts[0], sums[1] / counts[1]) if all(counts) else None
+
+
+def risen(tuning: Tuning) -> tuple[HeldOut, HeldOut] | None:
+    """Return two looks at held-out samples between which the loss rose, the last one the later.
+
+    The first of all looks where it rose above that, else the lowest. ``None`` where it did not
+    rise, or by less than :data:`RISE`.
+    """
+    looks = [one for one in tuning.held_out if math.isfinite(one.loss)]
+    if not looks:
+        return None
+    last = looks[-1]
+    for earlier in (looks[0], min(looks, key=lambda one: one.loss)):
+        if last.loss > earlier.loss + RISE:
+            return earlier, last
+    return None
 
 
 def broken_steps(tuning: Tuning) -> int:

@@ -134,6 +134,7 @@ def learn(
     if watch is not None:
         progress(Event("Looking at held-out samples", 0, 1))
     first = _first_look(trainer, transaction)
+    trainer.told.start = first.get("eval_loss")
     set_seed(options.seed)  # so that a run which need not look again draws the same numbers
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
     looked = {entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry}

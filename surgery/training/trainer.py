@@ -59,8 +59,9 @@ class PartsTrainer(Trainer):
             train_dataset=task.train,
             eval_dataset=task.held_out,
             compute_loss_func=mean_loss,
-            callbacks=[_Told(progress)],
+            callbacks=[told := Told(progress)],
         )
+        self.told = told
         self.remove_callback(PrinterCallback)
         _check_shards(self)
         self._penalty, self._watch = penalty, watch
@@ -202,20 +203,34 @@ def step_of(state: Path) -> int:
     return int(state.name.rpartition("-")[2])
 
 
-class _Told(TrainerCallback):
-    """Tells of every step."""
+class Told(TrainerCallback):
+    """Tells of every step.
+
+    Attributes:
+        start: The held-out loss before the first step, where there was a look.
+    """
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._detail = progress, ""
+        self.start: float | None = None
+        self._progress, self._detail, self._held_out = progress, "", ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell how far it is, and what was last logged."""
         del args, control, kwargs
-        self._progress(Event(STAGE, state.global_step, state.max_steps, self._detail))
+        detail = ", ".join(filter(None, (self._detail, self._held_out)))
+        self._progress(Event(STAGE, state.global_step, state.max_steps, detail))
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember the loss, and the held-out loss beside that of the start."""
         logs = kwargs.get("logs") or {}
         if "loss" in logs:
             shown = (("loss", ".4g"), ("penalty", ".2g"), ("learning_rate", ".2g"))
             words = [f"{n.replace('_', ' ')} {logs[n]:{f}}" for n, f in shown if n in logs]
             self._detail = ", ".join(words)
+            self.on_step_end(args, state, control)
+        if "eval_loss" in logs:
+            loss, start = logs["eval_loss"], self.start
+            self._held_out = f"held-out {loss:.4g}"
+            if start is not None:
+                self._held_out += f", {start:.4g} at the start"
             self.on_step_end(args, state, control)

@@ -161,7 +161,7 @@ def test_ctrl_c_says_which_state_is_kept(here: Path, monkeypatch: pytest.MonkeyP
 
     words = ["split", "--data", "text.jsonl", *COMMON, "--save-every", "1", "-o", "out"]
     with monkeypatch.context() as patch:
-        patch.setattr("surgery.training.trainer._Told.on_step_end", interrupt)
+        patch.setattr("surgery.training.trainer.Told.on_step_end", interrupt)
         told = "".join(tune(*words, fails=130).stderr.split())
     assert "thestateofstep1,in" in told and "training/checkpoint-1" in told
     assert "--resume" in told

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from surgery.calibration.data import open_data
 from surgery.errors import SurgeryError, SurgeryWarning, UsageError
 from surgery.evaluation.audio import SpeechFolder, read_audio, split
 from surgery.evaluation.rows import read_text
@@ -146,6 +147,21 @@ def test_recordings_of_a_kind_that_cannot_be_read_are_named(folder: Path) -> Non
     (folder / "transcripts.tsv").write_text("x.m4a\tone\n")
     with pytest.raises(SurgeryError, match=r"line 1(.|\n)*x\.m4a, which cannot be read"):
         SpeechFolder.open(folder)
+
+
+def test_a_recording_of_such_a_kind_says_how_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "x.m4a").write_bytes(b"....ftypM4A ")
+    for opened in (
+        SpeechFolder.open(tmp_path / "x.m4a").audio,
+        lambda: read_audio(tmp_path / "x.m4a"),
+    ):
+        with pytest.raises(SurgeryError, match=r"cannot be read(.|\n)*ffmpeg -i x\.m4a"):
+            opened()
+    with pytest.raises(SurgeryError, match="this is a recording"):
+        open_data(tmp_path / "x.m4a", "text")
+    heard = open_data(tmp_path / "x.m4a", "audio")
+    with pytest.raises(SurgeryError, match="ffmpeg"):
+        heard.fingerprints()
 
 
 def test_folders_below_are_named_where_nothing_is_above(tmp_path: Path) -> None:

@@ -156,6 +156,42 @@ def test_the_first_line_says_what_was_trained_and_what_came_of_it() -> None:
     assert alone.endswith("for 1 step on digits/train: training loss 0.500.")
 
 
+def test_without_held_out_samples_passes_over_the_same_ones_are_compared() -> None:
+    # Four passes of ten steps, logged every five: what single logs are of differs.
+    losses = (3.0, 1.0, 2.6, 0.8, 2.4, 0.6, 2.2, 0.4)
+    steps = [TuningStep(5 * n, loss, None, None, 1e-3) for n, loss in enumerate(losses, start=1)]
+    report = retold(held_out=[], steps=steps, samples=100, examples_seen=400)
+    assert sentence(report).endswith("training loss 2.00 in the first pass → 1.30 in the last.")
+    tiles = tuning_view(replace(report, measurements=[]), report.tuning).tiles  # type: ignore[arg-type]
+    assert [tile.value for tile in tiles if tile.label == "Training loss"] == ["2.00 → 1.30"]
+    # One pass meets no sample twice: there is nothing to compare with.
+    once = retold(held_out=[], steps=steps, samples=100, examples_seen=100)
+    assert "→" not in sentence(once) and "training loss 0.4" in sentence(once)
+
+
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        ((2.0, 1.25, 2.4), "The held-out loss rose, from 2.00 at the start to 2.40"),
+        ((2.0, 1.25, 1.5), "The held-out loss rose again, from 1.25 at step 100 to 1.50"),
+        ((2.0, 1.25, 1.255), ""),
+        ((2.0, 2.005), ""),
+        ((2.0, math.nan), "The held-out loss is no number any more"),
+        ((), ""),
+    ],
+)
+def test_a_held_out_loss_that_rises_is_warned_of(losses: tuple[float, ...], says: str) -> None:
+    report = retold(held_out=[HeldOut(100 * n, loss) for n, loss in enumerate(losses)])
+    assert report.tuning is not None
+    assert warning_text(report.tuning).startswith(says) and bool(says) == bool(
+        warning_text(report.tuning)
+    )
+    screen = " ".join(_shown(report_view(report)).split())
+    for view in (words_of(to_html(report)), to_card(report), screen):
+        assert says in view
+        assert ("learning-rate, or take fewer" in view) == ("rose, from" in says)
+
+
 def test_a_loss_that_rose_again_shows_where_it_was_lowest() -> None:
     held_out = [HeldOut(n, loss) for n, loss in ((0, 2.0), (100, 1.25), (200, 1.5))]
     text = words_of(to_html(retold(held_out=held_out)))
