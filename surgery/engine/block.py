@@ -10,7 +10,7 @@ from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks
 from surgery.errors import CheckpointError
 from surgery.runtime.entries import read_entry
-from surgery.runtime.errors import LoadError
+from surgery.runtime.errors import LoadError, malformed
 from surgery.runtime.frequencies import KEY, check_pairs, check_rotary, read_pairs
 from surgery.runtime.manifest import read_manifest
 from surgery.runtime.parts import LINEAR_METHODS
@@ -57,8 +57,20 @@ def read_operations(raw: Mapping[str, Any], *, where: str) -> list[Operation]:
     with _readable(where):
         read_manifest(block)  # what the runtime would refuse is not operated on either
         return [
-            {**operation, "sites": dict(operation["sites"])} for operation in block["operations"]
+            _whole(operation, f"{where}: surgery.operations[{number}]")
+            for number, operation in enumerate(block["operations"])
         ]
+
+
+def _whole(operation: Operation, where: str) -> Operation:
+    """Return an operation with all its parts: options and provenance may be null, or left out."""
+    parts: Operation = {"sites": dict(operation["sites"])}
+    for key in ("options", "provenance"):
+        value = operation.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            raise malformed(f"{where}.{key}", value, "an object")
+        parts[key] = dict(value or {})
+    return {**operation, **parts}
 
 
 def read_ranks(

@@ -12,13 +12,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-from surgery.checkpoint.directory import DirectorySource
+from surgery.checkpoint.directory import DirectorySource, read_json
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.checkpoint.writer import TensorSpec
-from surgery.engine.block import Operation, surgery_block
+from surgery.engine.block import Operation, read_operations, surgery_block
 from surgery.engine.measure import check_data, measure
-from surgery.errors import CheckpointError, UsageError
+from surgery.engine.stored import read_stored
+from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.events import Progress
 from surgery.export.remote_code import FILE, place_code
 from surgery.report.model import Report
@@ -157,13 +158,14 @@ def produce(
 def _already_done(surgery: Surgery, method: str, target: Path) -> Report | None:
     """Return the finished result's report if source and options are the same."""
     try:
-        config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-        operations = config["surgery"]["operations"]
+        config = read_json(target / "config.json")
+        operations = read_operations(config, where=str(target))
         last, provenance = operations[-1], operations[-1]["provenance"]
         same = (last["method"], last["options"]) == (method, surgery.options.plain())
         report = from_json((target / "report.json").read_text(encoding="utf-8"))
-        DirectorySource(target).close()  # whole: every shard there, none cut short
-    except (OSError, ValueError, LookupError, TypeError, CheckpointError):
+        with DirectorySource(target) as there:  # whole: every shard, and in it every tensor
+            read_stored(there)
+    except (OSError, ValueError, LookupError, TypeError, SurgeryError):
         return None
     if not same or len(operations) != len(surgery.before) + 1:
         return None

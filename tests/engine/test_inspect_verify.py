@@ -217,3 +217,21 @@ def test_weights_that_contradict_the_surgery_block_are_refused(
         surgery.merge(out, tmp_path / "merged")
     assert contents(out) == was
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("key", ["options", "provenance"])
+@pytest.mark.parametrize("value", [[{}], "text", 1])
+def test_what_is_only_shown_of_an_operation_has_its_form_too(
+    pair: tuple[Path, Path], tmp_path: Path, key: str, value: Any
+) -> None:
+    _, out = pair
+    config = config_of(out)
+    config["surgery"]["operations"][0][key] = value
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"(?s)malformed.*{key}"):
+        surgery.merge(out, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+    config["surgery"]["operations"][0][key] = None
+    (out / "config.json").write_text(json.dumps(config))
+    surgery.merge(out, tmp_path / "merged")

@@ -269,10 +269,32 @@ def test_what_is_done_already_is_not_done_again(tiny: Path) -> None:
     assert report.savings == first.savings
 
 
-def test_a_damaged_result_is_not_called_done(tiny: Path) -> None:
-    surgery.absorb_decompose("tiny", "out", options=OPTIONS)
-    shard = min(Path("out").glob("*.safetensors"))
+def cut_short(result: Path) -> None:
+    shard = min(result.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-9])
+
+
+def with_another_name(result: Path) -> None:
+    shard = min(result.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes().replace(b"encoder.layers.0.", b"encoder.layers.9.", 1))
+
+
+def with_a_list_for_provenance(result: Path) -> None:
+    config = json.loads((result / "config.json").read_text())
+    config["surgery"]["operations"][0]["provenance"] = []
+    (result / "config.json").write_text(json.dumps(config))
+
+
+def nested_too_deep(result: Path) -> None:
+    (result / "config.json").write_text("[" * 50_000)
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, with_another_name, with_a_list_for_provenance, nested_too_deep]
+)
+def test_a_damaged_result_is_not_called_done(damage: Callable[[Path], None], tiny: Path) -> None:
+    surgery.absorb_decompose("tiny", "out", options=OPTIONS)
+    damage(Path("out"))
     with pytest.raises(TargetError, match="not empty"):
         surgery.absorb_decompose("tiny", "out", options=OPTIONS)
 
