@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from surgery.errors import UsageError
+from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, split, window
 
 ENGLISH = ("en", "english")
@@ -107,7 +108,7 @@ def transcribe_windows(
     # The encoder hears the padding as silence, as in Whisper's own code; the mask of ones
     # only tells `generate` that nothing is to be guessed from the padding token.
     mask = torch.ones(inputs.shape[0], inputs.shape[-1], device=inputs.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), _settled_by("generation_config.json"):
         tokens = model.generate(input_features=inputs, attention_mask=mask, **options)
     specials = set(processor.tokenizer.all_special_ids)
     words = [
@@ -139,8 +140,28 @@ def log_mel(model: Any, processor: Any, audio: Sequence[Audio]) -> Tensor:
 
 def extract_features(processor: Any, audio: Sequence[Audio]) -> Tensor:
     """Return log-mel features as :func:`log_mel`, in float32 on the CPU, for any model."""
-    extracted = processor.feature_extractor(
-        list(audio), sampling_rate=SAMPLE_RATE, return_tensors="pt"
-    )
-    features: Tensor = extracted.input_features
+    with _settled_by("preprocessor_config.json"):
+        extracted = processor.feature_extractor(
+            list(audio), sampling_rate=SAMPLE_RATE, return_tensors="pt"
+        )
+        features: Tensor = extracted.input_features
     return features
+
+
+@contextmanager
+def _settled_by(file: str) -> Iterator[None]:
+    """Tell what transformers refuses to do as the fault of the file that settles how it is done.
+
+    Raises:
+        CheckpointError: It refused.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"Recordings cannot be transcribed as {file} and config.json say",
+            found=" ".join(f"{type(error).__name__}: {error}".split()),
+            hint="compare the files with those of the original model",
+        ) from error

@@ -17,7 +17,7 @@ from transformers import (
     WhisperProcessor,
 )
 
-from surgery.errors import UsageError
+from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.measure import measure_speech, measure_text
 from surgery.evaluation.perplexity import perplexity, read_documents
@@ -132,6 +132,17 @@ def test_a_multilingual_model_is_told_language_and_task(micro: tuple[Any, Any]) 
     assert recorder.told["task"] == "transcribe"
     assert recorder.told["max_new_tokens"] == 3
     assert recorder.told["num_beams"] == 1
+
+
+def test_settings_that_cannot_be_followed_are_named_by_their_file(micro: tuple[Any, Any]) -> None:
+    model, processor = (copy.deepcopy(each) for each in micro)
+    audio = SpeechFolder.open(DIRECTORY / "test", limit=1).audio()
+    model.generation_config.no_timestamps_token_id = 0.5
+    with pytest.raises(CheckpointError, match="generation_config"):
+        transcribe(model, processor, audio)
+    processor.feature_extractor.padding_side = "above"
+    with pytest.raises(CheckpointError, match="preprocessor_config"):
+        transcribe(model, processor, audio)
 
 
 def test_no_text_is_longer_than_its_sound_can_hold(micro: tuple[Any, Any]) -> None:
