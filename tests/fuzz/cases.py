@@ -145,7 +145,7 @@ def draw(corpus: Corpus, seed: int, number: int, names: Sequence[str] = tuple(SU
     else:
         change = mutate_json(rng, data, subject.focus)
     forced = "-o out" in subject.commands[command] and rng.random() < 0.25
-    forced = forced and subject.kind != "interrupted"
+    forced = forced and subject.kind not in ("interrupted", "finished")
     return Case(number, name, command, str(path.relative_to(folder)), change, forced)
 
 

@@ -58,7 +58,8 @@ class Subject:
         commands: What reads it.
         files: What is spoilt, and how often each; a pattern stands for any that matches.
         focus: The key of JSON files that is spoilt more often.
-        kind: ``dense``, ``treated``, ``adapter``, ``peft``, ``statistics`` or ``interrupted``.
+        kind: ``dense``, ``treated``, ``adapter``, ``peft``, ``statistics``, ``interrupted``
+            or ``finished``.
     """
 
     family: str
@@ -177,6 +178,12 @@ def _interrupted(folder: Path) -> None:
     assert stopped.exit_code == INTERRUPTED, stopped.output
 
 
+def _finished(folder: Path) -> None:
+    """Leave a whole result, to be asked for again."""
+    _dense("gpt2")(folder)
+    surgery(folder, f"{ABSORB} --lossless")
+
+
 ADAPTER_FILES = {
     "adapter/adapter.json": 5,
     "adapter/adapter.safetensors": 3,
@@ -261,5 +268,12 @@ SUBJECTS: dict[str, Subject] = {
         {"absorb-decompose --resume": f"{ABSORB} --lossless --resume"},
         {".out.surgery-partial/*": 1},
         kind="interrupted",
+    ),
+    "finished run": Subject(
+        "gpt2",
+        _finished,
+        {"absorb-decompose again": f"{ABSORB} --lossless"},
+        {f"out/{CONFIG}": 3, "out/report.json": 3, f"out/{WEIGHTS}": 1},
+        kind="finished",
     ),
 }
