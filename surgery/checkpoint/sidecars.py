@@ -214,8 +214,8 @@ def copy_sidecars(files: Iterable[Path], directory: Path, root: Path | None = No
 def _folder(names: list[str]) -> str | None:
     if len(names) > FILES:
         return f"more than {FILES} files"
-    # What is in a folder weights may be in is told by any of its files.
-    return next((why for why in map(_forbidden, names) if why in (WEIGHTS, PICKLE)), None)
+    holds = {WEIGHTS, PICKLE}.intersection(map(_forbidden, names))
+    return "weights, a pickle or an archive in it" if holds else None
 
 
 def _forbidden(name: str) -> str | None:
@@ -257,8 +257,9 @@ def _listed(directory: Path, refused: dict[str, str]) -> Iterator[Path]:
                 for name in linked:
                     refused[f"{(Path(folder) / name).relative_to(directory).as_posix()}/"] = LINK
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
-                yield from (Path(folder) / name for name in sorted(files) if name[0] != ".")
-                count += len(files)
+                some = sorted(name for name in files if not name.startswith("."))[: FILES + 1]
+                yield from (Path(folder) / name for name in some)
+                count += len(some)
                 if count > FILES:
                     break
 

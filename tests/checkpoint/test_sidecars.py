@@ -96,7 +96,7 @@ def test_small_files_come_along_in_their_folders(checkpoint: Path, tmp_path: Pat
         ("pytorch_model.bin.index.json", "pytorch_model.bin.index.json", "weights"),
         ("2_Dense/model.safetensors", "2_Dense/", "weights"),
         ("onnx/model.onnx", "onnx/", "weights"),
-        ("checkpoint-5/optimizer.pt", "checkpoint-5/", "pickle"),
+        ("checkpoint-5/optimizer.pt", "checkpoint-5/", "a pickle"),
         ("work/x.json", "work/", "surgery needs"),
     ],
 )
