@@ -102,9 +102,8 @@ def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session
 
         quiet_libraries()
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "default", SurgeryWarning
-            )  # a note, whatever the environment says
+            # Ours are notes, whatever the environment makes of warnings.
+            warnings.simplefilter("default", SurgeryWarning)
             warnings.showwarning = current.notes(warnings.showwarning)
             if as_json:
                 yield current, ignore
