@@ -177,6 +177,8 @@ class Architecture:
         untouched: Glob patterns (below the prefix, or anywhere when they start with ``/``)
             of tensors that no method touches.
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
+        convolutions: Glob patterns (below the prefix) of the encoder's convolution kernels, to how
+            many outputs each computes for one position of the encoder.
         preset: What the bare command prunes.
         published: Thresholds that a paper gives for the family, to repeat it by.
         defaults: What the family's configuration means by a key that is absent.
@@ -198,3 +200,4 @@ class Architecture:
     aliases: Mapping[str, str] = field(default_factory=dict)
     published: Published | None = None
     inexact: Mapping[str, tuple[object, str]] = field(default_factory=dict)
+    convolutions: Mapping[str, int] = field(default_factory=dict)

@@ -65,6 +65,7 @@ WHISPER = Architecture(
         "/layer_weights",
     ),
     towers={"encoder": "encoder.*", "decoder": "decoder.*"},
+    convolutions={"encoder.conv1.weight": 2, "encoder.conv2.weight": 1},  # conv2 has stride 2
     defaults={
         "d_model": 384,
         "encoder_layers": 4,

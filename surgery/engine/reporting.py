@@ -14,7 +14,8 @@ from surgery.engine.stored import stored_dtype
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
 from surgery.methods.rules import PAIRS, Pair
 from surgery.methods.units import energy_share
-from surgery.report.accounting import quantities, restructured, savings, sequence_lengths
+from surgery.report.accounting import restructured, savings
+from surgery.report.costs import beside_attention, quantities, sequence_lengths
 from surgery.report.model import PairReport, Report, Saving, SiteReport, Source
 
 
@@ -34,6 +35,7 @@ def build_report(
         name: (shape, plan.output_dtype(name).itemsize)
         for name, (shape, _) in restructured(before, sites, ranks).items()
     }
+    shapes = {name: shape for name, (shape, _) in before.items()}
     lossless = isinstance(plan.options.rule, Lossless)
     return Report(
         title=f"{plan.source.name}: attention {'restructured' if lossless else 'pruned'}",
@@ -63,7 +65,12 @@ def build_report(
         ],
         savings=_with_pair(plan, ranks, savings(sites, ranks, before, after, plan.claims.towers)),
         quantities=quantities(
-            plan.claims.sites, ranks, before, after, sequence_lengths(plan.config)
+            plan.claims.sites,
+            ranks,
+            before,
+            after,
+            sequence_lengths(plan.config),
+            beside_attention(plan.family, plan.claims, shapes),
         ),
         notes=_notes(plan),
         output=output,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import pytest
 from transformers import CONFIG_MAPPING
 
@@ -39,6 +41,19 @@ def test_biases_in_the_data_are_those_of_the_model(name: str) -> None:
             projection = site.projection(role)
             bias = projection.weight.removesuffix("weight") + "bias"
             assert (projection.bias == bias) == (bias in state)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_every_convolution_is_counted_by_one_pattern(name: str) -> None:
+    model = tiny_model(name)
+    raw = model.config.to_dict()
+    state = model.state_dict()
+    family = architecture_of(raw)
+    claims = claim(family, Config(family, raw, "config.json"), list(state))
+    kernels = [key for key, tensor in state.items() if tensor.dim() > 2]
+    patterns = [claims.prefix + glob for glob in family.convolutions]
+    assert all(sum(fnmatchcase(key, glob) for glob in patterns) == 1 for key in kernels)
+    assert all(any(fnmatchcase(key, glob) for key in kernels) for glob in patterns)
 
 
 def test_every_known_family_is_in_the_contract() -> None:

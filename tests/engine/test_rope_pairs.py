@@ -25,7 +25,8 @@ from surgery.engine.block import site_entry, surgery_block
 from surgery.engine.pack import read_site, write_site
 from surgery.engine.stored import read_stored
 from surgery.errors import CheckpointError
-from surgery.report.accounting import quantities, restructured, savings, sequence_lengths
+from surgery.report.accounting import restructured, savings
+from surgery.report.costs import quantities, sequence_lengths
 from tests.engine.support import DTYPES, config_of, inputs, run, save_tiny, tensors_of
 from tests.models import tiny_model
 from tests.runtime.naive import (
@@ -210,7 +211,7 @@ def test_accounts_predict_the_files_and_the_block_reads_back(
     assert model.stored == sum(tensor.numel() for tensor in tensors_of(made.path).values())
     told = {
         one.name: one
-        for one in quantities(every, made.ranks, table, after, sequence_lengths(dense.config))
+        for one in quantities(every, made.ranks, table, after, sequence_lengths(dense.config), {})
     }
     with torch.no_grad():
         cache = surgery.load(made.path)(torch.tensor([[3, 4]]), use_cache=True).past_key_values

@@ -8,15 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from surgery.architectures import ARCHITECTURES, Config, attention_sites
-from surgery.architectures.base import AttentionSite
+from surgery.architectures.base import AttentionSite, Scope
 from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.report.accounting import (
-    TensorInfo,
-    quantities,
-    restructured,
-    savings,
-    sequence_lengths,
-)
+from surgery.report.accounting import TensorInfo, restructured, savings
+from surgery.report.costs import quantities, sequence_lengths
 from surgery.report.model import Measurement, PairReport, Report, SiteReport, Source
 
 ROPE = "RoPE rotates q and k between projection and score: their product cannot be absorbed"
@@ -140,6 +135,11 @@ def _site(
     )
 
 
+def _beside(size: str) -> dict[Scope, int]:
+    """FLOPs a position of what stands for all the rest: one product with each of its numbers."""
+    return {"encoder": 2 * REST[size][0], "decoder": 2 * REST[size][1]}
+
+
 def make_report(
     size: str, *, lossless: bool = False, inspect: bool = False, frequencies: bool = False
 ) -> Report:
@@ -212,7 +212,7 @@ def make_report(
         versions={"model-surgery": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
         sites=reports,
         savings=savings(scoped, ranks, infos, after, towers),
-        quantities=quantities(sites, ranks, infos, after, sequence_lengths(config)),
+        quantities=quantities(sites, ranks, infos, after, sequence_lengths(config), _beside(size)),
         measurements=[] if inspect else [metric, drift],
         seconds={} if inspect else {"spectra": 6.21, "rewrite": 9.7, "verify": 3.3},
         notes=["The runtime pads the heads of a block to the widest for scores and contexts."],
