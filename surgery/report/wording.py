@@ -15,12 +15,15 @@ _UNITS = (
 
 
 def count(value: float) -> str:
-    """Write a count in three or four digits: ``1.54 G``, ``83.9 M``, ``512``."""
+    """Write a count in three or four digits: ``1.54 G``, ``83.9 M``, ``71.0 M``, ``512``."""
     for limit, scale, unit in _UNITS:
         if abs(value) >= limit:
             scaled = value / scale
-            return f"{scaled:.3g} {unit}" if abs(scaled) < 1000 else f"{scaled:,.0f} {unit}"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+            # zeros at the end are kept: 72.6 and 71 do not look like equally exact figures
+            text = f"{scaled:#.3g}".rstrip(".") if abs(scaled) < 999.5 else f"{scaled:,.0f}"
+            return f"{text} {unit}"
+    whole = float(value).is_integer() or abs(value) >= 999.5
+    return f"{value:,.0f}" if whole else f"{value:.3g}"
 
 
 def amount(value: float, unit: str) -> str:
