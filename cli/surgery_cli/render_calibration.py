@@ -14,6 +14,8 @@ from surgery.report.calibration_text import (
     error_name,
     layouts_of,
     leak_text,
+    meaning_text,
+    of_base,
     outcome_text,
     price_rows,
     step_text,
@@ -34,7 +36,7 @@ def calibration_parts(report: Report) -> list[RenderableType]:
     if price_rows(calibration):
         parts.append(_prices(calibration, pair_in_scope(report)))
     if calibration.search:
-        parts.append(_search(calibration, pair_in_scope(report)))
+        parts.append(_search(report, calibration))
     parts.append(remarks(_remarks(report, calibration)))
     leak = leak_text(calibration)
     if leak:
@@ -60,10 +62,10 @@ def _prices(calibration: Calibration, pair: str | None) -> RenderableType:
     return capped(shown)
 
 
-def _search(calibration: Calibration, pair: str | None) -> RenderableType:
+def _search(report: Report, calibration: Calibration) -> RenderableType:
     """Show the budgets that a search tried, in its order."""
-    of = "" if pair is None else f" of {PAIR_NAMES[pair]}"
-    shown = table(f"Search: removed{of}", value_title(calibration), "within the bound")
+    title = f"Search: removed{of_base(report)}"
+    shown = table(title, value_title(calibration), "within the bound")
     for step in calibration.search:
         kept = Text("yes", style="green") if step.accepted else Text("no", style="red")
         shown.add_row(percent(step.removed), printable(step_text(step, calibration)), kept)
@@ -74,10 +76,13 @@ def _remarks(report: Report, calibration: Calibration) -> Iterator[tuple[str, st
     if calibration.prices:
         brackets = any(price.measured is not None for price in calibration.prices)
         name = error_name(calibration)
-        yield "Price", f"predicted {name}" + (", measured in brackets" if brackets else "")
+        told = f"predicted {name}" + (", measured in brackets" if brackets else "")
+        yield "Price", told
     outcome = outcome_text(calibration)
     if outcome:
         yield "This cut" if report.output is not None else "The cut asked", outcome
+    if calibration.prices or outcome:
+        yield "What that means", meaning_text(report, calibration)
     bound = bound_text(report, calibration)
     if bound:
         yield "Search", f"the largest cut with {bound}"

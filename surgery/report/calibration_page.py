@@ -10,8 +10,12 @@ from surgery.report.calibration_text import (
     data_text,
     error_name,
     error_text,
+    held_out_figure,
+    held_out_rows,
     layouts_of,
     leak_text,
+    meaning_text,
+    of_base,
     outcome_text,
     padding_text,
     price_rows,
@@ -19,10 +23,10 @@ from surgery.report.calibration_text import (
     step_text,
     value_title,
 )
+from surgery.report.damage_text import damage_text
 from surgery.report.figures import price_curves, sensitivity_dots
 from surgery.report.model import Report
 from surgery.report.page import Tile
-from surgery.report.summary import PAIR_NAMES, pair_in_scope
 from surgery.report.wording import capitalised, percent
 
 
@@ -35,7 +39,7 @@ def calibration_tiles(report: Report) -> list[Tile]:
     value = predicted if measured is None else measured
     if value is None:
         return []
-    detail = error_name(calibration)
+    detail = error_name(calibration, unit=False)
     if calibration.held_out is not None:
         value = calibration.held_out.error.value
         detail += f", on held-out rows of {calibration.data}"
@@ -48,7 +52,22 @@ def calibration_tiles(report: Report) -> list[Tile]:
         label = "Predicted error"
     if predicted is not None and label != "Predicted error":
         detail += f"; {error_text(predicted, calibration)} predicted"
-    return [Tile(label, error_text(value, calibration), detail)]
+    return [
+        *_figure_tiles(report, calibration),
+        Tile(label, error_text(value, calibration), detail),
+    ]
+
+
+def _figure_tiles(report: Report, calibration: Calibration) -> list[Tile]:
+    """Return the held-out perplexity or word error rate: what people know an error by."""
+    price = calibration.held_out
+    if price is None or not price.figure or price.before is None or price.after is None:
+        return []
+    before, after = (held_out_figure(price, each) for each in (price.before, price.after))
+    told = damage_text(report)
+    tone = "bad" if told is not None and told.tone == "bad" else ""
+    value = f"{before.removesuffix(' %')} → {after}"
+    return [Tile(capitalised(price.figure), value, held_out_rows(calibration, price), tone)]
 
 
 def calibration_context(report: Report) -> dict[str, Any] | None:
@@ -56,7 +75,6 @@ def calibration_context(report: Report) -> dict[str, Any] | None:
     calibration = report.calibration
     if calibration is None:
         return None
-    pair = pair_in_scope(report)
     return {
         "intro": _intro(calibration),
         "leak": leak_text(calibration),
@@ -67,9 +85,9 @@ def calibration_context(report: Report) -> dict[str, Any] | None:
         "error_name": error_name(calibration),
         "layouts": list(layouts_of(calibration)),
         "prices": price_rows(calibration),
-        "removed": "Removed" if pair is None else f"{PAIR_NAMES[pair]} removed",
         "measured": any(price.measured is not None for price in calibration.prices),
         "bound": bound_text(report, calibration),
+        "removed_title": f"Removed{of_base(report)}",
         "value_title": capitalised(value_title(calibration)),
         "steps": [
             (percent(step.removed), step_text(step, calibration), step.accepted)
@@ -99,6 +117,7 @@ def _facts(report: Report, calibration: Calibration) -> list[tuple[str, str]]:
         ("Padding", padding_text(calibration)),
         ("Ridge", ridge_text(calibration)),
         ("Price", capitalised(error_name(calibration))),
+        ("What that means", capitalised(meaning_text(report, calibration))),
     ]
     if outcome:
         facts.append(("This cut" if report.output is not None else "The cut asked", outcome))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import isfinite, log1p
 
 from surgery.methods.rules import LITTLE_ERROR, LITTLE_PERPLEXITY
-from surgery.report.calibration import Calibration, Price, SearchStep
+from surgery.report.calibration import Calibration, HeldOut, Price, SearchStep
 from surgery.report.model import Report
-from surgery.report.summary import budget_name
+from surgery.report.summary import PAIR_NAMES, budget_name, measured_text, pair_in_scope
 from surgery.report.wording import change, count, percent, scientific
 
 SHARES = (0.125, 0.25, 0.375, 0.5)
@@ -122,11 +122,13 @@ def bound_text(report: Report, calibration: Calibration) -> str:
     if calibration.bound == "up_to":
         little = f"an error of at most {LITTLE_ERROR:g}"
         if not is_relative(calibration):
-            little = f"a divergence of at most {log1p(LITTLE_PERPLEXITY):.3g} {calibration.unit}"
-        most = report.options.get("up_to")
-        if not isinstance(most, float):
+            most = f"{log1p(LITTLE_PERPLEXITY):.3g} {calibration.unit}"
+            dearer = percent(LITTLE_PERPLEXITY)
+            little = f"a divergence of at most {most} (a perplexity about {dearer} higher)"
+        asked = report.options.get("up_to")
+        if not isinstance(asked, float):
             return little
-        return f"{little}, and no more than {percent(most)} of the {budget_name(report)}"
+        return f"{little}, and no more than {percent(asked)} of the {budget_name(report)}"
     _, words = _BOUNDS.get(calibration.bound, ("", calibration.bound.replace("_", " ")))
     limit = report.options.get(calibration.bound)
     if isinstance(limit, int | float) and not isinstance(limit, bool):
@@ -134,6 +136,51 @@ def bound_text(report: Report, calibration: Calibration) -> str:
         scale = 100 if calibration.bound == "max_ppl_increase" else 1
         return f"{words} {_amount(scale * float(limit), calibration)}"
     return f"{words} what was asked"
+
+
+def of_base(report: Report) -> str:
+    """Say behind a fraction what it is of, where that is less than the attention in scope."""
+    pair = pair_in_scope(report)
+    return "" if pair is None else f" of {PAIR_NAMES[pair]}"
+
+
+NO_OTHER = "no other error is translated"
+NO_WORDS = "an error alone says nothing of word error rates: that takes transcripts"
+
+
+def meaning_text(report: Report, calibration: Calibration) -> str:
+    """Say what an error is worth in words or perplexity: the point that was measured, if any was.
+
+    The error of a model's output is no word error rate, and nothing turns one into the other but
+    a measurement of both.
+    """
+    price = calibration.held_out
+    if price is not None and price.figure and price.before is not None and price.after is not None:
+        at = error_text(price.error.value, calibration)
+        before, after = (held_out_figure(price, each) for each in (price.before, price.after))
+        cut = "this cut" if report.output is not None else "the cut asked"
+        return (
+            f"measured at one point: {cut}, {at} on held-out rows, takes the {price.figure} from "
+            f"{before} to {after}; {NO_OTHER}"
+        )
+    if report.measurements:
+        return f"measured of this cut: {measured_text(report.measurements[0])}; {NO_OTHER}"
+    if calibration.output == "encoder output":
+        return NO_WORDS
+    if calibration.output == "last hidden state":
+        return "an error alone says nothing of a task: that is for the task to tell"
+    return "a divergence is no perplexity and no word error rate, and neither was measured"
+
+
+def held_out_figure(price: HeldOut, value: float) -> str:
+    """Write a perplexity or a word error rate: ``25.91``, ``5.26 %``."""
+    return f"{value:.4g}" if price.figure == "perplexity" else f"{100 * value:.3g} %"
+
+
+def held_out_rows(calibration: Calibration, price: HeldOut) -> str:
+    """Say on which rows a price was found: ``on 5 held-out windows of speech/calib``."""
+    rows = "1 held-out window" if price.rows == 1 else f"{price.rows:,} held-out windows"
+    return f"on {rows} of {calibration.data}"
 
 
 def value_title(calibration: Calibration) -> str:

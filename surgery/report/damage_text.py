@@ -8,11 +8,17 @@ from math import exp, log
 from typing import Literal
 
 from surgery.report.calibration import Calibration, HeldOut, Interval
-from surgery.report.calibration_text import error_name, error_text
+from surgery.report.calibration_text import (
+    NO_WORDS,
+    error_name,
+    error_text,
+    held_out_figure,
+    held_out_rows,
+)
 from surgery.report.linears import is_linear
-from surgery.report.model import Measurement, Report
-from surgery.report.summary import is_pruned, is_structure
-from surgery.report.wording import amount, capitalised, percent, scientific
+from surgery.report.model import Report
+from surgery.report.summary import is_pruned, is_structure, measured_text
+from surgery.report.wording import capitalised, percent, scientific
 
 UNMEASURED = "Not measured on real input: the model may be ruined."
 
@@ -43,36 +49,45 @@ def damage_text(report: Report) -> DamageText | None:
     told = report.calibration
     if told is not None and told.held_out is not None:
         text = f"{capitalised(held_out_text(told, told.held_out))}."
-        return DamageText(text, "bad" if _is_bad(told, told.held_out) else "plain")
+        tone: Tone = "bad" if _is_bad(told, told.held_out) else "plain"
+        return DamageText(text + _no_words(told), tone)
     if report.measurements:
-        return DamageText(_measured(report.measurements[0]), "plain")
-    if told is not None and told.measured is not None:
-        error = error_text(told.measured, told)
-        where = "the rows it was fitted to" if told.in_sample else "rows for trials"
-        text = f"{capitalised(error_name(told, unit=False))} {error} on {where}; none was held out."
-        return DamageText(text, "plain")
+        return DamageText(f"{measured_text(report.measurements[0])}.", "plain")
     if told is not None:
-        text = "Decided by saved statistics; nothing was run."
-        if told.predicted is not None:
-            error = error_text(told.predicted, told)
-            text = (
-                f"{capitalised(error_name(told, unit=False))} {error} predicted; nothing was run."
-            )
-        return DamageText(text, "plain")
+        return DamageText(_before_the_fact(told), "plain")
     if report.output is None:
         return DamageText(UNTRIED, "plain")
     return DamageText(UNMEASURED, "bad")
 
 
-def _measured(one: Measurement) -> str:
-    after = amount(one.after, one.unit)
-    text = after if one.before is None else f"{amount(one.before, one.unit)} → {after}"
-    return f"{one.title} {text} on {one.data}."
+def _before_the_fact(told: Calibration) -> str:
+    """Say what rows that chose the cut told of it, or what was predicted."""
+    name = capitalised(error_name(told, unit=False))
+    if told.measured is not None:
+        where = "the rows it was fitted to" if told.in_sample else "rows for trials"
+        text = f"{name} {error_text(told.measured, told)} on {where}; none was held out."
+    elif told.predicted is not None:
+        text = f"{name} {error_text(told.predicted, told)} predicted; nothing was run."
+    else:
+        return "Decided by saved statistics; nothing was run."
+    return text + _no_words(told)
+
+
+def _no_words(told: Calibration) -> str:
+    """Say that an error is no word error rate, where nobody told one."""
+    known = told.held_out is not None and told.held_out.figure
+    return "" if known or told.output != "encoder output" else f" {capitalised(NO_WORDS)}."
+
+
+def is_priced(report: Report) -> bool:
+    """Whether anything was run that says what a cut costs."""
+    told = report.calibration
+    tried = told is not None and (told.held_out is not None or told.measured is not None)
+    return bool(report.measurements) or tried
 
 
 def held_out_text(told: Calibration, price: HeldOut) -> str:
     """Say what a cut costs on held-out rows, the figure that people know first."""
-    rows = "1 held-out window" if price.rows == 1 else f"{price.rows} held-out windows"
     parts = []
     if price.figure and price.before is not None and price.after is not None:
         parts.append(_figure(price, price.before, price.after))
@@ -80,17 +95,17 @@ def held_out_text(told: Calibration, price: HeldOut) -> str:
     parts.append(error + _between(price.error, scientific))
     if price.agreement is not None:
         parts.append(f"the same next token at {percent(price.agreement)} of positions")
-    return f"{'; '.join(parts)}: on {rows} of {told.data}"
+    return f"{'; '.join(parts)}: {held_out_rows(told, price)}"
 
 
 def _figure(price: HeldOut, before: float, after: float) -> str:
     change = price.difference
     if price.figure == "perplexity":
-        text = f"perplexity {before:.4g} → {after:.4g}"
+        text = f"perplexity {held_out_figure(price, before)} → {held_out_figure(price, after)}"
         if change is None:
             return text
         return f"{text} ({_growth(change.value)}{_between(change, _growth, ', ')})"
-    text = f"{price.figure} {100 * before:.3g} % → {100 * after:.3g} %"
+    text = f"{price.figure} {held_out_figure(price, before)} → {held_out_figure(price, after)}"
     return text if change is None else text + _between(change, _points)
 
 

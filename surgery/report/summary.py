@@ -15,6 +15,12 @@ from surgery.report.wording import amount, change, percent, ranges
 
 PAIRS = ("qk", "vo")
 PAIR_NAMES = {"qk": "QK", "vo": "VO"}
+_ATTENTION = {
+    "encoder": "encoder self-attention",
+    "decoder": "decoder self-attention",
+    "cross": "cross-attention",
+}
+_MAPS = {"qk": "Q and K", "vo": "V and O"}
 _RULES = (
     "threshold_qk",
     "threshold_vo",
@@ -42,12 +48,7 @@ def sites_by_scope(report: Report) -> dict[str, list[SiteReport]]:
 
 def is_pruned(report: Report) -> bool:
     """Whether any head lost a component."""
-    return any(
-        rank < pair.full_rank
-        for site in report.sites
-        for pair in (site.qk, site.vo)
-        for rank in pair.ranks
-    )
+    return any(_is_cut(pair) for site in report.sites for pair in (site.qk, site.vo))
 
 
 def asked_to_cut(report: Report) -> bool:
@@ -126,6 +127,22 @@ def executes_more(report: Report) -> bool:
     )
 
 
+def cut_text(report: Report) -> str:
+    """Say which heads were rewritten, and of what the least was cut, as a clause."""
+    cut = [site for site in report.sites if any(map(_is_cut, (site.qk, site.vo)))]
+    scopes = dict.fromkeys(_ATTENTION.get(site.scope, site.scope) for site in cut or report.sites)
+    where = " and ".join(", ".join(scopes).rsplit(", ", 1))
+    if not cut:
+        return f"in its {where} every head was rewritten in its own basis, and nothing was cut"
+    text = f"in its {where} the components of heads that matter least were cut"
+    pairs = [pair for pair in PAIRS if any(_is_cut(pair_of(site, pair)) for site in cut)]
+    return f"{text}, of {_MAPS[pairs[0]]} alone" if len(pairs) == 1 else text
+
+
+def _is_cut(pair: PairReport) -> bool:
+    return any(rank < pair.full_rank for rank in pair.ranks)
+
+
 def scope_counts(report: Report) -> str:
     """Say how many blocks of each scope there are: ``32 encoder, 32 cross``."""
     counts = Counter(site.scope for site in report.sites)
@@ -175,6 +192,13 @@ def _measured(measurement: Measurement) -> MeasuredRow:
         change=shown,
         tone=tone,
     )
+
+
+def measured_text(one: Measurement) -> str:
+    """Word one measurement as a clause: ``Perplexity 3.12 → 3.31 on WikiText-2 test``."""
+    after = amount(one.after, one.unit)
+    text = after if one.before is None else f"{amount(one.before, one.unit)} → {after}"
+    return f"{one.title} {text} on {one.data}"
 
 
 def option_items(report: Report) -> list[tuple[str, str]]:
