@@ -78,6 +78,7 @@ def paint_by_layer(
             label=dots.label,
             markeredgecolor="white",
             markeredgewidth=0.8,
+            clip_on=False,  # a dot on the axis is a whole dot
         )
 
 

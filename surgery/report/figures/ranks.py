@@ -24,6 +24,7 @@ from surgery.report.figures.canvas import (
 )
 from surgery.report.model import Report, SiteReport
 from surgery.report.summary import PAIRS, pair_of, sites_by_scope
+from surgery.report.wording import percent
 
 _ANNOTATED_CELLS = 150
 _WIDE_LAYERS = 40
@@ -107,7 +108,7 @@ def _map(scope: str, pair: str, sites: list[SiteReport]) -> Picture:
         f"Heat map of {len(layers)} layers by {heads} heads. Mean kept rank "
         f"{finite.mean():.1f} of {full}; lowest {finite.min():.0f} in layer "
         f"{layers[int(lowest[1])]}, {head} {lowest[0]}; "
-        f"{np.mean(finite == full):.0%} of heads keep everything."
+        f"{percent(float(np.mean(finite == full)))} of heads keep everything."
     )
     name = identifier("rank", scope, pair)
     return Picture(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from surgery.report.figures.canvas import (
     NARROW,
     PAIR_COLOURS,
     PAIR_TITLES,
+    PAPER,
     Picture,
     axes,
     draw,
@@ -25,6 +28,8 @@ from surgery.report.model import Report, SiteReport
 from surgery.report.summary import PAIRS, pair_of, sites_by_scope
 
 _POINTS = 160
+_LEAST, _MOST = 1e-5, 0.5  # shares of a head's energy between which cuts usually lie
+_NONE = 1e-14  # rounding of a share
 
 
 def trade_off(report: Report) -> list[Picture]:
@@ -52,19 +57,33 @@ def _scores(sites: list[SiteReport], pair: str) -> NDArray[np.float64] | None:
     return np.nan_to_num(table, nan=0.0, posinf=0.0)
 
 
-def _mark(sites: list[SiteReport], pair: str) -> tuple[float | None, float, float]:
-    """Return threshold, removed fraction and removed energy of the cut the report is about."""
+@dataclass(frozen=True)
+class _Mark:
+    """The cut that the report is about: its threshold if it had one, and what went of a pair.
+
+    ``lost`` is the mean over heads of the share of each head's energy, which is what the axis of
+    energies shows.
+    """
+
+    threshold: float | None
+    removed: float
+    lost: float
+
+
+def _mark(sites: list[SiteReport], pair: str) -> _Mark:
     pairs = [pair_of(site, pair) for site in sites if any(pair_of(site, pair).spectrum)]
     threshold = next((one.threshold for one in pairs if one.threshold is not None), None)
-    full = sum(len(head) for one in pairs for head in one.spectrum)
-    kept = lost = total = 0.0
+    full = kept = 0
+    shares = []
     for one in pairs:
         for head, rank in zip(one.spectrum, one.ranks, strict=False):
-            energy = np.square(np.asarray(head, float))
-            total += float(energy.sum())
-            lost += float(energy[rank:].sum())
+            energy = np.square(np.nan_to_num(np.asarray(head, float), posinf=0.0))
+            full += len(head)
             kept += min(rank, len(head))
-    return threshold, 1 - kept / full if full else 0.0, lost / total if total else 0.0
+            if (total := float(energy.sum())) > 0:
+                shares.append(float(energy[rank:].sum()) / total)
+    removed = 1 - kept / full if full else 0.0
+    return _Mark(threshold, removed, sum(shares) / len(shares) if shares else 0.0)
 
 
 def removed_by_threshold(
@@ -92,7 +111,8 @@ def removed_by_energy(
     return found
 
 
-_Marks = dict[str, tuple[float | None, float, float]]
+_Marks = dict[str, _Mark]
+_Dots = dict[str, tuple[float, float]]
 
 
 def _by_threshold(scope: str, scores: dict[str, NDArray[np.float64]], marks: _Marks) -> Picture:
@@ -101,28 +121,48 @@ def _by_threshold(scope: str, scores: dict[str, NDArray[np.float64]], marks: _Ma
     low = max(float(np.quantile(positive, 0.001)), high * 1e-7) if positive.size else 1e-6
     grid = np.geomspace(low, high, _POINTS)
     curves = {pair: removed_by_threshold(value, grid) for pair, value in scores.items()}
-    dots = {pair: (x, y) for pair, (x, y, _) in marks.items() if x and low <= x <= high and y}
+    dots = {
+        pair: (mark.threshold, mark.removed)
+        for pair, mark in marks.items()
+        if mark.threshold and low <= mark.threshold <= high and mark.removed
+    }
+    caption = "Share of each pair's vectors that an absolute threshold would remove"
+    if dots:
+        caption += "; a dot is this report's own cut"
     return _picture(
         identifier("threshold", scope),
         f"Removed by threshold, {plain(scope)}",
         "components with a score at or below",
-        "Share of each pair's vectors that an absolute threshold would remove.",
+        f"{caption}.",
         (grid, curves, dots),
     )
 
 
 def _by_energy(scope: str, scores: dict[str, NDArray[np.float64]], marks: _Marks) -> Picture:
-    grid = np.geomspace(1e-5, 0.5, _POINTS)
+    # what went without any energy has no place on a logarithmic axis
+    dots = {pair: (mark.lost, mark.removed) for pair, mark in marks.items() if mark.lost > _NONE}
+    low, high = _wide_enough([x for x, _ in dots.values()])
+    grid = np.geomspace(low, high, _POINTS)
     curves = {pair: removed_by_energy(value, grid) for pair, value in scores.items()}
-    dots = {pair: (x, y) for pair, (_, y, x) in marks.items() if grid[0] < x < grid[-1]}
+    caption = "Share of each pair's vectors that goes when every head may lose this much energy"
+    if dots:
+        caption += (
+            "; a dot is this report's own cut, at the mean of what its heads lose, and off its "
+            "line where they lose unequal shares"
+        )
     return _picture(
         identifier("energy", scope),
         f"Removed by lost energy, {plain(scope)}",
         "lost share of each head's squared scores",
-        "Share of each pair's vectors that goes when every head may lose this much energy; "
-        "a dot is this report's own cut, its energy counted over all heads together.",
+        f"{caption}.",
         (grid, curves, dots),
     )
+
+
+def _wide_enough(lost: list[float]) -> tuple[float, float]:
+    """Return the range of energies drawn: the usual one, or more where a cut lies outside it."""
+    low = min([_LEAST, *(value / 3 for value in lost)])
+    return low, max([_MOST, *(min(1.0, 2 * value) for value in lost)])
 
 
 def _picture(
@@ -133,13 +173,13 @@ def _picture(
     data: tuple[
         NDArray[np.float64],
         dict[str, NDArray[np.float64]],
-        dict[str, tuple[float, float]],
+        _Dots,
     ],
 ) -> Picture:
     grid, curves, dots = data
 
     def paint(figure: Figure) -> None:
-        axis = axes(figure, 50, 44, 46, 26)
+        axis = axes(figure, 50, 48, 46, 26)
         axis.set_xscale("log")
         axis.set_xlim(grid[0], grid[-1])
         axis.set_ylim(0, 1)
@@ -153,6 +193,7 @@ def _picture(
         axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axis.yaxis.set_major_formatter(percent)
         axis.tick_params(length=0)
+        axis.tick_params(axis="x", pad=8)  # clear of the 0 % beside the corner
         for index, (pair, values) in enumerate(curves.items()):
             colour = PAIR_COLOURS[pair]
             axis.plot(grid, values, color=colour, linewidth=2, clip_on=False)
@@ -174,6 +215,7 @@ def _picture(
                 markersize=8,
                 markeredgecolor="white",
                 zorder=5,
+                clip_on=False,
             )
             # the highest dot has room above its curve, the others below theirs
             above = y == max(dot[1] for dot in dots.values())
@@ -186,6 +228,7 @@ def _picture(
                 va="bottom" if above else "top",
                 color=MUTED,
                 fontsize=10,
+                bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 0.5},
             )
 
     said = []
@@ -193,7 +236,10 @@ def _picture(
         for target in (0.25, 0.5):
             where = int(np.searchsorted(values, target))
             if where < len(grid):
-                said.append(f"{PAIR_TITLES[pair]} {target:.0%} at {grid[where]:.2g}")
+                said.append(f"{PAIR_TITLES[pair]} {100 * target:g} % at {grid[where]:.2g}")
     alt = f"{caption} Reaches: {', '.join(said) or 'less than a quarter within the range'}."
+    if dots:
+        own = (f"{PAIR_TITLES[p]} {percent(round(y, 3))} at {x:.2g}" for p, (x, y) in dots.items())
+        alt += f" Own cut: {', '.join(own)}."
     svg = draw(paint, width=NARROW, height=280, name=name, title=title, alt=alt)
     return Picture(name, title, caption, alt, svg)
