@@ -45,9 +45,10 @@ def make_trials(run: CalibrationRun, decompositions: Mapping[str, SiteDecomposit
             run.witness, run.sites, decompositions, run.progress, dict(found), keep
         )
     except BaseException:
-        # Trials at another ridge are not given up for some of these.
-        if found and (not saved.trials or saved.ridge == of_these.ridge):
-            run.keep(replace(of_these, trials=found))
+        # Trials at another ridge, or that compared another output, are not given up for some.
+        same = (saved.ridge, saved.output) == (of_these.ridge, of_these.output)
+        if found and (same or not saved.trials):
+            run.keep(replace(of_these, trials={**saved.trials, **found}))
         raise
     run.keep(replace(of_these, trials=trials))
     return trials
