@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from surgery.architectures.base import ROLES, Architecture, Scope
 from surgery.architectures.sites import Claims
+from surgery.errors import CheckpointError
 
 LINEAR_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 """Every role a linear map can play, in the order a block computes them."""
@@ -55,12 +56,23 @@ def linear_maps(
         family: The family.
         claims: Roles of the checkpoint's tensors.
         shapes: Every tensor's shape as stored.
+
+    Raises:
+        CheckpointError: The weight of a map is no matrix.
     """
     maps: dict[str, LinearMap] = {}
 
     def add(name: str, role: str, scope: Scope, layer: int, transposed: bool) -> None:
         roles = (*maps[name].roles, role) if name in maps else (role,)
-        rows, columns = shapes[name][::-1] if transposed else shapes[name]
+        shape = shapes[name]
+        if len(shape) != 2:
+            raise CheckpointError(
+                f"Tensor {name} is no matrix",
+                found=f"shape {list(shape)}",
+                expected="the weight of a linear map",
+                hint="fetch the checkpoint again, or convert it anew",
+            )
+        rows, columns = shape[::-1] if transposed else shape
         path = name.removesuffix(".weight")
         maps[name] = LinearMap(path, name, roles, scope, layer, rows, columns, transposed)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import nn
@@ -9,14 +11,18 @@ from transformers.pytorch_utils import Conv1D
 
 from surgery.architectures import LINEAR_ROLES, Config, architecture_of, claim, linear_maps
 from surgery.architectures.linears import LinearMap
+from surgery.errors import CheckpointError
 from tests.models import TINY, tiny_model
 
 
-def maps_of(name: str) -> tuple[nn.Module, tuple[LinearMap, ...]]:
+def maps_of(
+    name: str, changed: Mapping[str, tuple[int, ...]] | None = None
+) -> tuple[nn.Module, tuple[LinearMap, ...]]:
     model = tiny_model(name)
     raw = {**model.config.to_dict(), "model_type": model.config.model_type}
     family = architecture_of(raw, where="config.json")
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes |= changed or {}
     if "lm_head.weight" in shapes or "proj_out.weight" in shapes:
         shapes = {n: s for n, s in shapes.items() if n not in ("lm_head.weight", "proj_out.weight")}
     claims = claim(family, Config(family, raw, "config.json"), list(shapes))
@@ -57,3 +63,9 @@ def test_mlp_maps_belong_to_their_tower() -> None:
     assert scopes == {("encoder", "encoder"), ("decoder", "decoder")}
     assert {one.scope for one in maps} == {"encoder", "decoder", "cross"}
     assert torch.tensor([one.layer for one in maps]).max() == 1
+
+
+@pytest.mark.parametrize("shape", [(4096,), (32, 128, 1), ()])
+def test_a_weight_that_is_no_matrix_is_an_error_that_names_it(shape: tuple[int, ...]) -> None:
+    with pytest.raises(CheckpointError, match=r"mlp\.c_fc\.weight is no matrix"):
+        maps_of("gpt2", {"transformer.h.1.mlp.c_fc.weight": shape})
