@@ -1,7 +1,7 @@
 """Feed every command spoilt checkpoints: is there an error of ours, or the right result?
 
     python -m benchmarks.fuzz [--seed S] [--cases N] [--only N [N ...]] [--jobs J]
-        [--subjects NAME [NAME ...]] [--lines FILE]
+        [--subjects NAME [NAME ...]] [--lines FILE] [--tables FILE]
 
 Runs from the root of the repository. Every case spoils one file of a tiny checkpoint in one way,
 and runs one command on it (``tests/fuzz``), in a process of its own: at most 10 s of computing,
@@ -183,8 +183,13 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="+", help="run these, and say everything")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--subjects", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="only tabulate such lines")
     parser.add_argument("--lines", type=Path, help="write every case's line here, as JSON lines")
     options = parser.parse_args()
+    if options.tables:
+        lines = [Line(**json.loads(text)) for text in options.tables.read_text().splitlines()]
+        print(table(lines, "command"), "\n", table(lines, "way"), sep="\n")
+        return 0
     prepare()
     from tests.fuzz.cases import Corpus
     from tests.fuzz.subjects import SUBJECTS

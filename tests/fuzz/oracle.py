@@ -198,7 +198,9 @@ def _truth(place: Place) -> Tensor:
 
 
 def _result(place: Place) -> Tensor:
-    return by_ours(place.folder / "out")
+    # Where no class is named, more than one may have what is stored.
+    classless = place.case.change.item.startswith("architectures")
+    return by_ours(place.folder / "out", place.case if classless else None)
 
 
 def _judge_reading(place: Place, outcome: Outcome) -> None:

@@ -134,9 +134,11 @@ def _readable(directory: Path, case: Case) -> Iterator[Path]:
         yield copy
 
 
-def by_ours(directory: Path) -> Tensor:
+def by_ours(directory: Path, case: Case | None = None) -> Tensor:
+    """Return what a directory computes by our runtime: as the subject's own class, given a case."""
     with _quietly("surgery.load refuses it"):
-        return run(load(directory))
+        own = None if case is None else model_class(case.subject.family)
+        return run(load(directory, model_class=own))
 
 
 def by_peft(place: Place) -> Tensor:
@@ -145,9 +147,15 @@ def by_peft(place: Place) -> Tensor:
     with _quietly("PEFT refuses it"):
         base: Any = model_class(place.case.subject.family)
         model = base.from_pretrained(place.folder / "in", dtype=torch.float32)
+        adapter = shutil.copytree(place.folder / "adapter", place.whole / "adapter")
+        file = adapter / "adapter_config.json"
+        # Settings that are off, and what is only a label, decide nothing: PEFT may refuse them.
+        settings = json.loads(file.read_bytes())
+        settings = {key: value for key, value in settings.items() if value or type(value) is int}
+        file.write_text(json.dumps(settings | {"task_type": None}))
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            adapted = peft.PeftModel.from_pretrained(model, place.folder / "adapter")
+            adapted = peft.PeftModel.from_pretrained(model, adapter)
         if missing := [str(one.message) for one in told if "missing" in str(one.message)]:
             raise WrongError(f"PEFT: {missing[0][:100]}")
         return run(adapted.eval())
