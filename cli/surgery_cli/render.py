@@ -15,15 +15,16 @@ from rich.text import Text
 
 from surgery.errors import SurgeryError
 from surgery.report.damage_text import damage_text
+from surgery.report.executed import executed_text, executes_more_parameters
 from surgery.report.linears import is_linear
 from surgery.report.model import Report, SiteReport
 from surgery.report.summary import (
     PAIR_NAMES,
     PAIRS,
-    executes_more,
     is_pruned,
     is_structure,
     pair_of,
+    saving_named,
     sentence,
     sites_by_scope,
     untouched_reasons,
@@ -45,7 +46,8 @@ def report_view(report: Report) -> RenderableType:
     if report.tuning is not None:
         parts += tuning_parts(report, report.tuning)
     else:
-        parts += [measured(report)] if report.measurements else []
+        title = "Cost, measured" if is_pruned(report) else "Measured"
+        parts += [measured(report, title)] if report.measurements else []
         parts += linear_parts(report) if is_linear(report) else _attention_parts(report)
     if report.output is not None:
         parts.append(_output(report))
@@ -53,12 +55,12 @@ def report_view(report: Report) -> RenderableType:
 
 
 def _attention_parts(report: Report) -> list[RenderableType]:
-    title, executed = "Bytes, attention FLOPs", executes_more(report)
-    parts = [_savings(report), *calibration_parts(report)]
-    parts.append(quantities(title, report.quantities, executed=executed))
+    structure = is_structure(report)
+    parts = [_contents(report) if structure else _savings(report), *calibration_parts(report)]
+    parts += quantities(report.quantities, compared=not structure)
     if is_pruned(report):
         parts.append(_ranks(report))
-    if report.output is None and not is_structure(report) and report.calibration is None:
+    if report.output is None and not structure and report.calibration is None:
         parts.append(_thresholds(report))
     return [*parts, remarks(_remarks(report))]
 
@@ -90,10 +92,23 @@ def _headline(report: Report) -> RenderableType:
     return capped(text)
 
 
-def _savings(report: Report) -> RenderableType:
-    shown = table("Parameters", "before", "stored", "executed", "removed")
+def _contents(report: Report) -> RenderableType:
+    """Show how many parameters there are, where nothing was asked to go."""
+    model = saving_named(report, "model")
+    shown = table("Parameters", "", "of the model")
     for saving in report.savings:
-        cells = [count(saving.before), count(saving.stored), count(saving.executed)]
+        share = saving.before / model.before if model is not None and model.before else 0.0
+        shown.add_row(Text(saving.title), Text(count(saving.before)), Text(percent(share)))
+    return capped(shown)
+
+
+def _savings(report: Report) -> RenderableType:
+    padded = executes_more_parameters(report)
+    heads = ["before", "stored", *(["executed"] if padded else []), "removed"]
+    shown = table("Parameters", *heads)
+    for saving in report.savings:
+        cells = [count(saving.before), count(saving.stored)]
+        cells += [count(saving.executed)] if padded else []
         removed = Text(percent(saving.removed), style="bold cyan" if saving.removed else "dim")
         shown.add_row(Text(saving.title), *map(Text, cells), removed)
     return capped(shown)
@@ -121,7 +136,7 @@ def _ranks(report: Report) -> RenderableType:
 
 def _thresholds(report: Report) -> RenderableType:
     """Show which threshold on its scores would remove which share of a pair's vectors."""
-    shown = table("To remove", "pair", *(f"{share:.0%}" for share in _SHARES), left=2)
+    shown = table("Threshold to remove", "pair", *(f"{100 * one:g} %" for one in _SHARES), left=2)
     for scope, sites in sites_by_scope(report).items():
         for pair in PAIRS:
             rows = [head for site in sites for head in pair_of(site, pair).spectrum]
@@ -130,7 +145,7 @@ def _thresholds(report: Report) -> RenderableType:
                 continue
             cuts = [scores[max(0, round(share * len(scores)) - 1)] for share in _SHARES]
             cells = [f"{cut:.3g}" for cut in cuts]
-            shown.add_row(Text(f"{printable(scope)}: cut at"), PAIR_NAMES[pair], *cells)
+            shown.add_row(Text(printable(scope)), PAIR_NAMES[pair], *cells)
     return capped(shown)
 
 
@@ -147,13 +162,14 @@ def _strip(sites: list[SiteReport], pair: str) -> str:
 
 def _remarks(report: Report) -> Iterator[tuple[str, str]]:
     for what, why in untouched_reasons(report):
-        yield "Left as it was", f"{what}: {why}"
+        label = "Left as it was" if report.output is not None else "Stays as it is"
+        yield label, f"{what}: {why}"
     worst = worst_error(report, "exact_error")
     if worst is not None:
         text = f"{scientific(worst)} at worst before any cut, against the original"
         yield "Numerical deviation", text
-    if executes_more(report):
-        yield "Executed", "heads of a block run at its widest head's width; --layout block: none"
+    if executed := executed_text(report):
+        yield "Executed", executed
     for note in report.notes:
         yield "Note", note
 

@@ -28,9 +28,7 @@ def linear_parts(report: Report) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if report.trainable is not None:
         parts.append(parameters(report))
-    rows = byte_rows(report)
-    if rows:
-        parts.append(quantities("Bytes, FLOPs" if len(rows) > 1 else "Bytes", rows))
+    parts += quantities(byte_rows(report))
     if report.linears:
         parts.append(_roles(report))
     return [*parts, remarks(_remarks(report))]

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich import box
-from rich.console import RenderableType
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from surgery.report.model import Quantity, Report
+from surgery.report.quantity_tables import quantity_tables
 from surgery.report.summary import measured_rows
-from surgery.report.wording import amount, change, printable
+from surgery.report.wording import printable
 
 WIDTH = 80
+_ANY_WIDTH = 1000  # wider than any table
+_LONGEST_WORD = 16  # a longer one may be broken
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -28,7 +35,7 @@ def table(*columns: str, left: int = 1) -> Table:
     return table
 
 
-def measured(report: Report, title: str = "Cost, measured") -> RenderableType:
+def measured(report: Report, title: str) -> RenderableType:
     """Show what was measured on real input, before and after."""
     shown = table(title, "on", "before", "after", "change", left=2)
     tones = {"good": "green", "bad": "red", "": ""}
@@ -43,20 +50,26 @@ def measured(report: Report, title: str = "Cost, measured") -> RenderableType:
     return capped(shown)
 
 
-def quantities(title: str, rows: Sequence[Quantity], *, executed: bool = False) -> RenderableType:
-    """Show values before and after, and what runs where that differs from what is stored."""
-    shown = table(title, "before", "after", "change", *(["executed"] if executed else []))
-    for one in rows:
-        cells = [
-            Text(amount(one.before, one.unit)),
-            Text(amount(one.after, one.unit)),
-            Text(change(one.before, one.after), style="" if one.after != one.before else "dim"),
-        ]
-        if executed:
-            ran = amount(one.executed, one.unit) if one.executed is not None else ""
-            cells.append(Text(ran))
-        shown.add_row(Text(printable(one.title)), *cells)
-    return capped(shown)
+def quantities(rows: Sequence[Quantity], *, compared: bool = True) -> list[RenderableType]:
+    """Show values, a table a unit; before and after where ``compared``, and what runs of them."""
+    shown = []
+    for one in quantity_tables(rows):
+        if not compared:
+            plain = table(one.title, "")
+            for row in one.rows:
+                plain.add_row(Text(printable(row.title)), Text(row.before))
+            shown.append(capped(plain))
+            continue
+        heads = ["before", "after", "change", *(["executed"] if one.padded else [])]
+        drawn = table(one.title, *heads)
+        for row in one.rows:
+            style = "" if row.before != row.after else "dim"
+            cells = [Text(row.before), Text(row.after), Text(row.change, style=style)]
+            if one.padded:
+                cells.append(Text(row.executed or "as stored", style="" if row.executed else "dim"))
+            drawn.add_row(Text(printable(row.title)), *cells)
+        shown.append(capped(drawn))
+    return shown
 
 
 def remarks(lines: Iterable[tuple[str, str]]) -> RenderableType:
@@ -76,9 +89,48 @@ def bars(shares: Iterable[float]) -> str:
 
 
 def capped(content: Table | Text) -> RenderableType:
-    """Keep prose and tables to 80 columns on wider screens."""
+    """Keep prose to 80 columns on wider screens, and tables to the screen on narrower ones."""
     if isinstance(content, Table):
-        return content
+        return _Fitting(content)
     from rich.constrain import Constrain
 
     return Constrain(content, WIDTH)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table; on a screen too narrow for its figures, a row is its name and a line of figures."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        words = [one for one in self.table.columns if not one.no_wrap]
+        figures = [one for one in self.table.columns if one.no_wrap]
+        for one in self.table.columns:
+            said = [_text(cell) for cell in (one.header, *one.cells)]
+            if one.no_wrap:
+                one.min_width = max(text.cell_len for text in said)
+            else:
+                longest = max(map(len, " ".join(text.plain for text in said).split()), default=0)
+                one.min_width = min(longest, _LONGEST_WORD)
+        free = options.update(width=_ANY_WIDTH)
+        needed = Measurement.get(console, free, self.table).minimum
+        if needed <= options.max_width or not figures:
+            yield self.table
+            return
+        heads = [Text(str(one.header), style="dim") for one in figures]
+        yield Text(str(words[0].header), style="bold")
+        rows = [[*one.cells] for one in (*words, *figures)]
+        for cells in zip(*rows, strict=True):
+            name = Text("  ").join(_text(cell) for cell in cells[: len(words)])
+            told = [
+                Text.assemble(head, " ", _text(cell))
+                for head, cell in zip(heads, cells[len(words) :], strict=True)
+                if _text(cell)
+            ]
+            yield name
+            yield Padding(Columns(told, padding=(0, 2)), (0, 0, 0, 2))
+
+
+def _text(cell: RenderableType) -> Text:
+    return cell if isinstance(cell, Text) else Text(str(cell))

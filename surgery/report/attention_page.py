@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from surgery.report.calibration_page import calibration_context, calibration_tiles
+from surgery.report.damage_text import is_priced
+from surgery.report.executed import executed_text, executes_more_parameters
 from surgery.report.figures import pair_errors, rank_maps, savings_bars, spectra, trade_off
+from surgery.report.figures.canvas import PAIR_TITLES
 from surgery.report.figures.errors import errors_of
 from surgery.report.model import PairReport, Report, SiteReport
 from surgery.report.page import Group, Tile, View, measured_tiles
+from surgery.report.quantity_tables import quantity_tables
 from surgery.report.summary import (
     PAIR_NAMES,
     PAIRS,
     asked_to_cut,
-    executes_more,
     is_pruned,
     is_structure,
     pair_of,
@@ -23,19 +26,21 @@ from surgery.report.summary import (
     untouched_reasons,
     worst_error,
 )
-from surgery.report.wording import amount, change, count, percent, scientific
+from surgery.report.wording import amount, capitalised, change, count, percent, scientific
 
 
 def attention_view(report: Report) -> View:
     """Return tiles, pictures and tables of ranks, savings and errors."""
-    dry = report.output is None
     return View(
         template="attention.html.j2",
-        kicker=report.method + (": what is in it" if dry else ": what was saved, what it cost"),
+        kicker=f"{report.method}: {_kicker(report)}",
         tiles=_tiles(report),
         context={
             "structure": is_structure(report),
-            "executed": executes_more(report),
+            "pruned": is_pruned(report),
+            "executed": capitalised(executed_text(report)),
+            "padded": executes_more_parameters(report),
+            "tables": quantity_tables(report.quantities),
             "savings_pictures": savings_bars(report),
             "groups": _groups(report),
             "layers": _layers(report),
@@ -43,6 +48,19 @@ def attention_view(report: Report) -> View:
             "told": calibration_context(report),
         },
     )
+
+
+def _kicker(report: Report) -> str:
+    """Say what the page tells, and no more than it can tell."""
+    if is_structure(report):
+        return "what is in it"
+    if report.output is None:
+        return "what is in it, and what a cut would save"
+    if not is_pruned(report):
+        return "rewritten, and nothing cut"
+    if is_priced(report):
+        return "what was saved, and what it cost"
+    return "what was saved; what it cost was not measured"
 
 
 def _tiles(report: Report) -> list[Tile]:
@@ -95,7 +113,8 @@ def _groups(report: Report) -> list[Group]:
     groups = [
         Group(
             "Rank kept, layer by layer and head by head",
-            "The darker, the more of a head's components stay. Hatched: left as it was.",
+            "The darker, the more of a head's components stay."
+            + (" Hatched: left as it was." if _partly_left(report) else ""),
             rank_maps(report),
         ),
         Group(
@@ -113,6 +132,15 @@ def _groups(report: Report) -> list[Group]:
         ),
     ]
     return [group for group in groups if group.pictures]
+
+
+def _partly_left(report: Report) -> bool:
+    """Whether a pair that was cut in some blocks of a scope was left as it was in others."""
+    return any(
+        len({pair_of(site, pair).untouched is None for site in sites}) > 1
+        for sites in sites_by_scope(report).values()
+        for pair in PAIRS
+    )
 
 
 def _errors(report: Report) -> Group:
@@ -156,6 +184,7 @@ def _pair(site: SiteReport, name: str) -> dict[str, Any]:
     low, high = min(ranks), max(ranks)
     return {
         "name": name,
+        "title": PAIR_TITLES[name],
         "untouched": pair.untouched,
         "mean": f"{mean:.1f}",
         "share": f"{100 * mean / max(pair.full_rank, 1):.0f}",

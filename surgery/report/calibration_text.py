@@ -144,7 +144,7 @@ def of_base(report: Report) -> str:
     return "" if pair is None else f" of {PAIR_NAMES[pair]}"
 
 
-NO_OTHER = "no other error is translated"
+NO_OTHER = "what another error costs is not known"
 NO_WORDS = "an error alone says nothing of word error rates: that takes transcripts"
 
 

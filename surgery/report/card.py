@@ -11,14 +11,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from surgery.report.calibration_text import calibration_sentence, leak_text
-from surgery.report.damage_text import damage_text
+from surgery.report.damage_text import damage_text, is_priced
+from surgery.report.executed import executed_text, executes_more_parameters
 from surgery.report.linear_tables import columns, role_rows
 from surgery.report.linear_text import growth_text
 from surgery.report.linear_words import words
 from surgery.report.linears import byte_rows, is_linear
 from surgery.report.model import Report
+from surgery.report.quantity_tables import quantity_tables
 from surgery.report.summary import (
-    executes_more,
+    cut_text,
     is_pruned,
     measured_rows,
     option_items,
@@ -106,7 +108,11 @@ def _attention(report: Report) -> tuple[str, dict[str, Any]]:
         "calibrated": "" if told is None else calibration_sentence(told),
         "leak": "" if told is None else leak_text(told),
         "pruned": is_pruned(report),
-        "executed": executes_more(report),
+        "priced": is_priced(report),
+        "what": cut_text(report),
+        "executed": executed_text(report),
+        "padded": executes_more_parameters(report),
+        "tables": quantity_tables(report.quantities),
         "untouched": untouched_reasons(report),
     }
 
@@ -119,7 +125,7 @@ def _linears(report: Report) -> tuple[str, dict[str, Any]]:
         "growth": "" if total is None else growth_text(total, dry=report.output is None),
         "columns": columns(report),
         "rows": role_rows(report),
-        "bytes_rows": byte_rows(report),
+        "tables": quantity_tables(byte_rows(report)),
     }
 
 
@@ -139,9 +145,14 @@ def _tuning(report: Report, tuning: Tuning) -> tuple[str, dict[str, Any]]:
 def _untrusted(report: Report) -> str:
     """Return what transformers makes of the result where it may not run code from it."""
     if is_linear(report):
-        return "Without that argument transformers leaves the small parts out, and only warns."
+        return (
+            "Without that argument transformers leaves the small parts out, which changes what it "
+            "computes, and only warns; shapes that were reduced before it refuses."
+        )
     if is_pruned(report):
         return "Without that argument transformers refuses the reduced shapes."
+    if report.tuning is None:
+        return "Without that argument it loads, too: all shapes are the original's."
     return ""
 
 

@@ -16,7 +16,7 @@ from surgery.report.damage_text import damage_text
 from surgery.report.linears import is_linear
 from surgery.report.linears_page import linears_view
 from surgery.report.model import Report
-from surgery.report.page import View
+from surgery.report.page import View, tiles_a_row
 from surgery.report.summary import measured_rows, option_items, sentence
 from surgery.report.tuning_page import tuning_view
 from surgery.report.wording import amount, change, count, percent
@@ -34,6 +34,7 @@ def to_html(report: Report) -> str:
             lead=sentence(report),
             damage=damage_text(report),
             tiles=view.tiles,
+            tiles_a_row=tiles_a_row(len(view.tiles)),
             measurements=measured_rows(report),
             dry=report.output is None,
             options=option_items(report),

@@ -24,7 +24,7 @@ def is_linear(report: Report) -> bool:
 
 
 def role_groups(report: Report) -> list[RoleGroup]:
-    """Return the maps by scope, as they occur, and role: attention first, then the MLP."""
+    """Return the maps by scope, and role: attention first, then the MLP."""
     return [RoleGroup(*key, linears) for key, linears in by_role(report.linears).items()]
 
 

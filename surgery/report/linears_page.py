@@ -25,7 +25,8 @@ from surgery.report.linears import (
     weights_of,
 )
 from surgery.report.model import Report
-from surgery.report.page import Group, Tile, View, measured_tiles, tiles_a_row
+from surgery.report.page import Group, Tile, View, measured_tiles
+from surgery.report.quantity_tables import quantity_tables
 from surgery.report.roles import known, place_text, worst
 from surgery.report.wording import amount, change, count, percent
 
@@ -33,20 +34,18 @@ from surgery.report.wording import amount, change, count, percent
 def linears_view(report: Report) -> View:
     """Return tiles, pictures and tables of trainable parts, captured energy and errors."""
     dry = report.output is None
-    tiles = _tiles(report)
     return View(
         template="linears.html.j2",
         kicker=report.method
         + (": what it would take" if dry else ": small trainable parts, and where they start"),
-        tiles=tiles,
+        tiles=_tiles(report),
         context={
             "words": words(report.method),
-            "tiles_a_row": tiles_a_row(len(tiles)),
             "total": report.trainable,
             "growth": ""
             if report.trainable is None
             else growth_text(report.trainable, dry=report.output is None),
-            "bytes_rows": byte_rows(report),
+            "tables": quantity_tables(byte_rows(report)),
             "bars": trainable_bars(report),
             "schematic": schematic(report),
             "groups": _groups(report),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 _ROLES = ("q", "k", "v", "q,k,v", "k,v", "o", "gate", "up", "down")
+_SCOPES = ("encoder", "decoder", "cross")
 
 
 class Placed(Protocol):
@@ -31,7 +32,7 @@ Map = TypeVar("Map", bound=Placed)
 def by_role(maps: Iterable[Map]) -> dict[tuple[str, str], list[Map]]:
     """Return the maps of each ``(scope, role)`` in layer order.
 
-    Scopes come as they occur, roles in the order of the computation: attention, then the MLP.
+    Scopes come as a model runs, roles in the order of the computation: attention, then the MLP.
     """
     found: dict[str, dict[str, list[Map]]] = {}
     for one in maps:
@@ -40,9 +41,12 @@ def by_role(maps: Iterable[Map]) -> dict[tuple[str, str], list[Map]]:
     def place(role: str) -> int:
         return _ROLES.index(role) if role in _ROLES else len(_ROLES)
 
+    def stage(scope: str) -> int:
+        return _SCOPES.index(scope) if scope in _SCOPES else len(_SCOPES)
+
     return {
         (scope, role): sorted(roles[role], key=layer_order)
-        for scope, roles in found.items()
+        for scope, roles in sorted(found.items(), key=lambda item: stage(item[0]))
         for role in sorted(roles, key=place)
     }
 

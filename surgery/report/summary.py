@@ -119,14 +119,6 @@ def worst_error(report: Report, name: str) -> float | None:
     return max(values) if values else None
 
 
-def executes_more(report: Report) -> bool:
-    """Whether padding makes a forward pass multiply by more than is stored."""
-    return any(saving.executed != saving.stored for saving in report.savings) or any(
-        quantity.executed is not None and quantity.executed != quantity.after
-        for quantity in report.quantities
-    )
-
-
 def cut_text(report: Report) -> str:
     """Say which heads were rewritten, and of what the least was cut, as a clause."""
     cut = [site for site in report.sites if any(map(_is_cut, (site.qk, site.vo)))]

@@ -9,7 +9,7 @@ from surgery.report.figures import losses, moved_maps, moved_spectra
 from surgery.report.linear_text import error_text
 from surgery.report.linear_words import words
 from surgery.report.model import Report
-from surgery.report.page import Group, Tile, View, measured_tiles, tiles_a_row
+from surgery.report.page import Group, Tile, View, measured_tiles
 from surgery.report.roles import layer_order, place_text, worst
 from surgery.report.summary import worded_items
 from surgery.report.tuning import Tuning
@@ -28,14 +28,12 @@ from surgery.report.wording import amount, count, percent
 
 def tuning_view(report: Report, tuning: Tuning) -> View:
     """Return tiles, pictures and tables of losses, trainable parts and how far they moved."""
-    tiles = _tiles(report, tuning)
     told = words(tuning.method)
     return View(
         template="tuning.html.j2",
         kicker=f"{method_name(tuning.method)}: what was trained, and how far it moved",
-        tiles=tiles,
+        tiles=_tiles(report, tuning),
         context={
-            "tiles_a_row": tiles_a_row(len(tiles)),
             "warning": warning_text(tuning),
             "pictures": losses(report),
             "facts": fact_rows(tuning),

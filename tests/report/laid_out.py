@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 _SVG = "{http://www.w3.org/2000/svg}"
-_ROOM = 2.0  # pixels between two texts, at the least
+_ACROSS, _DOWN = 4.0, 2.0  # pixels between two texts, at the least
 _ASCENT, _DESCENT = 0.74, 0.02  # of the size: capitals and digits
 
 
@@ -30,7 +30,7 @@ class Box:
         """Whether two rectangles overlap, or leave no room to tell them apart."""
         across = min(self.right, other.right) - max(self.left, other.left)
         down = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return across > -_ROOM and down > -_ROOM
+        return across > -_ACROSS and down > -_DOWN
 
 
 def size_of(svg: str) -> tuple[float, float]:

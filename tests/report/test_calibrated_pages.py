@@ -101,8 +101,8 @@ def test_the_screen_fits_80_columns(name: str) -> None:
 
 
 def test_an_inspection_prices_budgets_instead_of_thresholds() -> None:
-    assert "To remove" not in _shown(report_view(REPORTS["inspect"]))
-    assert "To remove" in _shown(report_view(make_report("tiny", inspect=True)))
+    assert "Threshold to remove" not in _shown(report_view(REPORTS["inspect"]))
+    assert "Threshold to remove" in _shown(report_view(make_report("tiny", inspect=True)))
     titles = [picture.title for picture in trade_off(REPORTS["inspect"])]
     assert titles == ["Removed by lost energy, encoder"]
 

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from surgery.report.calibration import Calibration
-from surgery.report.figures import Picture, pair_errors, price_curves, trade_off
-from surgery.report.figures.canvas import PAIR_COLOURS
+from surgery.report.figures import Picture, losses, moved_maps, pair_errors, price_curves, trade_off
+from surgery.report.figures.canvas import PAIR_COLOURS, TRAINED
 from surgery.report.model import PairReport, Report, SiteReport
 from tests.report import (
     test_calibrated_pages,
@@ -21,6 +21,7 @@ from tests.report import (
 from tests.report.calibrated_factory import calibrated
 from tests.report.factory import make_report
 from tests.report.laid_out import collisions, cut_off, dots, size_of, texts
+from tests.report.tuning_factory import make_tuning_report
 
 DRAWN: dict[str, Callable[[], Iterable[Picture]]] = {
     "whisper-tiny": partial(test_pages.drawing, "tiny"),
@@ -58,7 +59,9 @@ def with_ranks(report: Report, rank: Callable[[PairReport], int]) -> Report:
 
 
 @pytest.mark.parametrize(
-    "rank", [lambda pair: pair.full_rank - 1, lambda pair: 20, lambda pair: 1], ids=str
+    "rank",
+    [lambda pair: pair.full_rank - 1, lambda pair: 20, lambda pair: 1],
+    ids=["almost all", "20", "1"],
 )
 def test_a_dot_is_on_its_axes_whatever_was_cut(rank: Callable[[PairReport], int]) -> None:
     report = with_ranks(calibrated("tiny"), rank)
@@ -101,6 +104,26 @@ def test_an_error_of_nothing_is_a_whole_dot_on_the_axis() -> None:
     lowest = max(y for _, y in dots(picture.svg, PAIR_COLOURS["vo"]))
     assert f'y="{lowest:g}"' in picture.svg
     assert "clip-path" not in picture.svg.split(f'y="{lowest:g}"')[0].rsplit("<g", 1)[1]
+
+
+def test_a_loss_that_was_logged_once_is_a_dot() -> None:
+    report = make_tuning_report("core")
+    assert report.tuning is not None
+    once = replace(report, tuning=replace(report.tuning, steps=report.tuning.steps[:1]))
+    (picture,) = losses(once)
+    assert "Blue: training loss" in picture.caption
+    assert dots(picture.svg, TRAINED)
+    assert not collisions(picture.svg)
+
+
+def test_a_panel_is_named_clear_of_a_tick_at_its_top() -> None:
+    report = make_tuning_report("core")
+    assert report.tuning is not None
+    after = [1 - 1e-5] * 5 + [1 + 7.41e-4] * 5  # the highest tick, 0.08 %, is the upper limit
+    moved = [replace(one, before=[1.0] * 10, after=after) for one in report.tuning.moved]
+    pictures = moved_maps(replace(report, tuning=replace(report.tuning, moved=moved)))
+    assert any(box.text == "+0.08 %" for one in pictures for box in texts(one.svg))
+    assert not any(collisions(one.svg) for one in pictures)
 
 
 def left_alone(site: SiteReport) -> SiteReport:

@@ -177,7 +177,8 @@ def power(value: float, _position: object = None) -> str:
 
 def percent(value: float, _position: object = None) -> str:
     """Label a tick that is a fraction."""
-    return f"{100 * value:.3g} %"
+    size = 100 * value
+    return f"{size:,.0f} %" if abs(size) >= 999.5 else f"{size:.3g} %"
 
 
 def change_tick(value: float, _position: object = None) -> str:

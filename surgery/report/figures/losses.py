@@ -29,7 +29,7 @@ from surgery.report.tuning_text import figure_text
 from surgery.report.tuning_views import Curve, curves_of, last_step
 from surgery.report.wording import scientific
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 128, 28, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 128, 28, 50
 _MAIN, _SMALL, _STRIP = 210, 72, 34  # heights of the losses, of what is below, of the rate
 _GAP = 34  # between panels, with the title of the lower one in it
 _POINTS = 600  # of a line: more would not be seen
@@ -113,6 +113,7 @@ def _frame(axis: Axes, title: str, last: int, *, lowest: bool) -> None:
     if lowest:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axis.set_xlabel("step")
+        axis.tick_params(axis="x", pad=8)  # clear of a 0 in the corner
     else:
         axis.tick_params(labelbottom=False)
 
@@ -205,6 +206,9 @@ def _line(
     alpha: float = 1.0,
 ) -> None:
     x, y = _thinned(steps, values)
+    if len(x) == 1:  # no line goes through one point
+        axis.plot(x, y, "o", color=colour, markersize=6, clip_on=False, zorder=5)
+        return
     axis.plot(x, y, color=colour, linewidth=width, alpha=alpha, solid_joinstyle="round")
 
 

@@ -24,7 +24,7 @@ from surgery.report.figures.canvas import (
     percent,
     plain,
 )
-from surgery.report.figures.panels import Panels
+from surgery.report.figures.panels import Panels, name_panel
 from surgery.report.model import Report
 from surgery.report.roles import by_role, place_text
 from surgery.report.tuning import Moved
@@ -47,7 +47,7 @@ def moved_maps(report: Report) -> list[Picture]:
     """
     maps = [] if report.tuning is None else report.tuning.moved
     weights, values = _weight_changes(maps), _value_changes(maps)
-    scopes = dict.fromkeys(one.scope for one in maps)
+    scopes = dict.fromkeys(scope for scope, _ in by_role(maps))
     return [made[scope] for scope in scopes for made in (weights, values) if scope in made]
 
 
@@ -141,9 +141,7 @@ def _picture(
             _values(axis, labelled=panels.is_first(index), signs=limits[0] < 0)
             paint_by_layer(axis, [dots], layers=layers, ticks=max(3, int(panel / 36)), size=size)
             axis.axhline(0, color=MUTED if limits[0] < 0 else HAIRLINE, linewidth=1, zorder=1)
-            axis.text(
-                0, 1.03, plain(dots.label), transform=axis.transAxes, color=INK, weight="bold"
-            )
+            name_panel(axis, dots.label)
 
     svg = draw(paint, width=width, height=panels.height, name=name, title=title, alt=caption)
     return Picture(name, title, caption, caption, svg, wide)

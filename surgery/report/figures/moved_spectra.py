@@ -22,7 +22,7 @@ from surgery.report.figures.canvas import (
     power,
     whole_ticks,
 )
-from surgery.report.figures.panels import Panels
+from surgery.report.figures.panels import Panels, name_panel
 from surgery.report.model import Report
 from surgery.report.roles import place_text
 from surgery.report.tuning import Moved
@@ -55,12 +55,10 @@ def moved_spectra(report: Report) -> list[Picture]:
         for index, (one, values) in enumerate(zip(chosen, pairs, strict=True)):
             axis, labelled = panels.axes(figure, index), panels.is_first(index)
             _spectrum(axis, values, limits, labelled=labelled)
-            axis.text(
-                0, 1.03, plain(place_text(one)), transform=axis.transAxes, color=INK, weight="bold"
-            )
+            name_panel(axis, place_text(one))
             below = panels.axes(figure, index + len(chosen))
             _changes(below, values, reach, labelled=labelled)
-            below.text(0, 1.03, "change", transform=below.transAxes, color=MUTED)
+            name_panel(below, "change", MUTED, weight="normal")
 
     named = "; ".join(f"{plain(place_text(one))}: {change_text(one.change)}" for one in chosen)
     caption = (

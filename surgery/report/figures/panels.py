@@ -8,11 +8,25 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgery.report.figures.canvas import axes
+from surgery.report.figures.canvas import INK, axes, plain
 
 _LEFT, _RIGHT = 50, 12
 _TOP, _BOTTOM = 26, 10  # room for the picture's title, and below all panels
 _TITLE = 18  # above each panel
+
+
+def name_panel(axis: Axes, text: str, colour: str = INK, weight: str = "bold") -> None:
+    """Write a panel's name above its left corner, clear of a tick that stands there."""
+    axis.annotate(
+        plain(text),
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 7),
+        textcoords="offset pixels",
+        color=colour,
+        weight=weight,
+        annotation_clip=False,
+    )
 
 
 @dataclass(frozen=True)

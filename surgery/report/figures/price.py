@@ -88,7 +88,7 @@ def _picture(report: Report, calibration: Calibration, curves: _Curves) -> Pictu
         for index, (layout, points) in enumerate(curves.items()):
             _curve(axis, layout, points, index)
         ends = [
-            End(points[-1].removed, points[-1].predicted, plain(layout)[:10], _style(layout, index))
+            End(points[-1].removed, points[-1].predicted, plain(layout)[:7], _style(layout, index))
             for index, (layout, points) in enumerate(curves.items())
         ]
         name_ends(axis, ends)

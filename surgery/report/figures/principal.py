@@ -20,7 +20,7 @@ from surgery.report.figures.canvas import (
     plain,
     power,
 )
-from surgery.report.figures.panels import Panels
+from surgery.report.figures.panels import Panels, name_panel
 from surgery.report.linear_words import words
 from surgery.report.linears import RoleGroup, groups_by_scope
 from surgery.report.model import LinearReport, Report
@@ -111,7 +111,7 @@ def _panel(
     axis.grid(axis="y")
     axis.tick_params(length=0)
     axis.spines["left"].set_visible(False)
-    axis.text(0, 1.03, plain(group.role), transform=axis.transAxes, color=INK, weight="bold")
+    name_panel(axis, group.role)
     lines = [_line(one.spectrum, low) for one in group.linears]
     colours = [DEPTH_MAP(_depth(one.layer, depth)) for one in group.linears]
     axis.add_collection(LineCollection(lines, colors=colours, linewidths=1.2))
