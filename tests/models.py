@@ -114,6 +114,24 @@ def tiny_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) 
     return model.to(dtype)
 
 
+def tiny_of(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """Build a tiny random model of one of transformers' classes, by its name.
+
+    Args:
+        name: The class, such as ``LlamaForQuestionAnswering``.
+        seed: Of its weights.
+        changes: Values of its configuration.
+    """
+    made: Any = getattr(transformers, name)
+    raw = tiny_model(made.config_class.model_type).config.to_dict()
+    torch.manual_seed(seed)
+    model: PreTrainedModel = made(made.config_class.from_dict({**raw, **changes})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.5))
+    return model
+
+
 @cache
 def model_class(name: str) -> type[PreTrainedModel]:
     """Return the class that stock transformers would load a tiny model with."""

@@ -45,6 +45,7 @@ def verification_view(found: Verification) -> RenderableType:
             unit = f" {row.unit}" if row.unit else ""
             table.add_row(f"{row.title} ({row.data})", before, f"{row.after:.4g}{unit}")
         parts.append(table)
+    parts += [Text(f"\n{note}") for note in found.notes]
     parts.append(Text(f"\nWorst of all: {found.worst:.2e}", style="bold"))
     return Group(*parts)
 

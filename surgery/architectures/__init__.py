@@ -1,8 +1,16 @@
 """Model families as data: which tensors play q, k, v and o, and what stands between them."""
 
-from surgery.architectures.base import Architecture, AttentionSite, Preset, StoredProjection
+from surgery.architectures.base import (
+    Architecture,
+    AttentionSite,
+    ModelClass,
+    Preset,
+    StoredProjection,
+)
+from surgery.architectures.classes import class_of
 from surgery.architectures.config import Config
 from surgery.architectures.linears import LINEAR_ROLES, LinearMap, linear_maps
+from surgery.architectures.prefixes import find_prefix
 from surgery.architectures.registry import ARCHITECTURES, architecture_of
 from surgery.architectures.sites import Claims, attention_sites, check_shapes, claim
 
@@ -14,11 +22,14 @@ __all__ = [
     "Claims",
     "Config",
     "LinearMap",
+    "ModelClass",
     "Preset",
     "StoredProjection",
     "architecture_of",
     "attention_sites",
     "check_shapes",
     "claim",
+    "class_of",
+    "find_prefix",
     "linear_maps",
 ]

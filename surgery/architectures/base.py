@@ -16,6 +16,9 @@ Role = Literal["q", "k", "v", "o"]
 
 ROLES: tuple[Role, ...] = ("q", "k", "v", "o")
 
+Shape = tuple[int | str, ...]
+"""A tensor's shape: numbers, and configuration attributes that hold them."""
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -162,6 +165,26 @@ class Published:
 
 
 @dataclass(frozen=True)
+class ModelClass:
+    """One of transformers' model classes of a family: the body, and what it has beside that.
+
+    Names are below the checkpoint's prefix, or anywhere when they start with ``/``.
+
+    Attributes:
+        name: As ``architectures`` in config.json spells it.
+        beside: Every tensor beside the body, with its shape.
+        tied: Of them, those that need not be stored where ``tie_word_embeddings`` holds and the
+            tensor that each is tied to is; or the other way about.
+        without: Towers that it lacks.
+    """
+
+    name: str
+    beside: Mapping[str, Shape] = field(default_factory=dict)
+    tied: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A model family.
 
@@ -172,14 +195,20 @@ class Architecture:
             occurs is the checkpoint's.
         attentions: Every kind of attention block.
         linears: Glob patterns (below the prefix) of MLP tensors, by role.
-        shapes: Glob pattern (below the prefix) of other weights to the configuration attributes
-            that give their shape, so that a configuration of another size is noticed.
+        tensors: Every tensor of the body that is not attention, to its shape; ``{layer}`` stands
+            for each layer of the tower.
         untouched: Glob patterns (below the prefix, or anywhere when they start with ``/``)
             of tensors that no method touches.
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
         convolutions: Glob patterns (below the prefix) of the encoder's convolution kernels, to how
             many outputs each computes for one position of the encoder.
         preset: What the bare command prunes.
+        classes: Its model classes. Where config.json names none of them, the tensors decide: the
+            first that has what is stored.
+        ignored: Glob patterns, as of ``untouched``, of tensors that files carry and that no
+            loading misses: buffers of older releases, what only the pre-training needed.
+        when: Configuration attributes that some of ``tensors`` and of what stands beside the
+            body depend on.
         published: Thresholds that a paper gives for the family, to repeat it by.
         defaults: What the family's configuration means by a key that is absent.
         aliases: Keys of ``config.json`` that stand for the attribute names used here.
@@ -192,10 +221,13 @@ class Architecture:
     prefixes: tuple[str, ...]
     attentions: tuple[AttentionKind, ...]
     linears: Mapping[str, tuple[str, ...]]
-    shapes: Mapping[str, tuple[str, ...]]
+    tensors: Mapping[str, Shape]
     untouched: tuple[str, ...]
     towers: Mapping[str, str]
     preset: Preset
+    classes: tuple[ModelClass, ...] = ()
+    ignored: tuple[str, ...] = ()
+    when: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     published: Published | None = None

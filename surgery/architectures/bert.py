@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from surgery.architectures.base import Architecture, AttentionKind, Preset, Projection
+from surgery.architectures.base import (
+    Architecture,
+    AttentionKind,
+    ModelClass,
+    Preset,
+    Projection,
+    Shape,
+)
+from surgery.architectures.shapes import affine, norm
+
+POOLER = affine("pooler.dense", "hidden_size", "hidden_size")
+NEXT_SENTENCE = affine("/cls.seq_relationship", 2, "hidden_size")
+CLASSIFIER = affine("/classifier", "num_labels", "hidden_size")
+PREDICTIONS: dict[str, Shape] = {
+    "/cls.predictions.bias": ("vocab_size",),
+    **affine("/cls.predictions.transform.dense", "hidden_size", "hidden_size"),
+    **norm("/cls.predictions.transform.LayerNorm", "hidden_size"),
+    **affine("/cls.predictions.decoder", "vocab_size", "hidden_size"),
+}
+TIED = {
+    "/cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "/cls.predictions.decoder.bias": "/cls.predictions.bias",
+}
 
 BERT = Architecture(
     model_type="bert",
@@ -26,11 +48,15 @@ BERT = Architecture(
         "up": ("encoder.layer.*.intermediate.dense.*",),
         "down": ("encoder.layer.*[0-9].output.dense.*",),
     },
-    shapes={
-        "encoder.layer.*.intermediate.dense.weight": ("intermediate_size", "hidden_size"),
-        "encoder.layer.*[0-9].output.dense.weight": ("hidden_size", "intermediate_size"),
+    tensors={
         "embeddings.word_embeddings.weight": ("vocab_size", "hidden_size"),
         "embeddings.position_embeddings.weight": ("max_position_embeddings", "hidden_size"),
+        "embeddings.token_type_embeddings.weight": ("type_vocab_size", "hidden_size"),
+        **norm("embeddings.LayerNorm", "hidden_size"),
+        **norm("encoder.layer.{layer}.attention.output.LayerNorm", "hidden_size"),
+        **affine("encoder.layer.{layer}.intermediate.dense", "intermediate_size", "hidden_size"),
+        **affine("encoder.layer.{layer}.output.dense", "hidden_size", "intermediate_size"),
+        **norm("encoder.layer.{layer}.output.LayerNorm", "hidden_size"),
     },
     untouched=(
         "embeddings.*",
@@ -47,7 +73,21 @@ BERT = Architecture(
         fraction=0.25,
         reason="a quarter of all attention",
     ),
+    classes=(
+        ModelClass("BertForPreTraining", {**POOLER, **PREDICTIONS, **NEXT_SENTENCE}, TIED),
+        ModelClass("BertForMaskedLM", PREDICTIONS, TIED),
+        ModelClass("BertLMHeadModel", PREDICTIONS, TIED),
+        ModelClass("BertForNextSentencePrediction", {**POOLER, **NEXT_SENTENCE}),
+        ModelClass("BertForSequenceClassification", {**POOLER, **CLASSIFIER}),
+        ModelClass("BertForMultipleChoice", {**POOLER, **affine("/classifier", 1, "hidden_size")}),
+        ModelClass("BertForTokenClassification", CLASSIFIER),
+        ModelClass("BertForQuestionAnswering", affine("/qa_outputs", "num_labels", "hidden_size")),
+        ModelClass("BertModel", POOLER),
+    ),
+    # published files hold the whole pre-training, whatever class they name
+    ignored=("embeddings.position_ids", "pooler.*", "/cls.seq_relationship.*"),
     defaults={
+        "tie_word_embeddings": True,
         "num_hidden_layers": 12,
         "num_attention_heads": 12,
         "hidden_size": 768,

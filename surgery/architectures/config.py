@@ -33,6 +33,9 @@ class Config:
         for name, key in family.aliases.items():
             if key in self._values:
                 self._values[name] = self._values[key]
+        labels = raw.get("id2label")  # as transformers counts them
+        counted = len(labels) if isinstance(labels, dict) else raw.get("num_labels", 2)
+        self._values["num_labels"] = counted
         for kind in family.attentions:
             for name in (kind.layers, kind.heads, kind.width):
                 self._require(name, family.aliases.get(name, name), where)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from surgery.architectures.base import Architecture, AttentionKind, Preset, Projection
+from surgery.architectures.base import (
+    Architecture,
+    AttentionKind,
+    ModelClass,
+    Preset,
+    Projection,
+    Shape,
+)
+from surgery.architectures.shapes import affine, norm, transposed
+
+OUTPUT: dict[str, Shape] = {"/lm_head.weight": ("vocab_size", "hidden_size")}
+TIED = {"/lm_head.weight": "wte.weight"}
 
 
 def _fused(part: int) -> Projection:
@@ -29,9 +40,14 @@ GPT2 = Architecture(
         ),
     ),
     linears={"up": ("h.*.mlp.c_fc.*",), "down": ("h.*.mlp.c_proj.*",)},
-    shapes={
+    tensors={
         "wte.weight": ("vocab_size", "hidden_size"),
         "wpe.weight": ("max_position_embeddings", "hidden_size"),
+        **norm("h.{layer}.ln_1", "hidden_size"),
+        **norm("h.{layer}.ln_2", "hidden_size"),
+        **transposed("h.{layer}.mlp.c_fc", "n_inner", "hidden_size"),
+        **transposed("h.{layer}.mlp.c_proj", "hidden_size", "n_inner"),
+        **norm("ln_f", "hidden_size"),
     },
     untouched=(
         "wte.weight",
@@ -39,12 +55,10 @@ GPT2 = Architecture(
         "h.*.ln_1.*",
         "h.*.ln_2.*",
         "ln_f.*",
-        # causal-mask buffers that old checkpoints carry
-        "h.*.attn.bias",
-        "h.*.attn.masked_bias",
         "/lm_head.weight",
         "/score.weight",
         "/classifier.*",
+        "/qa_outputs.*",
         "/multiple_choice_head.*",
     ),
     towers={"decoder": "h.*"},
@@ -54,7 +68,26 @@ GPT2 = Architecture(
         fraction=0.25,
         reason="a quarter of all attention",
     ),
+    classes=(
+        ModelClass("GPT2LMHeadModel", OUTPUT, TIED),
+        ModelClass(
+            "GPT2DoubleHeadsModel",
+            {**OUTPUT, **affine("/multiple_choice_head.summary", 1, "hidden_size")},
+            TIED,
+        ),
+        ModelClass(
+            "GPT2ForSequenceClassification", {"/score.weight": ("num_labels", "hidden_size")}
+        ),
+        ModelClass(
+            "GPT2ForTokenClassification", affine("/classifier", "num_labels", "hidden_size")
+        ),
+        ModelClass("GPT2ForQuestionAnswering", affine("/qa_outputs", 2, "hidden_size")),
+        ModelClass("GPT2Model"),
+    ),
+    # causal masks that old checkpoints carry
+    ignored=("h.*.attn.bias", "h.*.attn.masked_bias"),
     defaults={
+        "tie_word_embeddings": True,
         "n_layer": 12,
         "n_head": 12,
         "n_embd": 768,

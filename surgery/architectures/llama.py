@@ -12,5 +12,11 @@ DEFAULTS = {
 }
 
 LLAMA = rotary_decoder(
-    "llama", "LLaMA", defaults=DEFAULTS, qkv_bias="attention_bias", o_bias="attention_bias"
+    "llama",
+    "LLaMA",
+    "Llama",
+    defaults=DEFAULTS,
+    qkv_bias="attention_bias",
+    o_bias="attention_bias",
+    mlp_bias="mlp_bias",
 )

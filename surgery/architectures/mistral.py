@@ -12,4 +12,4 @@ DEFAULTS = {
     "num_key_value_heads": 8,
 }
 
-MISTRAL = rotary_decoder("mistral", "Mistral", defaults=DEFAULTS)
+MISTRAL = rotary_decoder("mistral", "Mistral", "Mistral", defaults=DEFAULTS)

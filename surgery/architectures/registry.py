@@ -18,9 +18,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     family.model_type: family for family in (WHISPER, LLAMA, MISTRAL, QWEN2, BERT, GPT2)
 }
 
-_QK_NORM = "QK-norm: a norm stands between the q/k projections and the score"
+_QK_NORM = "QK-norm: a norm (q_norm, k_norm) stands between the q/k projections and the score"
 _SOFT_CAP = "logit soft-capping: scores pass through tanh before the softmax"
 _SINKS = "attention sinks: the attention weights do not sum to one"
+
+WHOLE = (
+    "measure the model as it is with surgery evaluate; commands that operate on weights take a "
+    "model whole or not at all, so split, reparam and --pairs vo are refused with it"
+)
+EXACT = ", though they would be exact"
+"""What to do with a model that is refused; and where the reason concerns scores alone."""
 
 INEXACT_FAMILIES: Mapping[str, str] = {
     "qwen3": _QK_NORM,
@@ -84,10 +91,11 @@ def architecture_of(raw: Mapping[str, Any], *, where: str = "config.json") -> Ar
         return family
     if model_type in INEXACT_FAMILIES:
         raise UnsupportedModelError(
-            f"Absorb-Decompose would not be exact for {model_type}",
+            f"A {model_type} model is not operated on: Absorb-Decompose would not be exact",
             where=where,
             found=INEXACT_FAMILIES[model_type],
             expected="one of " + ", ".join(ARCHITECTURES),
+            hint=WHOLE + EXACT,
         )
     if model_type == "mimo_v2_flash":
         raise UnsupportedModelError(
@@ -107,7 +115,7 @@ def architecture_of(raw: Mapping[str, Any], *, where: str = "config.json") -> Ar
 def _refuse_inexact_config(family: Architecture, raw: Mapping[str, Any], where: str) -> None:
     for key, reason in INEXACT_CONFIG.items():
         if raw.get(key):
-            raise _inexact(family, f"{key} = {raw[key]!r}: {reason}", where)
+            raise _inexact(family, f"{key} = {raw[key]!r}: {reason}", where, EXACT)
     for key, (harmless, reason) in family.inexact.items():
         if raw.get(key, harmless) != harmless:
             raise _inexact(family, f"{key} = {raw[key]!r}: {reason}", where)
@@ -122,13 +130,16 @@ def refuse_inexact_tensors(family: Architecture, names: list[str], *, where: str
     for name in names:
         for component in name.split("."):
             if component in INEXACT_TENSORS:
-                raise _inexact(family, f"tensor {name}: {INEXACT_TENSORS[component]}", where)
+                raise _inexact(family, f"tensor {name}: {INEXACT_TENSORS[component]}", where, EXACT)
 
 
-def _inexact(family: Architecture, found: str, where: str) -> UnsupportedModelError:
+def _inexact(
+    family: Architecture, found: str, where: str, though: str = ""
+) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"Absorb-Decompose would not be exact for this {family.title}",
+        f"This {family.title} model is not operated on: Absorb-Decompose would not be exact",
         where=where,
         found=found,
         expected="scores that are the plain product of q and k, and a plain softmax",
+        hint=WHOLE + though,
     )

@@ -11,55 +11,60 @@ from surgery.architectures.base import (
     Architecture,
     AttentionKind,
     AttentionSite,
+    ModelClass,
     Projection,
     StoredProjection,
 )
+from surgery.architectures.classes import (
+    check_whole,
+    class_of,
+    expected,
+    in_towers,
+    matches,
+    place,
+    sizes,
+)
 from surgery.architectures.config import Config
+from surgery.architectures.prefixes import find_prefix
 from surgery.architectures.registry import refuse_inexact_tensors
 from surgery.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Which role each tensor of a checkpoint plays; every tensor occurs exactly once."""
+    """Which role each tensor of a checkpoint plays; every tensor occurs exactly once.
+
+    ``model_class`` is transformers' class of the checkpoint, where the family's data lists any.
+    """
 
     prefix: str
     sites: tuple[AttentionSite, ...]
     linears: Mapping[str, str]
     untouched: tuple[str, ...]
     towers: Mapping[str, tuple[str, ...]]
-
-
-def find_prefix(family: Architecture, names: Collection[str], *, where: str) -> str:
-    """Return the tensor-name prefix this checkpoint of ``family`` carries.
-
-    Raises:
-        CheckpointError: No attention tensor is found under any known prefix.
-    """
-    kind = family.attentions[0]
-    probe = f"{kind.path.format(layer=0)}.{kind.q.module}.weight"
-    for prefix in family.prefixes:
-        if prefix + probe in names:
-            return prefix
-    raise CheckpointError(
-        f"No {family.title} attention found in this checkpoint",
-        where=where,
-        found=", ".join(sorted(names)[:3]) + ", …",
-        expected=family.prefixes[0] + probe,
-        hint="config.json and the weights seem to belong to different models",
-    )
+    model_class: ModelClass | None = None
 
 
 def attention_sites(
-    family: Architecture, config: Config, prefix: str, *, where: str = "config.json"
+    family: Architecture,
+    config: Config,
+    prefix: str,
+    *,
+    without: Collection[str] = (),
+    where: str = "config.json",
 ) -> tuple[AttentionSite, ...]:
     """Return every attention block the configuration describes, in layer order.
+
+    Those of towers that the model class lacks (``without``) aside: the configuration counts its
+    layers all the same.
 
     Raises:
         CheckpointError: Head counts and widths contradict each other.
     """
     sites: list[AttentionSite] = []
     for kind in family.attentions:
+        if in_towers(family, kind.path, without):
+            continue
         heads, kv_heads, width, head_dim = _dimensions(kind, config, where)
         for layer in range(int(getattr(config, kind.layers))):
             path = prefix + kind.path.format(layer=layer)
@@ -137,35 +142,34 @@ def check_shapes(
     Raises:
         CheckpointError: A tensor is missing, or has another shape.
     """
-    expected: dict[str, tuple[int, ...]] = {}
+    wanted: dict[str, tuple[int, ...]] = {}
     for site in claims.sites:
         for role in ROLES:
             projection = site.projection(role)
             fused = projection.out_features * projection.parts
             weight = (fused, projection.in_features)
-            expected[projection.weight] = weight[::-1] if projection.transposed else weight
+            wanted[projection.weight] = weight[::-1] if projection.transposed else weight
             if projection.bias is not None:
-                expected[projection.bias] = (fused,)
-    for glob, attributes in family.shapes.items():
-        values = [getattr(config, attribute, None) for attribute in attributes]
-        sizes = tuple(value for value in values if isinstance(value, int))
-        if len(sizes) == len(values):
-            matching = [name for name in shapes if fnmatchcase(name, claims.prefix + glob)]
-            expected |= dict.fromkeys(matching, sizes)
-    for name, shape in expected.items():
-        if name not in shapes:
-            raise CheckpointError(
-                f"Tensor {name} is missing",
-                where=where,
-                expected=f"shape {list(shape)} by config.json",
-                hint="the checkpoint is incomplete, or config.json is another model's",
-            )
-        if tuple(shapes[name]) != shape:
+                wanted[projection.bias] = (fused,)
+    missing = [name for name in wanted if name not in shapes]
+    for below, shape in expected(family, config, claims.model_class).items():
+        name, known = place(below, claims.prefix), sizes(shape, config)
+        if name in shapes and known is not None:  # those that are tied need not be there
+            wanted[name] = known
+    if missing:
+        raise CheckpointError(
+            f"Tensor {missing[0]} is missing",
+            where=where,
+            expected=f"shape {list(wanted[missing[0]])} by config.json",
+            hint="the checkpoint is incomplete, or config.json is another model's",
+        )
+    for name, size in wanted.items():
+        if tuple(shapes[name]) != size:
             raise CheckpointError(
                 f"The shape of {name} contradicts config.json",
                 where=where,
                 found=f"shape {list(shapes[name])}",
-                expected=f"shape {list(shape)}",
+                expected=f"shape {list(size)}",
                 hint="use the config.json that belongs to these weights",
             )
 
@@ -191,13 +195,14 @@ def claim(
     """
     prefix = find_prefix(family, names, where=where)
     refuse_inexact_tensors(family, list(names), where=where)
-    sites = attention_sites(family, config, prefix)
+    one = class_of(family, config, names, prefix, where=where)
+    sites = attention_sites(family, config, prefix, without=() if one is None else one.without)
     attention = {name for site in sites for name in site.tensors()}
     linears: dict[str, str] = {}
     untouched: list[str] = []
     for name in names:
-        roles = [role for role, globs in family.linears.items() if _matches(name, globs, prefix)]
-        rest = _matches(name, family.untouched, prefix)
+        roles = [role for role, globs in family.linears.items() if matches(name, globs, prefix)]
+        rest = matches(name, (*family.untouched, *family.ignored), prefix)
         count = len(roles) + rest + (name in attention)
         if count != 1:
             raise CheckpointError(
@@ -211,6 +216,7 @@ def claim(
             linears[name] = roles[0]
         elif rest:
             untouched.append(name)
+    check_whole(family, config, one, names, prefix, where=where)
     return Claims(
         prefix=prefix,
         sites=sites,
@@ -220,10 +226,5 @@ def claim(
             tower: tuple(name for name in names if fnmatchcase(name, prefix + glob))
             for tower, glob in family.towers.items()
         },
-    )
-
-
-def _matches(name: str, globs: Collection[str], prefix: str) -> bool:
-    return any(
-        fnmatchcase(name, glob[1:] if glob.startswith("/") else prefix + glob) for glob in globs
+        model_class=one,
     )

@@ -5,11 +5,17 @@ from __future__ import annotations
 from surgery.architectures.base import (
     Architecture,
     AttentionKind,
+    ModelClass,
     Preset,
     Projection,
     Published,
     Scope,
+    Shape,
 )
+from surgery.architectures.shapes import affine, norm
+
+OUTPUT: dict[str, Shape] = {"/proj_out.weight": ("vocab_size", "d_model")}
+TIED = {"/proj_out.weight": "decoder.embed_tokens.weight"}
 
 
 def _attention(scope: Scope, path: str, tower: str, *, causal: bool = False) -> AttentionKind:
@@ -28,6 +34,22 @@ def _attention(scope: Scope, path: str, tower: str, *, causal: bool = False) -> 
     )
 
 
+def _convolution(path: str, inputs: str) -> dict[str, Shape]:
+    return {f"{path}.weight": ("d_model", inputs, 3), f"{path}.bias": ("d_model",)}
+
+
+def _tower(tower: str) -> dict[str, Shape]:
+    """Return what both towers have beside attention."""
+    layer = f"{tower}.layers.{{layer}}"
+    return {
+        **norm(f"{layer}.self_attn_layer_norm", "d_model"),
+        **affine(f"{layer}.fc1", f"{tower}_ffn_dim", "d_model"),
+        **affine(f"{layer}.fc2", "d_model", f"{tower}_ffn_dim"),
+        **norm(f"{layer}.final_layer_norm", "d_model"),
+        **norm(f"{tower}.layer_norm", "d_model"),
+    }
+
+
 WHISPER = Architecture(
     model_type="whisper",
     title="Whisper",
@@ -41,14 +63,15 @@ WHISPER = Architecture(
         "up": ("encoder.layers.*.fc1.*", "decoder.layers.*.fc1.*"),
         "down": ("encoder.layers.*.fc2.*", "decoder.layers.*.fc2.*"),
     },
-    shapes={
-        "encoder.layers.*.fc1.weight": ("encoder_ffn_dim", "d_model"),
-        "encoder.layers.*.fc2.weight": ("d_model", "encoder_ffn_dim"),
-        "decoder.layers.*.fc1.weight": ("decoder_ffn_dim", "d_model"),
-        "decoder.layers.*.fc2.weight": ("d_model", "decoder_ffn_dim"),
+    tensors={
+        **_convolution("encoder.conv1", "num_mel_bins"),
+        **_convolution("encoder.conv2", "d_model"),
         "encoder.embed_positions.weight": ("max_source_positions", "d_model"),
-        "decoder.embed_positions.weight": ("max_target_positions", "d_model"),
+        **_tower("encoder"),
         "decoder.embed_tokens.weight": ("vocab_size", "d_model"),
+        "decoder.embed_positions.weight": ("max_target_positions", "d_model"),
+        **norm("decoder.layers.{layer}.encoder_attn_layer_norm", "d_model"),
+        **_tower("decoder"),
     },
     untouched=(
         "encoder.conv?.*",
@@ -66,7 +89,23 @@ WHISPER = Architecture(
     ),
     towers={"encoder": "encoder.*", "decoder": "decoder.*"},
     convolutions={"encoder.conv1.weight": 2, "encoder.conv2.weight": 1},  # conv2 has stride 2
+    classes=(
+        ModelClass("WhisperForConditionalGeneration", OUTPUT, TIED),
+        ModelClass("WhisperModel"),
+        ModelClass("WhisperForCausalLM", OUTPUT, TIED, without=("encoder",)),
+        ModelClass(
+            "WhisperForAudioClassification",
+            {
+                "/layer_weights": ("encoder_layers + 1",),
+                **affine("/projector", "classifier_proj_size", "d_model"),
+                **affine("/classifier", "num_labels", "classifier_proj_size"),
+            },
+            without=("decoder",),
+        ),
+    ),
+    when={"/layer_weights": "use_weighted_layer_sum"},
     defaults={
+        "tie_word_embeddings": True,
         "d_model": 384,
         "encoder_layers": 4,
         "encoder_attention_heads": 6,

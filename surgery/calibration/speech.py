@@ -20,6 +20,7 @@ from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, Utterance, split, window
 from surgery.evaluation.drift import filled_frames
 from surgery.evaluation.transcribe import ENGLISH, TOKENS_PER_SECOND, is_multilingual, log_mel
+from surgery.evaluation.vocabulary import check_tokens, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +171,8 @@ def decoder_tokens(
             text = f" {words}" if words else ""
             written[row] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     rows = [[*start, *written[row]][:longest] for row in range(len(batch.words))]
+    for own in rows:
+        check_tokens(own, rows_of(model), processor.tokenizer)
     tokens = torch.full((len(rows), max(map(len, rows))), start[0], dtype=torch.int64)
     weights = torch.zeros(tokens.shape, dtype=torch.float64)
     for row, own in enumerate(rows):

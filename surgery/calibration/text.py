@@ -12,6 +12,7 @@ from torch import Tensor
 from surgery.calibration.hooks import Recorder, Weights
 from surgery.evaluation.perplexity import Windows, token_windows
 from surgery.evaluation.rows import Document
+from surgery.evaluation.vocabulary import check_tokens, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +53,13 @@ def token_windows_of(
 
     Raises:
         UsageError: ``context`` does not fit the model.
+        CheckpointError: A token has no embedding in the model.
     """
 
     def tokens(document: Any, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": document.tokens(tokenizer)}
+        ids = document.tokens(tokenizer)
+        check_tokens(ids, rows_of(model), tokenizer, document.where)
+        return {"input_ids": ids}
 
     # The windows know nothing of a document but that the tokenizer takes it.
     windows = token_windows(model, tokens, documents, context=context)  # type: ignore[arg-type]

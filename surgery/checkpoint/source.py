@@ -56,6 +56,10 @@ class TensorSource(ABC):
         """``config.json`` as a dictionary of the caller's own."""
         return copy.deepcopy(self._config)
 
+    def name_class(self, name: str) -> None:
+        """Let ``architectures`` of the configuration name this class, where the file names none."""
+        self._config["architectures"] = [name]
+
     @property
     def slug(self) -> str:
         """Last part of the name, fit for a directory name."""

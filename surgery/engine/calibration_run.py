@@ -31,8 +31,9 @@ from surgery.engine.bounds import check_bound
 from surgery.engine.calibrate import SHIPPED
 from surgery.engine.decompose import Spill
 from surgery.engine.dense import dense_directory
+from surgery.engine.heads import check_hears
 from surgery.engine.loading import check_device, load
-from surgery.engine.measure import data_kind, read_processor
+from surgery.engine.measure import data_kind, processor_of
 from surgery.engine.plan import Plan
 from surgery.engine.saved_statistics import saved_statistics
 from surgery.engine.shipped import shipped_data
@@ -70,7 +71,8 @@ class CalibrationRun:
         self.plan, self.settings, self.progress = plan, settings, progress
         self.sites = [each.site for each in plan.sites if each.qk or each.vo]
         check_device(settings.device)
-        model_type = plan.source.config["model_type"]
+        if data_kind(plan.source) == "audio":
+            check_hears(plan.source, "--calibrate")
         self.data: CalibrationData | None = None
         self._opened = ExitStack()
         if settings.data == SHIPPED:
@@ -80,7 +82,7 @@ class CalibrationRun:
             self.data = open_data(Path(settings.data), data_kind(plan.source), settings.samples)
             warn_of_unused(Path(settings.data), self.data.kind)
         tried = None if self.data is None else self.dealt.trial
-        check_bound(plan.options.rule, tried, model_type)
+        check_bound(plan.options.rule, tried, plan.source)
         known = (lambda: self.on), (lambda: self._fitted)
         self._saved = saved_statistics(plan, settings, self.sites, self.data, *known)
         if self.data is None:
@@ -239,7 +241,7 @@ class CalibrationRun:
     @cached_property
     def processor(self) -> Any:
         """Whisper's processor, or a language model's tokenizer."""
-        return read_processor(self.directory, data_kind(self.plan.source))
+        return processor_of(self.plan.source, self.directory)
 
     @cached_property
     def on(self) -> CalibratedOn:

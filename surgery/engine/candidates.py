@@ -12,9 +12,11 @@ from surgery.checkpoint.source import TensorSource
 from surgery.engine.adapted import open_model
 from surgery.engine.block import read_operations
 from surgery.engine.dense import dense_directory
+from surgery.engine.heads import writes
 from surgery.engine.leakage import Calibration, known_to
 from surgery.engine.loading import load_opened
 from surgery.engine.measure import data_kind, read_processor
+from surgery.engine.stored import check_config
 from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.results import Evaluated, Kind
 from surgery.events import Progress, ignore
@@ -67,6 +69,7 @@ def open_candidates(
     found = []
     for name, model in zip(distinct_names(asked), asked, strict=True):
         source = opened.enter_context(open_model(model, progress=progress))
+        check_config(source)
         directory = opened.enter_context(dense_directory(source))
         found.append(Candidate(name, model, source, directory, known_to(source)))
     first = found[0]
@@ -116,6 +119,9 @@ def load_candidates(
         CheckpointError: One cannot be loaded, or has no tokenizer.
     """
     whisper = data_kind(candidates[0].source) == "audio"
+    for one in candidates if whisper else ():
+        if not writes(one.source):
+            raise _silent(one.asked)
     tokenizers = [
         read_processor(one.directory, "audio" if whisper else "text") for one in candidates
     ]
@@ -154,16 +160,21 @@ def _check_same_words(
         )
 
 
+def _silent(asked: str) -> CheckpointError:
+    return CheckpointError(
+        "This Whisper has no text head on both towers, so it transcribes nothing",
+        where=asked,
+        expected="architectures: WhisperForConditionalGeneration in config.json",
+        hint="surgery verify compares what its encoder says",
+    )
+
+
 def _kind(candidates: Sequence[Candidate], models: Sequence[Any], *, whisper: bool) -> Kind:
     """Return what all models are for."""
     speaks = [model.get_output_embeddings() is not None for model in models]
     if whisper:
         if not all(speaks):
-            raise CheckpointError(
-                "This Whisper has no text head, so it transcribes nothing",
-                where=candidates[speaks.index(False)].asked,
-                expected="architectures: WhisperForConditionalGeneration in config.json",
-            )
+            raise _silent(candidates[speaks.index(False)].asked)
         return "speech"
     if candidates[0].source.config["model_type"] == "bert":
         return "embedding"

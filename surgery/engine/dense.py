@@ -46,11 +46,17 @@ def words_directory(directory: Path) -> Iterator[Path]:
     if not is_adapter(directory):
         yield directory
         return
-    with find_base(read_adapter(directory)) as base:
-        if base.directory is not None:
-            yield base.directory
-            return
-        with tempfile.TemporaryDirectory(prefix="surgery-") as name:
-            base.write_sidecars(Path(name))
-            (Path(name) / "config.json").write_text(json.dumps(base.config), encoding="utf-8")
-            yield Path(name)
+    with find_base(read_adapter(directory)) as base, words_of(base) as place:
+        yield place
+
+
+@contextmanager
+def words_of(source: TensorSource) -> Iterator[Path]:
+    """Yield where a checkpoint's tokenizer or processor is, its weights or not."""
+    if source.directory is not None:
+        yield source.directory
+        return
+    with tempfile.TemporaryDirectory(prefix="surgery-") as name:
+        source.write_sidecars(Path(name))
+        (Path(name) / "config.json").write_text(json.dumps(source.config), encoding="utf-8")
+        yield Path(name)

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from surgery.architectures import ARCHITECTURES, Config, class_of, find_prefix
+from surgery.checkpoint.directory import DirectorySource
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.adapted import AdaptedSource, open_model
 from surgery.engine.block import checkpoint_error
 from surgery.engine.dense import dense_directory
 from surgery.engine.refresh import note_outdated
 from surgery.engine.stream import cast
-from surgery.errors import CheckpointError, UsageError
+from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.runtime import LoadError
 from surgery.runtime import load as load_directory
 from surgery.runtime.model import add_operation
@@ -45,7 +47,7 @@ def load(
         attn_implementation: ``"sdpa"``, ``"eager"`` or another one transformers knows.
             Default: what transformers chooses.
         model_class: A transformers model class or auto class. Default: the one that
-            ``architectures`` in config.json names, or else the family's base model.
+            ``architectures`` in config.json names, or else the one whose tensors are stored.
 
     Raises:
         CheckpointError: If the directory cannot be loaded; it says why.
@@ -60,7 +62,7 @@ def load(
     try:
         if base is None and not is_adapter(path):
             note_outdated(Path(path))
-            return load_directory(path, **options)
+            return load_directory(path, **options, **_of_family(Path(path), model_class))
         with open_model(path, base=base) as source:
             return load_opened(source, Path(path), **options)
     except LoadError as error:
@@ -82,13 +84,36 @@ def load_opened(source: TensorSource, directory: Path, **options: Any) -> PreTra
         return load(directory, **options)
     try:
         with dense_directory(source.base) as place:
-            model = load_directory(place, **options)
+            known = _of_family(place, options.get("model_class"))
+            model = load_directory(place, **options, **known)
         if source.adapter.operation is not None:
             add_operation(model, source.adapter.operation)
     except LoadError as error:
         raise checkpoint_error(error) from error
     put_tensors(model, source.adapter, whole=options.get("model_class") is None)
     return model
+
+
+def _of_family(directory: Path, model_class: type[Any] | None) -> dict[str, Any]:
+    """Return what the family's data tells the loader of a directory; nothing where it is none.
+
+    Raises:
+        CheckpointError: The tensors' names are no model's, or those of no class.
+    """
+    try:
+        with DirectorySource(directory) as source:
+            raw, names = source.config, source.infos
+    except SurgeryError:
+        return {}  # the loader says what is wrong
+    family = ARCHITECTURES.get(raw["model_type"])
+    if family is None:
+        return {}
+    if model_class is not None:
+        return {"ignored": family.ignored}
+    config = Config(family, raw, f"{directory.name}/config.json")
+    prefix = find_prefix(family, names, where=str(directory))
+    one = class_of(family, config, names, prefix, where=str(directory))
+    return {"ignored": family.ignored, "fallback": None if one is None else one.name}
 
 
 @torch.no_grad()

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.dense import dense_directory, words_directory
+from surgery.engine.heads import check_hears, hears, writes
 from surgery.errors import CheckpointError, UsageError
 from surgery.evaluation.kinds import Kind
 from surgery.events import Event, Progress
@@ -47,6 +49,8 @@ def measure(
     if data is None and sample is None and source.name != EMBEDDED:
         return []
     check_data(source, data)
+    if data_kind(source) == "audio" and not hears(source):
+        return []
     stage, named = "Measuring on real input", str(data or "embedded data")
     progress(Event(stage, 0, 1, named))
 
@@ -59,9 +63,9 @@ def measure(
             # Windows of a few seconds and a tiny model: more at once is twice as quick.
             batch = 48 if source.name == EMBEDDED else 8
             with _clips(source, sample, data) as (clips, name):
-                rows = _speech(directory, result, clips, name, batch=batch, told=told)
+                rows = _speech(source, directory, result, clips, name, batch=batch, told=told)
         else:
-            rows = _text(directory, result, data, causal=family != "bert", told=told)
+            rows = _text(directory, result, data, told=told)
     progress(Event(stage, 1, 1))
     return rows
 
@@ -77,6 +81,7 @@ def check_data(source: TensorSource, data: str | Path | None) -> None:
         return
     path = Path(data)
     if data_kind(source) == "audio":
+        check_hears(source, "--data")
         if not path.is_dir():
             raise UsageError(
                 "Whisper is measured on a folder of audio",
@@ -102,20 +107,30 @@ def data_kind(source: TensorSource) -> Kind:
     return "audio" if source.config["model_type"] == "whisper" else "text"
 
 
-def read_processor(directory: Path, kind: Kind) -> Any:
+def read_processor(directory: Path, kind: Kind, *, words: bool = True) -> Any:
     """Load Whisper's processor, or a language model's tokenizer, from a checkpoint.
 
     An adapter's are its base's.
 
+    Args:
+        directory: The checkpoint.
+        kind: What the model is run on.
+        words: Whether a Whisper's words are wanted too, or what hears will do.
+
     Raises:
         CheckpointError: The checkpoint has none that can be read.
     """
-    from transformers import AutoTokenizer, WhisperProcessor
+    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperProcessor
 
     kinds: dict[Kind, Any] = {"audio": WhisperProcessor, "text": AutoTokenizer}
     try:
         with words_directory(directory) as place:
-            return kinds[kind].from_pretrained(place, local_files_only=True)
+            if words:
+                return kinds[kind].from_pretrained(place, local_files_only=True)
+            ears: Any = WhisperFeatureExtractor  # untyped
+            return SimpleNamespace(
+                feature_extractor=ears.from_pretrained(place, local_files_only=True)
+            )
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise CheckpointError(
             "The checkpoint's tokenizer or processor cannot be loaded, so no input can be read",
@@ -126,7 +141,14 @@ def read_processor(directory: Path, kind: Kind) -> Any:
         ) from error
 
 
+def processor_of(source: TensorSource, directory: Path) -> Any:
+    """Load what reads the input of a model, as :func:`read_processor`, from any of its results."""
+    kind = data_kind(source)
+    return read_processor(directory, kind, words=kind == "text" or writes(source))
+
+
 def _speech(
+    source: TensorSource,
     original: Path,
     result: Path,
     speech: SpeechFolder,
@@ -136,13 +158,13 @@ def _speech(
     told: Callable[[float], None],
 ) -> list[Measurement]:
     from surgery.engine.loading import load
-    from surgery.evaluation.measure import measure_speech
+    from surgery.evaluation.measure import measure_encoders, measure_speech
 
-    processor = read_processor(result, "audio")
-    return measure_speech(
+    measured = measure_speech if writes(source) else measure_encoders
+    return measured(
         load(original),
         load(result),
-        processor,
+        processor_of(source, result),
         speech,
         batch=batch,
         data=name,
@@ -170,21 +192,20 @@ def _clips(
 
 
 def _text(
-    original: Path,
-    result: Path,
-    data: str | Path | None,
-    *,
-    causal: bool,
-    told: Callable[[float], None],
+    original: Path, result: Path, data: str | Path | None, *, told: Callable[[float], None]
 ) -> list[Measurement]:
+    from surgery.calibration.witness import output_of_text
     from surgery.engine.loading import load
     from surgery.evaluation.measure import measure_embeddings, measure_text
 
-    measured = measure_text if causal else measure_embeddings
     with embedded("sample.txt") if data is None else _given(data) as path:
         named = "sample text of the package" if data is None else None
         tokenizer = read_processor(result, "text")
-        return measured(load(original), load(result), tokenizer, path, data=named, told=told)
+        models = load(original), load(result)
+        # Heads that classify say little of a text as a whole: what they stand on is compared.
+        predicts = all(output_of_text(model) == "next token" for model in models)
+        measured = measure_text if predicts else measure_embeddings
+        return measured(*models, tokenizer, path, data=named, told=told)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from surgery.engine.adapted import AdaptedSource, open_model
 from surgery.engine.block import Operation, surgery_block
 from surgery.engine.merged import MergedTensors
 from surgery.engine.result import beside, versions, write_config
-from surgery.engine.stored import Stored, read_stored
+from surgery.engine.stored import Stored, check_loads, read_stored
 from surgery.engine.stream import stream
 from surgery.errors import SurgeryWarning, UsageError
 from surgery.events import Progress, ignore
@@ -20,7 +20,8 @@ CARD = """# {name}, merged
 
 {what}
 
-Made from: {source}
+- Merged from: {merged}
+- Made from: {source}
 """
 DENSE = """The dense form of a checkpoint that was operated on with model-surgery: original shapes,
 small parts merged into their weights, zeros where vectors were cut. It computes what that
@@ -71,6 +72,7 @@ def merge(
     with open_model(checkpoint, base=base, progress=progress) as source:
         stored = read_stored(source)
         steps = _checked_steps(stored, steps)
+        check_loads(source)
         merged = MergedTensors(stored, stored.operations[len(stored.operations) - steps :])
         target = Path(out) if out is not None else beside(source, "merged")
         check_separate(source.directory, target)
@@ -132,4 +134,10 @@ def _card(stored: Stored, name: str, steps: int) -> str:
         made_from = stored.source.adapter.base_name
         what = TUNED.format(adapter=stored.source.name, base=made_from) + what
     first = stored.operations[0].get("provenance", {}) if stored.operations else {}
-    return CARD.format(name=name, what=what, source=first.get("source", made_from))
+    done = ", ".join(_methods(stored.operations))
+    return CARD.format(
+        name=name,
+        what=what,
+        merged=stored.source.name + (f" ({done})" if done else ""),
+        source=first.get("source", made_from),
+    )

@@ -18,7 +18,8 @@ from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.block import Operation, read_operations, surgery_block
 from surgery.engine.measure import check_data, measure
-from surgery.engine.stored import read_stored
+from surgery.engine.stored import check_loads, read_stored
+from surgery.engine.words import check_measured_words
 from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.events import Progress
 from surgery.export.remote_code import FILE, place_code
@@ -187,7 +188,9 @@ def _run(
     progress: Progress,
 ) -> Report:
     source, options = surgery.source, surgery.options
+    check_loads(source)
     check_data(source, data)
+    check_measured_words(source, data)
     fingerprint = {
         "source": source.identity(),
         "method": method,

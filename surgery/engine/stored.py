@@ -20,6 +20,7 @@ from surgery.architectures import (
     claim,
     linear_maps,
 )
+from surgery.architectures.classes import names_of
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.quantised import refuse_quantised
 from surgery.checkpoint.source import TensorSource
@@ -123,6 +124,9 @@ class Stored:
 def read_stored(source: TensorSource) -> Stored:
     """Describe a checkpoint, every shape compared with configuration and ``surgery`` block.
 
+    Where the configuration names no model class, the source's then names the one whose tensors
+    are stored.
+
     Raises:
         UnsupportedModelError: Unknown or inexact family, or quantised weights.
         CheckpointError: Tensors, configuration and ``surgery`` block contradict each other.
@@ -132,6 +136,7 @@ def read_stored(source: TensorSource) -> Stored:
     family = architecture_of(raw, where=where)
     refuse_quantised(raw, source.infos)
     config = Config(family, raw, where)
+    check_config(source)
     operations = read_operations(raw, where=where)
     treated = read_linears(operations, where=where)
     parts = {
@@ -141,6 +146,8 @@ def read_stored(source: TensorSource) -> Stored:
     }
     names = [name for name in source.infos if name not in parts]
     claims = claim(family, config, names, where=source.name)
+    if claims.model_class is not None and claims.model_class.name not in names_of(config):
+        source.name_class(claims.model_class.name)  # so that what is made of it can be loaded
     ranks = read_ranks(operations, claims.sites, where=where)
     _check_floats(source, claims)
     _check_shapes(source, family, config, claims, ranks)
@@ -151,6 +158,34 @@ def read_stored(source: TensorSource) -> Stored:
         for path, (method, entry) in treated.items()
     }
     return Stored(source, family, config, claims, tuple(operations), ranks, maps, linears)
+
+
+def check_config(source: TensorSource) -> None:
+    """Refuse a configuration by which nothing could be loaded, neither this nor what is made of it.
+
+    Raises:
+        CheckpointError: The installed transformers does not take it.
+    """
+    from surgery.runtime import configuration  # late: it imports transformers
+
+    try:
+        configuration.check_config(source.config, f"{source.name}/config.json")
+    except LoadError as error:
+        raise checkpoint_error(error) from error
+
+
+def check_loads(source: TensorSource) -> None:
+    """Refuse to write what transformers could build no model of, before anything is written.
+
+    Raises:
+        CheckpointError: Says what of the configuration is in the way.
+    """
+    from surgery.runtime.stock import check_built  # late: it imports transformers' models
+
+    try:
+        check_built(source.config, f"{source.name}/config.json")
+    except LoadError as error:
+        raise checkpoint_error(error) from error
 
 
 def stored_dtype(source: TensorSource) -> str:

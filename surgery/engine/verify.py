@@ -11,6 +11,7 @@ from torch import Tensor
 
 from surgery.architectures import AttentionSite
 from surgery.engine.adapted import open_model
+from surgery.engine.heads import unmeasured
 from surgery.engine.measure import check_data, measure
 from surgery.engine.pack import read_site
 from surgery.engine.stored import Stored, read_stored
@@ -41,7 +42,7 @@ class Verification:
     ``linears`` gives the relative Frobenius error of every other linear map, by path, where
     either model carries a small part beside it (merged for the comparison, in float64).
     ``changed`` names tensors outside attention that differ in any bit; surgery never touches
-    those (a cast to another dtype does).
+    those (a cast to another dtype does). ``notes`` say what of the outputs was not measured.
     """
 
     original: str
@@ -50,6 +51,7 @@ class Verification:
     linears: dict[str, float]
     changed: list[str]
     measurements: list[Measurement] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def worst(self) -> float:
@@ -109,9 +111,11 @@ def verify(
                 linears[owners[name]] = max(error, linears.get(owners[name], 0.0))
         changed = [name for name in differing if name not in owners]
         measured: list[Measurement] = []
+        notes: list[str] = []
         if not weights_only and after.directory is not None:
             measured = measure(before, after.directory, data, progress, sample=after)
-        return Verification(before.name, after.name, found, linears, changed, measured)
+            notes += filter(None, [unmeasured(before)])
+        return Verification(before.name, after.name, found, linears, changed, measured, notes)
 
 
 def _check_same_model(old: Stored, new: Stored) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ class RelativeError:
 
 
 def encoder_drift(
-    original: Any, restructured: Any, processor: Any, audio: Sequence[Audio], *, batch: int = 4
+    original: Any, restructured: Any, processor: Any, audio: Iterable[Audio], *, batch: int = 4
 ) -> EncoderDrift:
     """Compare two Whisper encoders on the same recordings.
 
@@ -103,10 +104,9 @@ def encoder_drift(
         audio: Mono float32 at 16 kHz, shape (samples,) each; long ones are cut to windows.
         batch: Windows at once.
     """
-    pieces = [piece for recording in audio for piece in split(recording, window(processor))]
+    pieces = (piece for recording in audio for piece in split(recording, window(processor)))
     errors = EncoderErrors(window(processor))
-    for start in range(0, len(pieces), batch):
-        clips = pieces[start : start + batch]
+    while clips := list(islice(pieces, batch)):
         features = extract_features(processor, clips)
         errors.add(clips, encode(original, features), encode(restructured, features))
     return errors.drift

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from surgery.evaluation.audio import SpeechFolder
+from surgery.evaluation.audio import Audio, SpeechFolder
+from surgery.evaluation.drift import EncoderDrift, encoder_drift
 from surgery.evaluation.kinds import data_name
 from surgery.evaluation.perplexity import Division, Perplexity, read_documents
 from surgery.evaluation.speech import compare_speech
@@ -72,15 +73,53 @@ def measure_speech(
         )
     )
     drift = runs[1].encoder
-    if drift is not None:
-        rows += [
-            Measurement(metric, f"Encoder output error, {what}", data, "relative", None, value)
-            for metric, what, value in (
-                ("encoder_error", "speech", drift.speech),
-                ("encoder_error_window", "whole window", drift.window),
-            )
-        ]
-    return rows
+    return rows if drift is None else rows + _encoder_rows(drift, data)
+
+
+def measure_encoders(
+    original: Any,
+    restructured: Any,
+    processor: Any,
+    folder: SpeechFolder,
+    *,
+    batch: int = 8,
+    data: str | None = None,
+    told: Told | None = None,
+) -> list[Measurement]:
+    """Measure two Whisper models that write no text on the same recordings.
+
+    Args:
+        original: A Whisper with an encoder: a classifier of audio, or the model without a head.
+        restructured: Another, of the same window and width.
+        processor: What has the ``feature_extractor`` of both.
+        folder: The recordings.
+        batch: Windows at once.
+        data: What to call the recordings; by default the last two parts of their path.
+        told: Called with the number of recordings read so far.
+
+    Returns:
+        The relative error of the encoder's output.
+    """
+
+    def read() -> Iterator[Audio]:
+        for number, recording in enumerate(folder.utterances):
+            yield recording.audio()
+            if told is not None:
+                told(number + 1)
+
+    audio = read()
+    drift = encoder_drift(original, restructured, processor, audio, batch=batch)
+    return _encoder_rows(drift, data or folder.name)
+
+
+def _encoder_rows(drift: EncoderDrift, data: str) -> list[Measurement]:
+    return [
+        Measurement(metric, f"Encoder output error, {what}", data, "relative", None, value)
+        for metric, what, value in (
+            ("encoder_error", "speech", drift.speech),
+            ("encoder_error_window", "whole window", drift.window),
+        )
+    ]
 
 
 def measure_text(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from surgery.errors import SurgeryError, UsageError
+from surgery.evaluation.vocabulary import check_tokens, rows_of
 
 Division = Literal["documents", "lines", "running"]
 """How text divides into documents: as it seems to, by lines, or not at all."""
@@ -117,6 +118,7 @@ def token_windows(
 
     Raises:
         UsageError: If ``context`` is below two or beyond what the model takes.
+        CheckpointError: A token has no embedding in the model.
     """
     most = longest_context(model)
     context = min(most, LONGEST_CONTEXT) if context is None else context
@@ -126,7 +128,9 @@ def token_windows(
         )
     for document in documents:
         # `verbose=False`: a document longer than the context is expected here.
-        tokens = torch.tensor(tokenizer(document, verbose=False)["input_ids"], dtype=torch.long)
+        ids = tokenizer(document, verbose=False)["input_ids"]
+        check_tokens(ids, rows_of(model), tokenizer)
+        tokens = torch.tensor(ids, dtype=torch.long)
         done = 0
         while done < tokens.numel():
             begin = max(0, done - context // 2) if done else 0

@@ -32,6 +32,7 @@ from surgery.evaluation.transcribe import (
     most_tokens,
     transcribe_windows,
 )
+from surgery.evaluation.vocabulary import check_tokens, rows_of
 
 
 class Recording(Protocol):
@@ -196,7 +197,8 @@ def _compare(
     seconds = [0.0] * len(running)
     for start in range(0, len(clips), step):
         chosen = slice(start, start + step)
-        tokens, rows = _told(processor, running[0].texts[chosen], config.max_target_positions)
+        told = processor, running[0].texts[chosen], config.max_target_positions
+        tokens, rows = _told(*told, rows_of(running[0].model))
         reference: _States | None = None
         for index, one in enumerate(running):
             states, spent = _states(one.model, features[chosen], tokens)
@@ -211,10 +213,14 @@ def _compare(
         one.encoding.append(spent)
 
 
-def _told(processor: Any, texts: Sequence[str], longest: int) -> tuple[Tensor, list[slice]]:
+def _told(
+    processor: Any, texts: Sequence[str], longest: int, rows: int | None
+) -> tuple[Tensor, list[slice]]:
     """Return tokens for the decoder, (clips, length), and the positions that predict the text."""
     tokenizer = processor.tokenizer
     encoded = tokenizer(list(texts), padding=True, return_tensors="pt")
+    for ids in encoded["input_ids"].tolist():
+        check_tokens(ids, rows, tokenizer)
     lengths = encoded["attention_mask"].sum(dim=-1).clamp(max=longest).tolist()
     first = len(tokenizer.prefix_tokens) - 1
     return encoded["input_ids"][:, :longest], [slice(first, length - 1) for length in lengths]

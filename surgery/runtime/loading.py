@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from .cached_step import compare_cached_step
+from .configuration import accepted, config_class, said
 from .errors import LoadError
 from .families import family_swap
 from .manifest import read_manifest
 from .model import restructured_class
+from .stock import stock_class
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-
-LEFT_OVER = {"bert": ("pooler.", "cls.seq_relationship.")}
-"""Tensors that published checkpoints of a family carry beyond what their ``architectures`` use."""
 
 SHOWN = 5  # names listed in a message before it says how many more there are
 
@@ -35,6 +32,8 @@ def load(
     device: torch.device | str | None = None,
     attn_implementation: str | None = None,
     model_class: type[Any] | None = None,
+    fallback: str | None = None,
+    ignored: Collection[str] = (),
 ) -> PreTrainedModel:
     """Load a model directory for inference, as ``from_pretrained`` would.
 
@@ -49,8 +48,12 @@ def load(
         attn_implementation: ``"sdpa"``, ``"eager"`` or another one transformers knows.
             Default: what transformers chooses.
         model_class: A transformers model class or auto class. Default: the one that
-            ``architectures`` in config.json names, or else the family's base model. Tensors of
-            other heads than this class has are then left out.
+            ``architectures`` in config.json names, or else ``fallback``. Tensors of other heads
+            than this class has are then left out.
+        fallback: Name of the class to take where config.json names none that transformers has.
+            Default: the family's base model.
+        ignored: Glob patterns, below the base model's prefix or anywhere when they start with
+            ``/``, of stored tensors that may have no place in the model.
 
     Returns:
         The model in evaluation mode: an instance of the stock class, or of a subclass of it
@@ -61,14 +64,14 @@ def load(
     """
     directory = Path(path)
     raw = _read_json(directory / "config.json")
-    config_class = _config_class(raw)
-    stock = _stock_class(raw, config_class, model_class)
+    kind = config_class(raw)
+    stock = stock_class(raw, kind, model_class, fallback)
     _check_weight_files(directory)
 
     restructured = "surgery" in raw
     if restructured and read_manifest(raw["surgery"]).layouts:
         family_swap(raw["model_type"])
-    config = _config(directory, raw, config_class)
+    config = _config(directory, raw, kind)
     target = torch.device("cpu" if device is None else device)
     options: dict[str, Any] = {
         "config": config,
@@ -95,9 +98,9 @@ def load(
         raise LoadError(
             "transformers could not load the directory.",
             where=directory,
-            found=f"{type(error).__name__}: {error}",
+            found=said(error),
         ) from error
-    _check_complete(directory, model, info, chosen=model_class is not None)
+    _check_complete(directory, model, info, chosen=model_class is not None, ignored=ignored)
     if restructured and model.can_generate():
         compare_cached_step(model)
     return cast(PreTrainedModel, model)
@@ -105,7 +108,17 @@ def load(
 
 def _is_about_input(error: Exception) -> bool:
     """Whether an error of transformers tells of bad input, not of a mistake in a program."""
-    if isinstance(error, (ImportError, OSError, RuntimeError, TypeError, ValueError)):
+    # Assertions and failed look-ups: an index of padding or an activation that does not exist.
+    input_errors = (
+        AssertionError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
+    if isinstance(error, input_errors):
         return True
     # Their errors derive from Exception alone, and the two cannot be imported here.
     return type(error).__module__.partition(".")[0] in ("huggingface_hub", "safetensors")
@@ -133,38 +146,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _config_class(raw: dict[str, Any]) -> type[PreTrainedConfig]:
-    model_type = raw.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        raise LoadError(
-            "transformers has no model of this type.",
-            where="config.json: model_type",
-            found=repr(model_type),
-            expected="a model type of the installed transformers, such as whisper or llama",
-            hint="a model that needs code of its own cannot be loaded: that code is never run",
-        )
-    return CONFIG_MAPPING[model_type]
-
-
-def _config(
-    directory: Path, raw: dict[str, Any], config_class: type[PreTrainedConfig]
-) -> PreTrainedConfig:
+def _config(directory: Path, raw: dict[str, Any], kind: type[PreTrainedConfig]) -> PreTrainedConfig:
     if raw.get("quantization_config") is not None:
         raise LoadError(
             "Quantised weights cannot be loaded.",
             where="config.json: quantization_config",
             expected="weights in float32, float16 or bfloat16",
         )
-    try:
-        config = config_class.from_pretrained(str(directory), local_files_only=True)
-    except Exception as error:
-        if not _is_about_input(error):
-            raise
-        raise LoadError(
-            "config.json does not describe a model of its type.",
-            where=directory / "config.json",
-            found=f"{type(error).__name__}: {error}",
-        ) from error
+    config = accepted(
+        lambda: kind.from_pretrained(str(directory), local_files_only=True),
+        directory / "config.json",
+    )
     # Both would act beyond this model: one patches classes of transformers, one names any file.
     for name in ("fusion_config", "transformers_weights"):
         if name in raw:
@@ -173,44 +165,6 @@ def _config(
     if hasattr(config, "auto_map"):
         del config.auto_map
     return config
-
-
-def _stock_class(
-    raw: dict[str, Any], config_class: type[PreTrainedConfig], chosen: type[Any] | None
-) -> type[PreTrainedModel]:
-    """Return the caller's class, the one ``architectures`` names, or the family's base model."""
-    if chosen is not None:
-        mapping = getattr(chosen, "_model_mapping", None)  # of an auto class
-        if mapping is not None and config_class in mapping:
-            chosen = mapping[config_class]
-        if not _is_model_of(chosen, config_class):
-            raise LoadError(
-                "model_class does not fit the directory.",
-                found=getattr(chosen, "__name__", chosen),
-                expected=f"a transformers model class for model_type {raw['model_type']!r}",
-            )
-        return cast(type[PreTrainedModel], chosen)
-    for name in raw.get("architectures") or ():
-        # Only classes that the installed transformers itself exports: `auto_map` is not read.
-        named = getattr(transformers, name, None) if isinstance(name, str) else None
-        if _is_model_of(named, config_class) and named.__module__.startswith("transformers."):
-            return cast(type[PreTrainedModel], named)
-    if config_class not in MODEL_MAPPING:
-        raise LoadError(
-            "config.json names no model class that transformers has.",
-            where="config.json: architectures",
-            found=raw.get("architectures"),
-            hint="pass model_class",
-        )
-    return cast(type[PreTrainedModel], MODEL_MAPPING[config_class])
-
-
-def _is_model_of(candidate: Any, config_class: type[PreTrainedConfig]) -> bool:
-    return (
-        inspect.isclass(candidate)
-        and issubclass(candidate, PreTrainedModel)
-        and candidate.config_class is config_class
-    )
 
 
 def _check_weight_files(directory: Path) -> None:
@@ -239,7 +193,12 @@ def _check_weight_files(directory: Path) -> None:
 
 
 def _check_complete(
-    directory: Path, model: PreTrainedModel, info: dict[str, Any], *, chosen: bool
+    directory: Path,
+    model: PreTrainedModel,
+    info: dict[str, Any],
+    *,
+    chosen: bool,
+    ignored: Collection[str],
 ) -> None:
     """Require that every tensor of the model was loaded, and every stored tensor used.
 
@@ -248,11 +207,11 @@ def _check_complete(
     """
     prefix = f"{model.base_model_prefix}."
     body = {name for name, _ in model.base_model.named_children()}
-    left_over = LEFT_OVER.get(model.config.model_type, ())
 
     def ignorable(name: str) -> bool:
         bare = name.removeprefix(prefix)
-        return bare.startswith(left_over) or (chosen and bare.split(".")[0] not in body)
+        left_over = any(fnmatchcase(bare, glob.removeprefix("/")) for glob in ignored)
+        return left_over or (chosen and bare.split(".")[0] not in body)
 
     mismatched = [
         f"{name} {tuple(found)} instead of {tuple(expected)}"
@@ -275,5 +234,6 @@ def _check_complete(
                 where=directory,
                 found=", ".join(listed[:SHOWN]) + more,
                 expected=f"the tensors of {type(model).__name__}",
-                hint="pass model_class where the checkpoint is of another class",
+                hint="where the checkpoint is of another class, name it in config.json's "
+                "architectures, or pass model_class",
             )

@@ -30,6 +30,7 @@ from surgery.training.tasks import Task, open_task
 from surgery.training.tensorboard import logging_into
 from surgery.training.trained import (
     freeze,
+    names_in_file,
     parted_linears,
     stored_names,
     stored_paths,
@@ -189,9 +190,12 @@ def _by_path(carried: Stored, model: Any, parts: Parts) -> Parts:
 
 def _trained(model: Any, carried: Stored) -> dict[str, Tensor]:
     """Return what was trained, under the checkpoint's names, in float32 as it was trained."""
-    parameters = trained(model)
-    names = stored_names(list(parameters), carried.source.infos, model.base_model_prefix)
-    return {names[n]: whole(one.detach()).cpu().contiguous() for n, one in parameters.items()}
+    names = names_in_file(model, trained(model), carried.source.infos)
+    tensors: dict[str, Tensor] = {}
+    for parameter, spelled in names:
+        tensor = whole(parameter.detach()).cpu().contiguous()
+        tensors |= dict.fromkeys(spelled, tensor)
+    return tensors
 
 
 def _model_paths(model: Any, paths: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from surgery.calibration.speech import prompt
 from surgery.errors import SurgeryError
 from surgery.evaluation.audio import SAMPLE_RATE, SpeechFolder, Utterance, window
 from surgery.evaluation.transcribe import extract_features, log_mel
+from surgery.evaluation.vocabulary import check_tokens, may_exceed, rows_of
 from surgery.training.examples import IGNORED
 
 ASKED = 8
@@ -65,9 +66,12 @@ class SpeechExamples(Dataset[dict[str, Tensor]]):
         self.folder = folder
         self._processor = processor
         self._prompt = prompt(model, language)
+        self._closing = int(processor.tokenizer.eos_token_id)
+        rows = rows_of(model)
+        check_tokens([*self._prompt, self._closing], rows, processor.tokenizer)
+        check_transcripts(folder, processor, rows)
         if start is None:
             start = text_start(model, processor, folder, language)
-        self._closing = int(processor.tokenizer.eos_token_id)
         longest = int(model.config.max_target_positions) - len(self._prompt)
         self._words = []
         for utterance, text in zip(folder.utterances, words, strict=True):
@@ -169,6 +173,20 @@ def text_start(model: Any, processor: Any, folder: SpeechFolder, language: str =
         gain += float(logits[spaced_token]) - float(logits[plain_token])
     model.train(training)
     return " " if gain >= 0.0 else ""
+
+
+def check_transcripts(folder: SpeechFolder, processor: Any, rows: int | None) -> None:
+    """Refuse transcripts with a token that a model of so many embeddings does not know.
+
+    Raises:
+        CheckpointError: Names tokenizer, token and recording.
+    """
+    if not may_exceed(processor.tokenizer, rows):
+        return
+    for utterance in folder.utterances:
+        for start in ("", " "):
+            tokens = _encode(processor, utterance.words or "", start)
+            check_tokens(tokens, rows, processor.tokenizer, utterance.path)
 
 
 def _encode(processor: Any, words: str, start: str) -> list[int]:

@@ -10,14 +10,23 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from surgery.checkpoint.source import TensorSource
+from surgery.engine.dense import words_of
+from surgery.engine.measure import data_kind, processor_of
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SpeechFolder, Utterance
 from surgery.evaluation.kinds import Kind, data_name
 from surgery.evaluation.rows import read_text
+from surgery.evaluation.vocabulary import may_exceed, rows_of
 from surgery.training.examples import hold_out
 from surgery.training.options import TuneOptions
 from surgery.training.packing import PackedText, collate_text
-from surgery.training.speech_data import SpeechExamples, collate_speech, spoken
+from surgery.training.speech_data import (
+    SpeechExamples,
+    check_transcripts,
+    collate_speech,
+    spoken,
+)
 from surgery.training.text_data import check_words, read_examples
 
 MOST_HELD_OUT = 64
@@ -84,6 +93,23 @@ def check_training_data(path: Path, kind: Kind) -> None:
             check_words(document)
 
 
+def check_training_words(source: TensorSource, data: Path) -> None:
+    """Refuse data with a token that the model has no embedding for, before anything is prepared.
+
+    Raises:
+        CheckpointError: Names tokenizer, token and vocabulary; or there is no tokenizer.
+    """
+    rows = source.config.get("vocab_size")
+    if not isinstance(rows, int):
+        return
+    with words_of(source) as place:
+        processor = processor_of(source, place)
+    if data_kind(source) == "audio":
+        check_transcripts(SpeechFolder.open(data), processor, rows)
+    elif may_exceed(processor, rows):
+        read_examples(data, processor, rows)
+
+
 def open_task(path: Path, kind: Kind, processor: Any, model: Any, options: TuneOptions) -> Task:
     """Open training data and keep a share of it back.
 
@@ -105,7 +131,8 @@ def open_task(path: Path, kind: Kind, processor: Any, model: Any, options: TuneO
         collate: Any = collate_speech
     else:
         length = row_length(model.config.to_dict(), options.length)
-        everything, collate = PackedText(read_examples(path, processor), length), collate_text
+        examples = read_examples(path, processor, rows_of(model))
+        everything, collate = PackedText(examples, length), collate_text
     train, kept = hold_out(len(everything), _share(len(everything), options.held_out), options.seed)
     if not train:
         raise UsageError(

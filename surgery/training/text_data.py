@@ -7,26 +7,33 @@ from typing import Any
 
 from surgery.errors import SurgeryError
 from surgery.evaluation.rows import Document, read_text
+from surgery.evaluation.vocabulary import check_tokens
 from surgery.training.examples import IGNORED, Example
 
 ANSWERING = "assistant"
 """The role whose turns are learnt."""
 
 
-def read_examples(path: Path, tokenizer: Any) -> list[Example]:
+def read_examples(path: Path, tokenizer: Any, rows: int | None = None) -> list[Example]:
     """Read a text file, a ``.jsonl`` file, or a folder of both.
 
     Args:
         path: As for :func:`surgery.evaluation.rows.read_text`.
         tokenizer: A transformers tokenizer.
+        rows: How many tokens the model has embeddings for.
 
     Returns:
         One example a document; see :func:`to_example`.
 
     Raises:
+        CheckpointError: A token has no embedding.
         SurgeryError: Something cannot be read, or a row teaches nothing; names file and line.
     """
-    return [to_example(document, tokenizer) for document in read_text(path)]
+    examples = []
+    for document in read_text(path):
+        examples.append(to_example(document, tokenizer))
+        check_tokens(examples[-1].tokens, rows, tokenizer, document.where)
+    return examples
 
 
 def to_example(document: Document, tokenizer: Any) -> Example:

@@ -51,6 +51,36 @@ def _beside(model: nn.Module, also: Collection[Also]) -> Iterator[nn.Parameter]:
                 yield parameter
 
 
+def names_in_file(
+    model: nn.Module, parameters: Parameters, known: Collection[str]
+) -> list[tuple[nn.Parameter, list[str]]]:
+    """Return every name that a checkpoint has for each parameter of a model.
+
+    An output layer that is tied to the embedding is one parameter with two names, of which a file
+    holds either or both: all of them must change with it.
+
+    Args:
+        model: The model.
+        parameters: Some of its parameters, by a name of each.
+        known: Every tensor of the checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint has no such tensor.
+    """
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(name)
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    found = []
+    for name, parameter in parameters.items():
+        every = (respelled(one, known, prefix) for one in aliases[id(parameter)])
+        spelled = [one for one in every if one is not None]
+        if not spelled:
+            raise _unnamed(name)
+        found.append((parameter, spelled))
+    return found
+
+
 def stored_names(names: Sequence[str], known: Collection[str], prefix: str) -> dict[str, str]:
     """Return what a checkpoint calls each parameter of a model, or the other way about.
 
@@ -66,13 +96,17 @@ def stored_names(names: Sequence[str], known: Collection[str], prefix: str) -> d
     for name in names:
         match = respelled(name, known, prefix)
         if match is None:
-            raise CheckpointError(
-                "Model and checkpoint do not name the same parameters",
-                where=name,
-                found="no such tensor",
-            )
+            raise _unnamed(name)
         found[name] = match
     return found
+
+
+def _unnamed(name: str) -> CheckpointError:
+    return CheckpointError(
+        "Model and checkpoint do not name the same parameters",
+        where=name,
+        found="no such tensor",
+    )
 
 
 def stored_paths(carried: Stored, model: Any, paths: Iterable[str]) -> dict[str, str]:

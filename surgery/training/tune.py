@@ -14,6 +14,7 @@ from surgery.engine.loading import check_device
 from surgery.engine.measure import check_data, data_kind, measure
 from surgery.engine.result import CHECKPOINTS, Clock, write_views
 from surgery.engine.stored import Stored, read_stored
+from surgery.engine.words import check_measured_words
 from surgery.errors import CheckpointError, UsageError, note_kept
 from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Progress, ignore
@@ -27,7 +28,7 @@ from surgery.training.processes import Processes
 from surgery.training.request import BASE, Request
 from surgery.training.result import tuning_report
 from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
-from surgery.training.tasks import check_training_data, row_length
+from surgery.training.tasks import check_training_data, check_training_words, row_length
 from surgery.training.tensorboard import check_installed
 from surgery.training.trainer import latest_state, step_of
 
@@ -81,7 +82,9 @@ def tune(
             warn_of_unused(Path(data), data_kind(source))
         if data_kind(source) == "text":
             row_length(source.config, options.length)
+        check_training_words(source, Path(data))
         check_data(source, eval_data)
+        check_measured_words(source, eval_data)
         check_device(options.device)
         check_precision(options)
         if options.tensorboard:

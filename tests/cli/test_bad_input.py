@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import surgery
 from surgery_cli.main import app
 from tests.engine.support import config_of, contents, save_tiny
 
@@ -125,6 +126,62 @@ def test_an_index_that_points_outside(here: Path) -> None:
 def test_a_config_that_is_not_the_weights(here: Path, values: dict[str, Any], words: str) -> None:
     change_config(here / "single", **values)
     assert words in refused("single")
+    assert nothing_is_staged()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"tie_word_embeddings": "yes"}, "Field 'tie_word_embeddings' expected bool, got str"),
+        ({"encoder_layerdrop": "much"}, "'encoder_layerdrop'"),
+        ({"dtype": "floaty"}, "floaty"),
+        ({"id2label": {"a": "b"}}, "invalid literal"),
+    ],
+    ids=str,
+)
+def test_a_config_that_transformers_refuses_is_refused_everywhere(
+    here: Path, values: dict[str, Any], words: str
+) -> None:
+    surgery.split("single", "split", method="pissa", rank=2)
+    (here / "clips").mkdir()
+    for made in ("single", "split"):
+        change_config(here / made, **values)
+    there = sorted(here.iterdir())
+    for command in (
+        "absorb-decompose single -o new --by-weights",
+        "absorb-decompose single -o new",
+        "split single --rank 2 -o new",
+        "reparam single --method hra -o new",
+        "inspect single",
+        "inspect single --structure",
+        "verify single split",
+        "evaluate single --data clips",
+        "tune split --data clips -o new",
+        "merge split -o new",
+        "export split --to hf -o new",
+    ):
+        result = CliRunner().invoke(app, command.split())
+        told = " ".join(result.stderr.split())
+        assert (result.exit_code, result.stdout) == (1, ""), command
+        assert "config.json does not describe a model of its type" in told, command
+        assert words in told, command
+        assert sorted(here.iterdir()) == there, command
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"activation_function": "nonesuch"}, "nonesuch"),
+        ({"pad_token_id": 4800}, "Padding_idx must be within num_embeddings"),
+    ],
+    ids=str,
+)
+def test_a_config_that_no_model_can_be_built_of_is_refused_before_anything_is_written(
+    here: Path, values: dict[str, Any], words: str
+) -> None:
+    change_config(here / "single", **values)
+    told = refused("single")
+    assert "cannot build the model that config.json describes" in told and words in told
     assert nothing_is_staged()
 
 

@@ -32,15 +32,20 @@ def save_spoken(
     seed: int = 0,
 ) -> Path:
     """Save a tiny text model with a tokenizer of letters that transformers loads."""
+    save_tiny(name, directory, dtype=dtype, seed=seed)
+    (directory / "vocab.json").unlink()
+    return give_words(directory, letters)
+
+
+def give_words(directory: Path, letters: str = "abcdefghijklmnopqrstuvwxyz") -> Path:
+    """Put a tokenizer of letters beside a model."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    save_tiny(name, directory, dtype=dtype, seed=seed)
     words = {"<s>": 1, "</s>": 2, "?": 3} | {each: 4 + at for at, each in enumerate(letters)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
-    (directory / "vocab.json").unlink()
     fast.save_pretrained(directory)
     return directory
 

@@ -1,0 +1,62 @@
+"""What a checkpoint's model class can be run on, known from its name before it is loaded."""
+
+from __future__ import annotations
+
+from surgery.architectures import ARCHITECTURES, ModelClass
+from surgery.checkpoint.source import TensorSource
+from surgery.errors import UsageError
+
+
+def hears(source: TensorSource) -> bool:
+    """Whether a Whisper has an encoder."""
+    one = _class(source)
+    return one is None or "encoder" not in one.without
+
+
+def has_words(source: TensorSource) -> bool:
+    """Whether a model has an output layer for words."""
+    one = _class(source)
+    return one is None or bool(one.tied)
+
+
+def writes(source: TensorSource) -> bool:
+    """Whether a Whisper has both towers, and a head for words."""
+    one = _class(source)
+    return has_words(source) and (one is None or not one.without)
+
+
+def check_hears(source: TensorSource, where: str) -> None:
+    """Refuse recordings for a model that cannot hear them.
+
+    Raises:
+        UsageError: It is a decoder alone.
+    """
+    if not hears(source):
+        raise UsageError(
+            "This Whisper has no encoder, so it hears nothing",
+            where=where,
+            found=f"{source.name}: {_name(source)}",
+            hint="compare weights alone (surgery verify --weights-only), cut by weights alone "
+            "(--by-weights), or take the model that the decoder is of",
+        )
+
+
+def unmeasured(source: TensorSource) -> str | None:
+    """Say what of a model's outputs no measurement shows; ``None`` where that is nothing."""
+    if source.config["model_type"] != "whisper" or writes(source):
+        return None
+    if not hears(source):
+        return f"Outputs were not measured: {_name(source)} has no encoder, so it hears nothing."
+    return f"Of outputs only the encoder's was measured: {_name(source)} writes no text."
+
+
+def _class(source: TensorSource) -> ModelClass | None:
+    config = source.config
+    family, named = ARCHITECTURES.get(config["model_type"]), config.get("architectures") or ()
+    known = () if family is None else family.classes
+    return next((one for one in known if one.name in named), None)
+
+
+def _name(source: TensorSource) -> str:
+    one = _class(source)
+    return "the model" if one is None else one.name
