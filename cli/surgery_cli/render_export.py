@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from surgery.report.wording import amount, percent, printable, scientific
+from surgery.report.wording import percent, printable, scientific
 from surgery_cli.tables import capped, remarks, table
 
 if TYPE_CHECKING:
@@ -53,17 +53,13 @@ def routes_view(routes: Sequence[Route]) -> RenderableType:
 
 def exported_view(made: Exported) -> RenderableType:
     """Show what one export wrote, how it ran, and how to load it."""
-    size, before = amount(made.weight_bytes, "bytes"), amount(made.source_bytes, "bytes")
-    beside = "the model" if made.target == "peft" else "before"  # an adapter is not all of it
-    lines = [("Written", f"{made.form}; weights {size}, {beside} {before}")]
+    lines = [("Written", f"{made.form}; {made.sizes.told}")]
     if made.kept is not None:
         lines.append(("Savings kept", percent(made.kept) if made.kept else "none at run time"))
     if made.comparison is not None:
         one = made.comparison
-        error = (
-            "the same text" if one.error is None else f"relative difference {scientific(one.error)}"
-        )
-        lines.append((f"Run in {one.runtime}", f"{error} ({one.what})"))
+        error = "" if one.error is None else f"relative difference {scientific(one.error)} "
+        lines.append((f"Run in {one.runtime}", f"{error}({one.what})" if error else one.what))
     lines += [("Note", note) for note in made.notes]
     return Group(
         Text(f"Exported for {made.title}", style="bold"),

@@ -14,11 +14,18 @@ _LETTERS = {byte: chr(byte) for byte in _PRINTABLE} | {
     byte: chr(256 + number) for number, byte in enumerate(_OTHERS)
 }
 """The byte-level alphabet: printable Latin-1 stands for itself, the rest for U+0100 on."""
+_BYTES = {letter: byte for byte, letter in _LETTERS.items()}
 
 
 def to_unicode(token: bytes) -> str:
     """Spell a token's bytes in the byte-level alphabet (a space is ``Ġ``)."""
     return "".join(_LETTERS[byte] for byte in token)
+
+
+def to_bytes(token: str) -> bytes | None:
+    """Return the bytes of a token spelled in the byte-level alphabet; ``None`` if it is not."""
+    found = [_BYTES.get(letter) for letter in token]
+    return None if None in found else bytes(byte for byte in found if byte is not None)
 
 
 def merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:

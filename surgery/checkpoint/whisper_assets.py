@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from surgery.checkpoint.byte_bpe import merges, to_unicode
+from surgery.checkpoint.whisper_vocabulary import END, Vocabulary, vocabulary_of
 from surgery.errors import CheckpointError
 
-END = "<|endoftext|>"
 MAX_NEW_TOKENS = 448
 SPACE = 220  # the token " ": an answer must not begin with it, nor with END
 FIRST_TIMESTAMP = "<|0.00|>"
@@ -42,47 +41,9 @@ class Dimensions:
     n_text_layer: int
 
 
-class _Vocabulary:
-    """Token ids of one model, worked out by openai-whisper's own tokenizer."""
-
-    def __init__(self, dims: Dimensions) -> None:
-        # Imported here: it pulls in numba, which nothing else needs.
-        import whisper.tokenizer as openai
-
-        self.multilingual = dims.n_vocab >= 51865
-        languages = dims.n_vocab - 51765 - int(self.multilingual)
-        if not 1 <= languages <= len(openai.LANGUAGES):
-            raise CheckpointError(
-                "The vocabulary is none of openai-whisper's.",
-                where="dims.n_vocab",
-                found=dims.n_vocab,
-                expected="51864 (English), 51865 or 51866 (multilingual)",
-            )
-        with warnings.catch_warnings():
-            # openai-whisper leaves its vocabulary file to the garbage collector.
-            warnings.simplefilter("ignore", ResourceWarning)
-            self.tokenizer = openai.get_tokenizer(self.multilingual, num_languages=languages)
-        self.languages = list(openai.LANGUAGES)[:languages]
-        package = Path(openai.__file__).parent
-        asset = "multilingual" if self.multilingual else "gpt2"
-        lines = (package / "assets" / f"{asset}.tiktoken").read_bytes().splitlines()
-        pairs = (line.split() for line in lines if line)
-        self.ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
-        self.specials: dict[str, int] = dict(
-            sorted(self.tokenizer.special_tokens.items(), key=lambda item: item[1])
-        )
-        self.normalizer = (package / "normalizers" / "english.json").read_text(encoding="utf-8")
-
-    def suppressed(self) -> list[int]:
-        """Tokens never sampled: symbols that are not speech, and task tokens."""
-        named = ("translate", "transcribe", "startoftranscript", "startofprev", "startoflm")
-        tokens = {self.specials[f"<|{name}|>"] for name in (*named, "nospeech")}
-        return sorted(tokens | set(self.tokenizer.non_speech_tokens))
-
-
 def model_config(dims: Dimensions, dtype: str) -> dict[str, Any]:
     """Return ``config.json`` for a model of these dimensions."""
-    vocabulary = _Vocabulary(dims)
+    vocabulary = vocabulary_of(dims.n_vocab)
     end, start = (vocabulary.specials[name] for name in (END, "<|startoftranscript|>"))
     if dims.n_audio_state != dims.n_text_state:
         raise CheckpointError(
@@ -128,7 +89,7 @@ def model_config(dims: Dimensions, dtype: str) -> dict[str, Any]:
 
 def generation_config(dims: Dimensions, name: str) -> dict[str, Any]:
     """Return ``generation_config.json``; ``name`` tells large-v1 and large-v2 apart."""
-    vocabulary = _Vocabulary(dims)
+    vocabulary = vocabulary_of(dims.n_vocab)
     ids = vocabulary.specials
     end, start = ids[END], ids["<|startoftranscript|>"]
     config: dict[str, Any] = {
@@ -179,23 +140,9 @@ def alignment_heads(dims: Dimensions, name: str) -> list[list[int]] | None:
     return None
 
 
-def token_bytes(dims: Dimensions) -> list[bytes]:
-    """Return the bytes of every token that stands for text, in the order of their ids."""
-    ranks = _Vocabulary(dims).ranks
-    return sorted(ranks, key=lambda token: ranks[token])
-
-
-def prompt_tokens(dims: Dimensions) -> list[int]:
-    """Return what a decoder is told before it transcribes English without timestamps."""
-    vocabulary = _Vocabulary(dims)
-    language = ("en", "transcribe") if vocabulary.multilingual else ()
-    named = ("startoftranscript", *language, "notimestamps")
-    return [vocabulary.specials[f"<|{name}|>"] for name in named]
-
-
 def write(dims: Dimensions, name: str, directory: Path) -> list[str]:
     """Write every sidecar file into ``directory`` and return their names."""
-    vocabulary = _Vocabulary(dims)
+    vocabulary = vocabulary_of(dims.n_vocab)
     vocab = {to_unicode(token): rank for token, rank in vocabulary.ranks.items()}
     vocab[END] = vocabulary.specials[END]
     pairs = merges(vocabulary.ranks)
@@ -218,14 +165,14 @@ def write(dims: Dimensions, name: str, directory: Path) -> list[str]:
     return sorted([*objects, "merges.txt", "normalizer.json", "tokenizer.json"])
 
 
-def _controls(vocabulary: _Vocabulary) -> list[str]:
+def _controls(vocabulary: Vocabulary) -> list[str]:
     """Special tokens but for the timestamps, which are ordinary to transformers."""
     first = vocabulary.specials[FIRST_TIMESTAMP]
     return [token for token, rank in vocabulary.specials.items() if rank < first]
 
 
 def _write_tokenizer(
-    path: Path, vocabulary: _Vocabulary, vocab: dict[str, int], pairs: list[tuple[str, str]]
+    path: Path, vocabulary: Vocabulary, vocab: dict[str, int], pairs: list[tuple[str, str]]
 ) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -252,12 +199,12 @@ def _write_tokenizer(
     path.write_text(tokenizer.to_str(), encoding="utf-8")
 
 
-def _special_tokens_map(vocabulary: _Vocabulary) -> dict[str, Any]:
+def _special_tokens_map(vocabulary: Vocabulary) -> dict[str, Any]:
     ends = {f"{role}_token": END for role in ("bos", "eos", "unk", "pad")}
     return {**ends, "additional_special_tokens": _controls(vocabulary)[1:]}
 
 
-def _tokenizer_config(vocabulary: _Vocabulary) -> dict[str, Any]:
+def _tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
     controls = set(_controls(vocabulary))
     return {
         "add_prefix_space": False,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from surgery.checkpoint.sidecars import copy_sidecars, is_terms
 from surgery.checkpoint.transaction import Transaction
 from surgery.engine.stored import Stored
+from surgery.export.sizes import Sizes
 from surgery.export.target import Comparison, Fit, Target
 from surgery.report.wording import printable
 from surgery.version import VERSION
@@ -29,6 +30,7 @@ def write_card(
     exported: Target,
     fit: Fit,
     quantization: str | None,
+    sizes: Sizes,
     comparison: Comparison | None,
     notes: Sequence[str],
 ) -> None:
@@ -40,13 +42,14 @@ def write_card(
         exported: Whose format it is.
         fit: What that keeps.
         quantization: Type of the weights, where one was asked for.
+        sizes: How large the weights are, and were.
         comparison: How it ran; ``None`` where it was not run.
         notes: What else is worth knowing.
     """
     terms = [path for path in stored.source.sidecars() if is_terms(path.name)]
     copy_sidecars(terms, transaction.staging)
     name = transaction.target.name
-    facts = [*_history(stored), *_facts(fit, quantization, comparison), *notes]
+    facts = [*_history(stored), *_facts(fit, quantization, sizes, comparison), *notes]
     card = CARD.format(
         name=name,
         source=stored.source.name,
@@ -78,11 +81,14 @@ def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _facts(fit: Fit, quantization: str | None, comparison: Comparison | None) -> list[str]:
+def _facts(
+    fit: Fit, quantization: str | None, sizes: Sizes, comparison: Comparison | None
+) -> list[str]:
     """Say what an export keeps and how it ran."""
     told = [f"Exported by surgery {VERSION}."]
     if fit.kept is not None:
         told.append(f"Of the parameters that surgery removed, {fit.kept:.1%} stay removed here.")
+    told.append(f"Sizes: {sizes.told}.")
     if quantization is not None:
         told.append(f"Weights: {quantization}.")
     if comparison is None:

@@ -17,7 +17,7 @@ from surgery.engine.stored import Stored
 from surgery.events import Event, Progress
 from surgery.export.ct2_files import write_files
 from surgery.export.ct2_model import new_model, write_variables
-from surgery.export.ct2_names import EMBEDDINGS, KIND, REVISION, stored_widths, whisper_variables
+from surgery.export.ct2_names import KIND, REVISION, stored_widths, whisper_variables
 from surgery.export.ct2_quantise import QUANTIZATIONS
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference
@@ -48,10 +48,8 @@ class CTranslate2(Target):
         """See :meth:`Target.fit`."""
         if stored.family.model_type != "whisper":
             return refused("only Whisper is written for CTranslate2", remedy="--to hf")
-        if stored.claims.prefix + EMBEDDINGS not in stored.source.infos:
-            return refused("it has no decoder, and CTranslate2 runs whole Whispers only")
-        if reason := no_speech(stored.source.config):
-            return refused(reason)
+        if reason := no_speech(stored):
+            return refused(f"{reason}, and CTranslate2 runs whole Whispers only")
         activation = stored.source.config.get("activation_function", "gelu")
         if activation != "gelu":
             return refused(f"CTranslate2's Whisper computes gelu, this one {activation}")
@@ -74,7 +72,7 @@ class CTranslate2(Target):
         self, stored: Stored, choice: Choice, transaction: Transaction, progress: Progress
     ) -> Sequence[str]:
         """See :meth:`Target.write`."""
-        write_files(stored, transaction)
+        notes = list(write_files(stored, transaction))
         variables = whisper_variables(stored)
         infos = stored.source.infos.values()
         transaction.reserve(
@@ -89,7 +87,6 @@ class CTranslate2(Target):
                 progress(Event("Writing", done, len(variables), name))
 
             write_variables(model, variables, choice.quantization, written)
-        notes = []
         self._window = stored.config.max_source_positions
         if self._window != WINDOW:
             notes.append(

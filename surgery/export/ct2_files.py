@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from surgery.checkpoint.disk import target_errors
 from surgery.checkpoint.transaction import Transaction
 from surgery.engine.stored import Stored
 from surgery.errors import CheckpointError
-from surgery.export.ct2_names import EMBEDDINGS
+from surgery.export.alignment import DEFAULT, FOREIGN, read_alignment, upper_half
 from surgery.export.reference import FRAMES_PER_SECOND
+from surgery.export.whisper_form import embedding
 
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -34,8 +34,11 @@ FILTERS = "encoder.conv1.weight"
 STEP = 0.02  # seconds between two timestamps
 
 
-def write_files(stored: Stored, transaction: Transaction) -> None:
+def write_files(stored: Stored, transaction: Transaction) -> list[str]:
     """Write every small file.
+
+    Returns:
+        Notes for the user.
 
     Raises:
         CheckpointError: The checkpoint has no tokenizer, or none of Whisper's.
@@ -46,8 +49,8 @@ def write_files(stored: Stored, transaction: Transaction) -> None:
         tokens = _tokens(directory, stored)
         generation = _optional(directory / "generation_config.json")
         files: dict[str, Any] = {
-            "config.json": model_config(stored.config, raw, generation, tokens),
-            "vocabulary.json": vocabulary(tokens, _shape(stored, EMBEDDINGS)[0]),
+            "config.json": model_config(stored.config, generation or raw, tokens),
+            "vocabulary.json": vocabulary(tokens, stored.source.infos[embedding(stored)].shape[0]),
             PREPROCESSOR: preprocessor(directory, stored),
         }
         for name, content in files.items():
@@ -55,33 +58,32 @@ def write_files(stored: Stored, transaction: Transaction) -> None:
         target = transaction.staging / TOKENIZER
         with target_errors(target):
             shutil.copyfile(directory / TOKENIZER, target)
+        foreign = read_alignment(generation or raw, *_heads(stored.config)).foreign
+        return [f"{FOREIGN}: {DEFAULT}."] if foreign else []
 
 
 def model_config(
-    config: Config,
-    raw: Mapping[str, Any],
-    generation: Mapping[str, Any],
-    tokens: Mapping[str, int],
+    config: Config, known: Mapping[str, Any], tokens: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return CTranslate2's ``config.json``.
 
     Args:
         config: Says how many layers and heads there are.
-        raw: The model's configuration; older checkpoints have their lists of tokens there.
-        generation: Its generation configuration; may be empty.
+        known: Its generation configuration; older checkpoints have all that in config.json.
         tokens: Ids by token.
     """
-    known = generation or raw
-    heads = known.get("alignment_heads")
-    if heads is None:  # the upper half of the decoder, as CTranslate2's own converter assumes
-        layers = range(config.decoder_layers // 2, config.decoder_layers)
-        heads = [list(pair) for pair in product(layers, range(config.decoder_attention_heads))]
+    # Where none are known, as CTranslate2's own converter does.
+    heads = read_alignment(known, *_heads(config)).heads or upper_half(*_heads(config))
     languages = known.get("lang_to_id")
+
+    def suppressed(key: str) -> list[int]:
+        return [number for number in known.get(key) or [] if 0 <= number < config.vocab_size]
+
     return {
-        "alignment_heads": heads,
+        "alignment_heads": [list(pair) for pair in heads],
         "lang_ids": sorted(languages.values()) if languages else _languages(tokens),
-        "suppress_ids": known.get("suppress_tokens") or [],
-        "suppress_ids_begin": known.get("begin_suppress_tokens") or [],
+        "suppress_ids": suppressed("suppress_tokens"),
+        "suppress_ids_begin": suppressed("begin_suppress_tokens"),
     }
 
 
@@ -192,6 +194,10 @@ def _languages(tokens: Mapping[str, int]) -> list[int]:
     return sorted(
         number for number in tokens.values() if tokens["<|startoftranscript|>"] < number < last
     )
+
+
+def _heads(config: Config) -> tuple[int, int]:
+    return config.decoder_layers, config.decoder_attention_heads
 
 
 def _shape(stored: Stored, name: str) -> tuple[int, ...]:

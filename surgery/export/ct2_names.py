@@ -20,11 +20,10 @@ from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.engine.merged import MergedTensors
 from surgery.engine.stored import Stored
 from surgery.export.ct2_model import Variable
+from surgery.export.whisper_form import embedding, output
 
 KIND = "WhisperSpec"
 REVISION = 3
-EMBEDDINGS = "decoder.embed_tokens.weight"
-"""Name of the embedded tokens here; only a whole Whisper has them."""
 GELU = 3
 """Number of the activation x Φ(x), which every Whisper has."""
 
@@ -81,10 +80,8 @@ def whisper_variables(stored: Stored) -> list[Variable]:
         found.append(number(f"{tower}/num_heads", heads, torch.int16))
         for name, source, weight in _tower(tower, getattr(stored.config, f"{tower}_layers")):
             found.append(named(name, prefix + source, weight=weight))
-    embeddings = prefix + EMBEDDINGS
-    head = "proj_out.weight" if "proj_out.weight" in stored.source.infos else embeddings
-    found.append(named("decoder/embeddings/weight", embeddings, weight=True))
-    found.append(named("decoder/projection/weight", head, weight=True))
+    found.append(named("decoder/embeddings/weight", embedding(stored), weight=True))
+    found.append(named("decoder/projection/weight", output(stored), weight=True))
     for site in stored.claims.sites:
         found += _attention(site, stored.ranks.get(site.path), merged.tensor)
     return found

@@ -15,7 +15,7 @@ from surgery.engine.stored import Stored, read_stored
 from surgery.export.ct2_files import NO_TIMESTAMPS
 from surgery.export.ct2_quantise import INTEGERS
 from surgery.export.reference import Reference, difference
-from surgery.export.spoken import differing, longest, suppressed
+from surgery.export.spoken import compared, longest, suppressed
 from surgery.export.target import Comparison
 
 SAME = 1e-4
@@ -59,8 +59,11 @@ def compare(reference: Reference, directory: Path, quantization: str | None) -> 
         scores = _first_scores(theirs, encoded, given)
         error = max(error, difference(first_scores(reference, given), scores))
         what = f"encoder and first scores on {len(scores)} recordings"
-        other = differing(reference, _said(theirs, encoded, given, reference), TIE)
-        what += "; the same texts" if other is None else f"; {other[0]!r} became {other[1]!r}"
+        texts = compared(reference, _said(theirs, encoded, given, reference), TIE)
+        what += f"; {texts.told}"
+        other = texts.differing
+    else:
+        what += "; no text: generation_config.json does not end the prompt with <|notimestamps|>"
     return Comparison(
         f"CTranslate2 {version('ctranslate2')} ({kind})",
         what,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from surgery.checkpoint.transaction import Transaction
-from surgery.checkpoint.whisper_assets import token_bytes
+from surgery.checkpoint.whisper_vocabulary import vocabulary_of
 from surgery.engine.merged import MergedTensors
 from surgery.engine.stored import Stored, read_stored
 from surgery.engine.stream import cast
@@ -21,9 +21,17 @@ from surgery.events import Event, Progress
 from surgery.export.fit import kept_share
 from surgery.export.ggml_file import KINDS, GgmlWriter, mel_filters
 from surgery.export.reference import Reference
-from surgery.export.spoken import differing, ending, longest, same_prompt, spoken
+from surgery.export.spoken import (
+    OTHER_PROMPT,
+    compared,
+    ending,
+    longest,
+    same_prompt,
+    spoken,
+)
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.whisper_form import dimensions, obstacle, renamed, speaks
+from surgery.export.whisper_words import misread
 
 MELS = (80, 128)
 """Numbers of mel bins that there are filters for."""
@@ -49,11 +57,12 @@ class Ggml(Target):
             other = "--to hf" if stored.family.model_type in ("bert", "gpt2") else "--to gguf"
             return refused(f"{stored.family.title} is no Whisper", remedy=other)
         dims = dimensions(stored)
-        reason = obstacle(stored) or speaks(dims)
+        reason = obstacle(stored) or speaks(stored)
         if reason is None and dims.n_mels not in MELS:
             reason = f"it has {dims.n_mels} mel bins, and there are filters for 80 and 128"
         if reason:
-            return refused(reason, remedy="--to hf")
+            words = misread(stored, dims.n_vocab) is not None
+            return refused(reason, remedy="--to ct2" if words else "--to hf")
         form = f"original shapes in {choice.quantization or self.quantizations[0]}"
         if stored.ranks:
             form += ", zeros where vectors were cut"
@@ -71,7 +80,8 @@ class Ggml(Target):
         size = KINDS[kind].itemsize
         transaction.reserve(sum(math.prod(part.shape) for part in parts) * size)
         path = transaction.staging / weights(kind)
-        with GgmlWriter(path, dims, kind, mel_filters(dims.n_mels), token_bytes(dims)) as writer:
+        tokens = vocabulary_of(dims.n_vocab).token_bytes()
+        with GgmlWriter(path, dims, kind, mel_filters(dims.n_mels), tokens) as writer:
             for count, part in enumerate(parts):
                 progress(Event("Writing", count, len(parts), part.name))
                 dtype = writer.dtype(part.name, part.shape)
@@ -88,17 +98,12 @@ class Ggml(Target):
         from importlib.metadata import version
 
         path = directory / weights(choice.quantization or self.quantizations[0])
-        what, other = f"what it says of {len(reference.clips)} embedded recordings", None
-        texts = heard(path, reference)
-        if same_prompt(reference, dimensions(read_stored(reference.source))):
-            other = differing(reference, texts, TIE)
-        else:
-            what = "that it runs; without a generation_config.json our runtime says another text"
-        return Comparison(
-            runtime=f"whisper.cpp (pywhispercpp {version('pywhispercpp')})",
-            what=what,
-            differing=other,
-        )
+        said = heard(path, reference)
+        runtime = f"whisper.cpp (pywhispercpp {version('pywhispercpp')})"
+        if not same_prompt(reference, dimensions(read_stored(reference.source)).n_vocab):
+            return Comparison(runtime, f"that it runs; {OTHER_PROMPT}")
+        texts = compared(reference, said, TIE)
+        return Comparison(runtime, texts.told, differing=texts.differing)
 
     def usage(self, place: str) -> str:
         """See :meth:`Target.usage`."""

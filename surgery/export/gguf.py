@@ -6,13 +6,15 @@ import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from surgery.checkpoint.transaction import Transaction
 from surgery.engine.adapted import AdaptedSource
 from surgery.engine.stored import Stored, read_stored, stored_dtype
 from surgery.events import Progress
+from surgery.export.gguf_chat import Chat, read_chat
 from surgery.export.gguf_file import context_length, expected_bytes, stored_kind, write
-from surgery.export.gguf_form import GgufForm, choose, forms, obstacle, parameters, tied
+from surgery.export.gguf_form import BLOCK, GgufForm, choose, forms, layers, obstacle, parameters
 from surgery.export.gguf_run import compare
 from surgery.export.gguf_tensors import GgufTensors
 from surgery.export.gguf_words import Words, read_words
@@ -53,9 +55,14 @@ class Gguf(Target):
             return fits(words)
         if form.smaller:
             words += f", {_widths(form)}"
+            if form.cache is not None:
+                words += f"; {form.cache}"
         else:
             words += ", original shapes with zeros where vectors were cut"
-        return fits(words, kept=share, remedy=None if share == WHOLE else _remedy(stored))
+        remedy = None if share == WHOLE else _remedy(stored)
+        if remedy is None and form.cache is not None:
+            remedy = f"for a quantised KV cache, prune with --multiple {BLOCK}"
+        return fits(words, kept=share, remedy=remedy)
 
     def write(
         self, stored: Stored, choice: Choice, transaction: Transaction, progress: Progress
@@ -63,28 +70,29 @@ class Gguf(Target):
         """See :meth:`Target.write`; one tensor is held at a time."""
         form, kind = choose(stored), _kind(stored, choice)
         words = _words(stored)
+        chat = _chat(stored, words)
         self._stand_in = words.stand_in
         parts = list(GgufTensors(stored, form).placed())
         transaction.reserve(expected_bytes(parts, kind))
-        write(transaction.staging / WEIGHTS, stored, form, words, kind, progress)
-        return _notes(stored, form, words)
+        write(transaction.staging / WEIGHTS, stored, form, words, chat, kind, progress)
+        return [*_notes(stored, form, words, templates=bool(chat.templates)), *chat.notes]
 
     def compare(self, reference: Reference, directory: Path, choice: Choice) -> Comparison:
         """See :meth:`Target.compare`: the likeliest next words, and the tokens of a text."""
         stored = read_stored(reference.source)
         words = _words(stored)
-        room = context_length(effective(plain_config(stored.source.config)))
-        error, differing = compare(reference, directory / WEIGHTS, room, spoken=not words.stand_in)
+        ends = _chat(stored, words).ends
+        room = context_length(_config(stored))
+        found = compare(reference, directory / WEIGHTS, room, words, ends)
         kinds = {_kind(stored, choice)}
         if stored.linears or choose(stored).smaller or isinstance(stored.source, AdaptedSource):
             kinds.add(_kind(stored, Choice()))  # rounded on the way
-        what = "log-probabilities of a greedy continuation"
         return Comparison(
             runtime=f"llama.cpp (xllamacpp {version('xllamacpp')})",
-            what=what if words.stand_in else f"{what}, and how a text is read",
-            error=error,
+            what=found.what,
+            error=found.error,
             bound=max(BOUNDS[kind] for kind in kinds),
-            differing=differing,
+            differing=found.differing,
         )
 
     def usage(self, place: str) -> str:
@@ -100,9 +108,20 @@ def _kind(stored: Stored, choice: Choice) -> str:
 
 
 def _words(stored: Stored) -> Words:
-    files = {path.name: path for path in stored.source.sidecars()}
-    size = effective(plain_config(stored.source.config)).vocab_size
-    return read_words(files.get("tokenizer.json"), size)
+    return read_words(_files(stored).get("tokenizer.json"), _config(stored).vocab_size)
+
+
+def _chat(stored: Stored, words: Words) -> Chat:
+    return read_chat(_files(stored), _config(stored).eos_token_id, words.tokens)
+
+
+def _config(stored: Stored) -> Any:
+    """Return the configuration as transformers reads it."""
+    return effective(plain_config(stored.source.config))
+
+
+def _files(stored: Stored) -> dict[str, Path]:
+    return {path.name: path for path in stored.source.sidecars()}
 
 
 def _share(stored: Stored, form: GgufForm) -> float | None:
@@ -124,7 +143,7 @@ def _widths(form: GgufForm) -> str:
 
 def _remedy(stored: Stored) -> str:
     biased = any(name.endswith("proj.bias") for name in stored.source.infos)
-    if rope_kind(stored.source.config) == "default" and not biased and not tied(stored):
+    if rope_kind(stored.source.config) == "default" and not biased and not layers(stored).tied:
         return "prune with --pairs vo and --layout model: one V rank for the whole model"
     return (
         "queries, keys and values need one width: prune with --calibrate, --layout model, "
@@ -132,7 +151,7 @@ def _remedy(stored: Stored) -> str:
     )
 
 
-def _notes(stored: Stored, form: GgufForm, words: Words) -> list[str]:
+def _notes(stored: Stored, form: GgufForm, words: Words, *, templates: bool) -> list[str]:
     notes = []
     share = _share(stored, form)
     if share == NOTHING:
@@ -151,8 +170,9 @@ def _notes(stored: Stored, form: GgufForm, words: Words) -> list[str]:
         notes.append(
             "llama.cpp has no tokenizer like this model's: tokens stand there as [0], [1], …; "
             "tell its server token ids, not text."
+            + (" The chat template, made of text, was left out." if templates else "")
         )
-    config = effective(plain_config(stored.source.config))
+    config = _config(stored)
     if context_length(config) < config.max_position_embeddings:
         notes.append(
             f"llama.cpp attends to the whole text, not to a window of {context_length(config)} "

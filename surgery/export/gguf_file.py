@@ -13,7 +13,8 @@ from surgery.checkpoint.disk import target_errors
 from surgery.engine.stored import Stored
 from surgery.engine.stream import cast
 from surgery.events import Event, Progress
-from surgery.export.gguf_form import GgufForm
+from surgery.export.gguf_chat import Chat, write_chat
+from surgery.export.gguf_form import BLOCK, GgufForm
 from surgery.export.gguf_tensors import GgufTensors, Placed
 from surgery.export.gguf_words import Words
 from surgery.export.hf_config import effective, plain_config
@@ -25,12 +26,16 @@ KINDS = {
     "q8_0": torch.float32,
 }
 """Types of matrices, and what they are rounded from."""
-BLOCK = 32
-"""Values of a row that share a scale in q8_0."""
 
 
 def write(
-    path: Path, stored: Stored, form: GgufForm, words: Words, kind: str, progress: Progress
+    path: Path,
+    stored: Stored,
+    form: GgufForm,
+    words: Words,
+    chat: Chat,
+    kind: str,
+    progress: Progress,
 ) -> None:
     """Write a model.
 
@@ -39,6 +44,7 @@ def write(
         stored: The checkpoint.
         form: How it is written.
         words: Its tokenizer.
+        chat: Its templates, and the tokens that it stops at.
         kind: Type of the matrices, of :data:`KINDS`; everything else is float32.
         progress: Called for every tensor.
 
@@ -51,6 +57,7 @@ def write(
     writer = gguf.GGUFWriter(path, form.arch)
     _describe(writer, stored, form)
     _speak(writer, words, stored)
+    write_chat(writer, chat, spoken=not words.stand_in)
     tensors = GgufTensors(stored, form)
     parts = list(tensors.placed())
     types = {part.name: _type(part, kind) for part in parts}
@@ -126,13 +133,11 @@ def _speak(writer: Any, words: Words, stored: Stored) -> None:
     writer.add_add_bos_token(words.begins)
     if words.model == "llama":
         writer.add_add_space_prefix(words.prefix)
-    if words.stand_in:
-        return
-    raw = stored.source.config
-    for name in ("bos", "eos", "pad"):
-        found = raw.get(f"{name}_token_id")
+    config = effective(plain_config(stored.source.config))
+    for name in ("bos", "pad"):
+        found = getattr(config, f"{name}_token_id", None)
         first = found[0] if isinstance(found, list) and found else found
-        if isinstance(first, int):
+        if isinstance(first, int) and 0 <= first < len(words.tokens):
             getattr(writer, f"add_{name}_token_id")(first)
 
 

@@ -20,9 +20,14 @@ from torch import Tensor
 from surgery.engine.stored import Stored
 from surgery.export.hf_config import effective, frequencies, plain_config
 from surgery.export.hf_forms import Native, decoder, mimo_form, own_form, rope_kind
+from surgery.export.output_layer import WordLayers, lacking, word_layers
 
 TABLES = ("default", "linear", "llama3", "yarn")
 """Kinds of RoPE whose frequencies are one table, whatever the length of the text."""
+EMBEDDING, OUTPUT = "embed_tokens.weight", "lm_head.weight"
+"""Names of the token embedding (below the prefix) and of the output layer."""
+BLOCK = 32
+"""Values that share a scale where llama.cpp quantises rows of weights, or of its KV cache."""
 MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
 
@@ -47,6 +52,15 @@ class GgufForm:
     output: bool = False
 
     @property
+    def cache(self) -> str | None:
+        """Why llama.cpp cannot quantise its KV cache, where it could the original's."""
+        widths = {self.heads.head_dim, self.heads.value_dim}
+        odd = [str(width) for width in sorted(widths) if width % BLOCK]
+        if not odd or self.heads.full % BLOCK:
+            return None
+        return f"no quantised KV cache: {' and '.join(odd)} is no multiple of {BLOCK}"
+
+    @property
     def interleaved(self) -> bool:
         """Whether RoPE turns rows 2i and 2i + 1, not i and i + half the width."""
         return self.arch == "llama"
@@ -66,7 +80,11 @@ def obstacle(stored: Stored) -> str | None:
         return "some of its layers attend to a sliding window, which is not done there"
     if rope_kind(raw) not in TABLES:
         return f"its RoPE is {rope_kind(raw)}, whose frequencies are no single table"
-    return None
+    names = stored.claims.prefix + EMBEDDING, OUTPUT
+    if not any(name in stored.source.infos for name in names):
+        return "it has no token embedding"
+    tied = bool(effective(plain_config(raw)).tie_word_embeddings)
+    return lacking(stored.source, *names, tied=tied)
 
 
 def forms(stored: Stored) -> list[GgufForm]:
@@ -82,7 +100,7 @@ def forms(stored: Stored) -> list[GgufForm]:
     mimo = mimo_form(stored)
     biased = any(info.endswith("proj.bias") for info in stored.source.infos)
     if mimo.pairs is None and mimo.value_dim < full and rope_kind(raw) == "default" and not biased:
-        found.append(GgufForm("mimo2", mimo, smaller=True, output=tied(stored)))
+        found.append(GgufForm("mimo2", mimo, smaller=True, output=layers(stored).tied))
     return found
 
 
@@ -98,9 +116,10 @@ def parameters(stored: Stored, form: GgufForm) -> int:
     return form.heads.parameters(stored) + int(again)
 
 
-def tied(stored: Stored) -> bool:
-    """Whether the output layer is the embedding."""
-    return bool(effective(plain_config(stored.source.config)).tie_word_embeddings)
+def layers(stored: Stored) -> WordLayers:
+    """Return where the token embedding and the output layer are stored."""
+    embedding = stored.claims.prefix + EMBEDDING
+    return word_layers(stored.source, embedding, OUTPUT) or WordLayers(embedding, OUTPUT)
 
 
 def _with_table(stored: Stored, arch: str, heads: Native, *, smaller: bool) -> GgufForm:

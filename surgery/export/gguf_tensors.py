@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -13,14 +13,12 @@ from surgery.architectures import AttentionSite
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.merged import MergedTensors
 from surgery.engine.stored import Stored
-from surgery.export.gguf_form import GgufForm, tied
+from surgery.export.gguf_form import EMBEDDING, OUTPUT, GgufForm, layers
 from surgery.export.hf_tensors import BUFFER, NativeTensors
 
-OUTSIDE = {
-    "embed_tokens.weight": "token_embd.weight",
-    "norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
+EMBEDDED, SAID = "token_embd.weight", "output.weight"
+"""The token embedding there, and the output layer; without the latter it is the embedding."""
+NORM = "norm.weight", "output_norm.weight"
 INSIDE = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -77,15 +75,15 @@ class GgufTensors:
 
     def placed(self) -> Iterator[Placed]:
         """Yield every tensor of the file, in its order."""
-        prefix, drop = self._stored.claims.prefix, tied(self._stored)
+        prefix, words = self._stored.claims.prefix, layers(self._stored)
+        both = prefix + EMBEDDING, OUTPUT
         specs = {spec.name: spec for shard in self._tensors.specs().values() for spec in shard}
         for name, spec in specs.items():
-            if name.endswith(BUFFER) or (drop and name == "lm_head.weight"):
-                continue
-            yield _placed(name.removeprefix(prefix), spec)
-        if self._form.output:
-            spec = specs[f"{prefix}embed_tokens.weight"]
-            yield replace(_placed("lm_head.weight", spec), source=spec.name)
+            if not name.endswith(BUFFER) and name not in both:
+                yield _placed(_there(name.removeprefix(prefix)), spec)
+        yield _placed(EMBEDDED, specs[words.embedding])
+        if self._form.output or not words.tied:
+            yield _placed(SAID, specs[words.output])
         if self._form.factors is not None:
             shape = tuple(self._form.factors.shape)
             yield Placed("rope_freqs.weight", None, shape, torch.float32)
@@ -119,10 +117,14 @@ class GgufTensors:
         return tensor
 
 
-def _placed(name: str, spec: TensorSpec) -> Placed:
-    there = OUTSIDE.get(name)
-    if there is None:
-        _, layer, rest = name.split(".", 2)  # layers.3.self_attn.q_proj.weight
-        module, _, part = rest.rpartition(".")
-        there = f"blk.{layer}.{INSIDE[module]}.{part}"
+def _placed(there: str, spec: TensorSpec) -> Placed:
     return Placed(there, spec.name, spec.shape, spec.dtype)
+
+
+def _there(name: str) -> str:
+    """Return llama.cpp's name of a tensor."""
+    if name == NORM[0]:
+        return NORM[1]
+    _, layer, rest = name.split(".", 2)  # layers.3.self_attn.q_proj.weight
+    module, _, part = rest.rpartition(".")
+    return f"blk.{layer}.{INSIDE[module]}.{part}"

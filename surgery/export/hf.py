@@ -20,8 +20,9 @@ from surgery.engine.merged import MergedTensors
 from surgery.engine.stored import Stored, read_stored, stored_dtype
 from surgery.engine.stream import stream
 from surgery.events import Progress
+from surgery.export.alignment import drop_foreign
 from surgery.export.auto_classes import auto_classes
-from surgery.export.hf_config import native_config, plain_config
+from surgery.export.hf_config import as_stored, native_config, plain_config
 from surgery.export.hf_forms import (
     MIMO,
     STATIC,
@@ -88,7 +89,7 @@ class HuggingFace(Target):
     ) -> Sequence[str]:
         """See :meth:`Target.write`."""
         source, form = stored.source, native(stored)
-        raw = source.config
+        raw = as_stored(source.config, source)
         tensors: MergedTensors | NativeTensors = MergedTensors.dense(stored)
         if form is None:
             config = plain_config(raw)
@@ -98,11 +99,14 @@ class HuggingFace(Target):
             config = native_config(raw, form, biased=biased)
         stream(source, transaction, tensors.specs(), tensors.blocks(), tensors.compute, progress)
         sidecars = source.write_sidecars(transaction.staging)
+        foreign = None
+        if stored.family.model_type in WORDS:
+            foreign = drop_foreign(transaction.staging, config, stored.config)
         transaction.write_text("config.json", json.dumps(config, indent=2) + "\n")
         self._auto = auto_class(config)
         self._words = WORDS.get(stored.family.model_type, "AutoTokenizer")
-        left_out = source.left_out()
-        return [*_notes(stored, form, sidecars), *([] if left_out is None else [left_out])]
+        told = [note for note in (foreign, source.left_out()) if note is not None]
+        return [*_notes(stored, form, sidecars), *told]
 
     def compare(
         self,

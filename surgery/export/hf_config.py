@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgery.checkpoint.source import TensorSource
 from surgery.export.hf_forms import MIMO, Native, mimo_class
+from surgery.export.output_layer import word_layers
 
 OURS = ("surgery", "auto_map")
 """What only a checkpoint of this package has a use for."""
@@ -37,6 +39,27 @@ SHARED = (
 def plain_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of a dense model."""
     return {key: value for key, value in raw.items() if key not in OURS}
+
+
+def as_stored(raw: Mapping[str, Any], source: TensorSource) -> dict[str, Any]:
+    """Return a configuration that says of tied tensors what the file holds.
+
+    Where it says that the output layer is the token embedding, and both are stored and differ,
+    transformers 5 takes the stored one, and others drop it.
+
+    Args:
+        raw: The checkpoint's config.json.
+        source: The checkpoint.
+    """
+    import transformers
+
+    named = (raw.get("architectures") or [""])[0]
+    tied = getattr(getattr(transformers, str(named), None), "_tied_weights_keys", None) or {}
+    if any(name not in source.infos for pair in tied.items() for name in pair):
+        return dict(raw)
+    found = [word_layers(source, embedding, output) for output, embedding in tied.items()]
+    apart = any(layers is not None and not layers.tied for layers in found)
+    return {**raw, "tie_word_embeddings": False} if apart else dict(raw)
 
 
 def native_config(raw: Mapping[str, Any], form: Native, *, biased: bool) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from surgery.checkpoint.whisper_assets import Dimensions
 from surgery.engine.merged import MergedTensors
 from surgery.engine.stored import Stored, read_stored
 from surgery.events import Event, Progress
+from surgery.export.alignment import DEFAULT, FOREIGN
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference, difference
-from surgery.export.spoken import differing, longest, same_prompt, suppressed
+from surgery.export.spoken import OTHER_PROMPT, compared, longest, same_prompt, suppressed
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.whisper_form import (
     alignment_heads,
@@ -30,6 +31,7 @@ from surgery.export.whisper_form import (
     renamed,
     speaks,
 )
+from surgery.export.whisper_words import misread
 
 WEIGHTS = "model.pt"
 TIE = 1e-2
@@ -58,10 +60,13 @@ class OpenAIWhisper(Target):
             return refused(f"{stored.family.title} is no Whisper", remedy="--to hf")
         if reason := obstacle(stored):
             return refused(reason, remedy="--to hf")
+        if reason := misread(stored, dimensions(stored).n_vocab):
+            why = f"{reason}; whisper.transcribe would take its tokens for others"
+            return refused(why, remedy="--to ct2, which takes a vocabulary as it is")
         form = "every weight at its original shape"
         if stored.ranks:
             form += ", zeros where vectors were cut"
-        if reason := speaks(dimensions(stored)):
+        if reason := speaks(stored):
             form += f"; {reason}, so load_model and logits work, and transcribe does not"
         kept = kept_share(stored, {})
         remedy = "surgery.load_openai_whisper runs the checkpoint as small as it is"
@@ -93,15 +98,17 @@ class OpenAIWhisper(Target):
                 "As large and as slow as the original: openai-whisper takes no smaller heads "
                 "from a file. surgery.load_openai_whisper gives its model with smaller ones."
             )
-        reason = speaks(dims)
+        reason = speaks(stored)
         self._speaks = reason is None
         if reason:
             notes.append(f"whisper.transcribe cannot run it: {reason}.")
-        heads = alignment_heads(stored.source, dims)
-        if heads is not None:
+        alignment = alignment_heads(stored.source, dims)
+        if alignment.foreign:
+            notes.append(f"{FOREIGN}: {DEFAULT}.")
+        if alignment.heads:
             notes.append(
                 "load_model knows no alignment heads of a file. For good word timestamps: "
-                f"model.set_alignment_heads({packed_heads(dims, heads)!r})"
+                f"model.set_alignment_heads({packed_heads(dims, alignment.heads)!r})"
             )
         return notes
 
@@ -118,13 +125,16 @@ class OpenAIWhisper(Target):
         with torch.inference_mode():
             logits = model(reference.features[:1], reference.prompt)
         stored = read_stored(reference.source)
-        dims = dimensions(stored)
         what, other = "logits on an embedded recording", None
-        if speaks(dims) is None and same_prompt(reference, dims):
+        if speaks(stored) is not None:
+            what += "; no text: transcribe cannot run it"
+        elif same_prompt(reference, dimensions(stored).n_vocab):
             # On the same features: transcribe() fills up a window with zeros after the logarithm,
             # and everybody else with silence before it.
-            what = f"logits, and what it says of {len(reference.clips)} embedded recordings"
-            other = differing(reference, decoded(model, reference), TIE)
+            texts = compared(reference, decoded(model, reference), TIE)
+            what, other = f"logits; {texts.told}", texts.differing
+        else:
+            what += f"; {OTHER_PROMPT}"
         return Comparison(
             runtime=f"openai-whisper {whisper.__version__}",
             what=what,
@@ -151,6 +161,7 @@ def decoded(model: Any, reference: Reference) -> list[list[int]]:
         without_timestamps=True,
         sample_len=longest(reference),
         suppress_tokens=suppressed(reference),
+        length_penalty=1.0,  # by default texts are ranked by a mean over their tokens, if any
         suppress_blank=bool(getattr(generation, "begin_suppress_tokens", None)),
         fp16=False,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ import torch
 from surgery.engine.adapted import open_model
 from surgery.engine.merged import MergedTensors
 from surgery.engine.stored import read_stored
-from surgery.errors import UnsupportedModelError
+from surgery.errors import SurgeryWarning, UnsupportedModelError
+from surgery.export.alignment import DEFAULT, FOREIGN
 from surgery.export.whisper_form import alignment_heads, dimensions, obstacle, renamed
+from surgery.export.whisper_words import misread
 
 if TYPE_CHECKING:
     from whisper.model import Whisper
@@ -37,7 +40,8 @@ def load_openai_whisper(
             ``whisper.load_model``.
 
     Raises:
-        UnsupportedModelError: It is no Whisper, or one that openai-whisper cannot run.
+        UnsupportedModelError: It is no Whisper, or one that openai-whisper cannot run, or would
+            take another's tokens for.
         SurgeryError: The checkpoint cannot be found or read.
     """
     # Imported here: they pull in numba, which nothing else needs.
@@ -50,7 +54,10 @@ def load_openai_whisper(
     with open_model(checkpoint, base=base) as source:
         stored = read_stored(source)
         family = stored.family
-        reason = obstacle(stored) if family.model_type == "whisper" else f"it is a {family.title}"
+        if family.model_type == "whisper":
+            reason = obstacle(stored) or misread(stored, dimensions(stored).n_vocab)
+        else:
+            reason = f"it is a {family.title}"
         if reason:
             raise UnsupportedModelError(
                 "openai-whisper cannot run this checkpoint",
@@ -64,10 +71,12 @@ def load_openai_whisper(
         places = model.state_dict()
         for part in renamed(stored, MergedTensors.pruned(stored)):
             places[part.name].copy_(part.tensor())
-        heads = alignment_heads(source, dims)
-    if heads is not None:
+        alignment = alignment_heads(source, dims)
+    if alignment.foreign:
+        warnings.warn(f"{FOREIGN}: {DEFAULT}.", SurgeryWarning, stacklevel=2)
+    if alignment.heads:
         mask = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
-        for layer, head in heads:
+        for layer, head in alignment.heads:
             mask[layer, head] = True
         model.register_buffer("alignment_heads", mask.to_sparse(), persistent=False)
     return model.to(device).eval()

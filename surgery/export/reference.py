@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from inspect import signature
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ class Reference:
     def outputs(self) -> Tensor:
         """Logits (hidden states where there is no head) at :attr:`prompt`, (1, length, width).
 
-        A Whisper's decoder is told :attr:`prompt` on its first clip.
+        A Whisper is told :attr:`prompt` on its first clip, as far as it has both towers.
         """
         return outputs(self.model, self)
 
@@ -145,10 +146,15 @@ def outputs(model: Any, reference: Reference) -> Tensor:
     See :attr:`Reference.outputs`.
     """
     with torch.inference_mode():
-        if reference.hears:
-            found = model(input_features=reference.features[:1], decoder_input_ids=reference.prompt)
-        else:
-            found = model(input_ids=reference.prompt)
+        # A Whisper's head may leave a tower out; wrappers such as PEFT's take anything.
+        takes = signature(reference.model.forward).parameters
+        given: dict[str, Tensor] = {}
+        if "input_features" in takes:
+            given["input_features"] = reference.features[:1]
+        for name in ("decoder_input_ids", "input_ids"):
+            if name in takes:
+                given[name] = reference.prompt
+        found = model(**given)
     first: Tensor = found[0]
     return first.float()
 

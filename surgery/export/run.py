@@ -8,17 +8,15 @@ from pathlib import Path
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.engine.adapted import AdaptedSource, open_model
 from surgery.engine.result import beside, default_output, versions
-from surgery.engine.stored import read_stored
+from surgery.engine.stored import check_loads, read_stored
 from surgery.errors import UnsupportedModelError, UsageError
 from surgery.events import Event, Progress, ignore
 from surgery.export.card import write_card
 from surgery.export.reference import Reference
 from surgery.export.routes import fit_of
+from surgery.export.sizes import Sizes, original_bytes, weight_files
 from surgery.export.target import Choice, Comparison, Target
 from surgery.export.targets import target
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
-"""Suffixes of files with weights."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Exported:
         kept: Share of the parameters removed by surgery that stay removed, 0 to 1; ``None`` where
             nothing was removed.
         files: Bytes of every file, by name.
-        source_bytes: Bytes of the weights it was made from.
+        sizes: Bytes of the weights here, in the checkpoint, and in its original.
         comparison: How it ran; ``None`` where it was not run.
         notes: What else is worth knowing.
         usage: Lines that load it.
@@ -45,15 +43,10 @@ class Exported:
     form: str
     kept: float | None
     files: dict[str, int]
-    source_bytes: int
+    sizes: Sizes
     comparison: Comparison | None
     usage: str
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights that were written."""
-        return sum(size for name, size in self.files.items() if Path(name).suffix in WEIGHTS)
 
 
 def export_model(
@@ -105,6 +98,7 @@ def export_model(
                 found=fit.form,
                 hint=fit.remedy or "see what fits with surgery export --list",
             )
+        check_loads(source)
         suffix = to if quantization is None else f"{to}-{quantization}"
         if out is not None:
             output = Path(out)
@@ -128,7 +122,12 @@ def export_model(
                 comparison = _compare(
                     chosen, Reference(source), transaction.staging, output, choice, notes, progress
                 )
-            write_card(transaction, stored, chosen, fit, quantization, comparison, notes)
+            sizes = Sizes(
+                weight_files(transaction.staging),
+                sum(info.nbytes for info in source.infos.values()),
+                original_bytes(stored),
+            )
+            write_card(transaction, stored, chosen, fit, quantization, sizes, comparison, notes)
             transaction.commit()
         return Exported(
             output=output,
@@ -141,7 +140,7 @@ def export_model(
                 for path in sorted(output.rglob("*"))
                 if path.is_file()
             },
-            source_bytes=sum(info.nbytes for info in source.infos.values()),
+            sizes=sizes,
             comparison=comparison,
             usage=chosen.usage(str(output)),
             notes=notes,

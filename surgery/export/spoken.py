@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
 
-from surgery.checkpoint.whisper_assets import Dimensions, prompt_tokens
+from surgery.checkpoint.whisper_vocabulary import vocabulary_of
 from surgery.evaluation.transcribe import generation_options
 from surgery.export.reference import Reference
 
 LONGEST = 32
 """Tokens of a recording that are compared: a damaged model may repeat itself up to its limit."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How two runtimes' texts of the same recordings compare.
+
+    Attributes:
+        same: How many are the same; one without a word is a text, too.
+        parted: How many part where our model hardly tells two tokens apart.
+        differing: The first that differs, ours and theirs; ``None`` if none does.
+    """
+
+    same: int
+    parted: int = 0
+    differing: tuple[str, str] | None = None
+
+    @property
+    def told(self) -> str:
+        """What was found, as a phrase."""
+        found = []
+        if self.same:
+            found.append(f"the same text of {self.same} embedded recording{'s' * (self.same > 1)}")
+        if self.parted:
+            found.append(f"the same of {self.parted} up to a tie of two tokens")
+        if self.differing is not None:
+            found.append(f"{self.differing[0]!r} became {self.differing[1]!r}")
+        return "; ".join(found)
 
 
 def say(reference: Reference) -> tuple[list[int], list[list[int]]]:
@@ -37,23 +65,37 @@ def say(reference: Reference) -> tuple[list[int], list[list[int]]]:
     return rows[0][:given], [spoken(row[given:], ending(reference)) for row in rows]
 
 
-def same_prompt(reference: Reference, dims: Dimensions) -> bool:
+def same_prompt(reference: Reference, size: int) -> bool:
     """Return whether our runtime is told first what openai-whisper and whisper.cpp tell theirs.
 
     Without a generation configuration it is not, and then says another text.
+
+    Args:
+        reference: What our runtime computes.
+        size: Tokens of its vocabulary, one of OpenAI's.
     """
-    return reference.said[0] == prompt_tokens(dims)
+    return reference.said[0] == vocabulary_of(size).prompt()
+
+
+OTHER_PROMPT = "no text: generation_config.json does not begin one as the other runtime does"
+"""Why texts were not compared where it is not."""
 
 
 def longest(reference: Reference) -> int:
     """Return how many tokens of a recording are compared: at most what whisper.cpp says of one."""
-    return min(LONGEST, int(reference.model.config.max_target_positions) // 2 - 4)
+    # It stops at half its positions and four less, and drops a text that has not ended by then.
+    return max(1, min(LONGEST, int(reference.model.config.max_target_positions) // 2 - 5))
 
 
 def ending(reference: Reference) -> int:
-    """Return the token that ends a text."""
-    found = reference.model.generation_config.eos_token_id
-    return int(found[0] if isinstance(found, list) else found)
+    """Return the token that ends a text; the vocabulary's last where none is said to."""
+    model = reference.model
+    for settings in (model.generation_config, model.config):
+        found = getattr(settings, "eos_token_id", None)
+        first = found[0] if isinstance(found, list) and found else found
+        if isinstance(first, int):
+            return first
+    return int(model.config.vocab_size) - 1
 
 
 def suppressed(reference: Reference) -> list[int]:
@@ -69,10 +111,8 @@ def spoken(tokens: Sequence[int], end: int) -> list[int]:
     return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
-def differing(
-    reference: Reference, theirs: Sequence[Sequence[int]], tie: float
-) -> tuple[str, str] | None:
-    """Return the first text that differs, ours and theirs; ``None`` if none does.
+def compared(reference: Reference, theirs: Sequence[Sequence[int]], tie: float) -> Texts:
+    """Compare texts up to the first that differs.
 
     Where two runtimes part at a token, rounding decides if our model hardly tells them apart. What
     follows from there on is another text, and is not compared.
@@ -84,11 +124,13 @@ def differing(
     """
     prompt, ours = reference.said
     end = ending(reference)
+    same = parted = 0
     for clip, (here, there) in enumerate(zip(ours, theirs, strict=True)):
         there = list(there)[: longest(reference)]
         pairs = enumerate(zip_longest(here, there, fillvalue=end))
         place = next((index for index, (one, other) in pairs if one != other), None)
         if place is None or place == longest(reference):
+            same += 1
             continue
         with torch.inference_mode():
             logits = reference.model(
@@ -97,8 +139,9 @@ def differing(
             ).logits[0, -1]
         one, other = ([*text, end][place] for text in (here, there))
         if abs(float(logits[one] - logits[other])) > tie:
-            return _text(reference, here), _text(reference, there)
-    return None
+            return Texts(same, parted, (_text(reference, here), _text(reference, there)))
+        parted += 1
+    return Texts(same, parted)
 
 
 def _text(reference: Reference, tokens: Sequence[int]) -> str:

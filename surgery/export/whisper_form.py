@@ -18,18 +18,21 @@ from surgery.checkpoint.whisper_assets import Dimensions
 from surgery.checkpoint.whisper_assets import alignment_heads as known_heads
 from surgery.engine.merged import MergedTensors
 from surgery.engine.stored import Stored
+from surgery.export.alignment import GENERATION, KEY, Alignment, read_alignment
+from surgery.export.output_layer import lacking, word_layers
+from surgery.export.whisper_words import foreign
 
 FRAMES = 1500
 """Positions of the encoder in every published Whisper: both runtimes always hear 30 s."""
 SPEAKING = "WhisperForConditionalGeneration"
-VOCABULARIES = (51864, 51865, 51866)
-"""Sizes of the vocabularies that both runtimes know: English, multilingual, with Cantonese."""
+EMBEDDING, OUTPUT = "decoder.embed_tokens.weight", "proj_out.weight"
+"""Names of the token embedding (below the prefix) and of the output layer."""
 
 
 def dimensions(stored: Stored) -> Dimensions:
     """Return everything the shape of a Whisper depends on, there."""
     config = stored.config
-    embeddings = stored.source.infos[f"{stored.claims.prefix}decoder.embed_tokens.weight"].shape
+    embeddings = stored.source.infos[embedding(stored)].shape
     convolution = stored.source.infos[f"{stored.claims.prefix}encoder.conv1.weight"].shape
     return Dimensions(
         n_mels=convolution[1],
@@ -45,19 +48,36 @@ def dimensions(stored: Stored) -> Dimensions:
     )
 
 
-def no_speech(raw: Mapping[str, Any]) -> str | None:
-    """Say why a Whisper of this configuration says nothing; ``None`` where it does."""
+def embedding(stored: Stored) -> str:
+    """Return the stored tensor that embeds the tokens of a Whisper with a decoder."""
+    usual = stored.claims.prefix + EMBEDDING
+    return usual if usual in stored.source.infos else OUTPUT
+
+
+def output(stored: Stored) -> str:
+    """Return the stored tensor that makes logits of tokens, of a Whisper with a decoder."""
+    return OUTPUT if OUTPUT in stored.source.infos else embedding(stored)
+
+
+def no_speech(stored: Stored) -> str | None:
+    """Say why a Whisper says nothing; ``None`` where it does."""
+    raw, infos = stored.source.config, stored.source.infos
     named = (raw.get("architectures") or [SPEAKING])[0]
-    return None if named == SPEAKING else f"its class is {named}, and only {SPEAKING} says words"
+    if named != SPEAKING:
+        return f"its class is {named}, and only {SPEAKING} says words"
+    if not any(name.startswith(f"{stored.claims.prefix}decoder.") for name in infos):
+        return "it has no decoder"
+    names = stored.claims.prefix + EMBEDDING, OUTPUT
+    if not any(name in infos for name in names):
+        return "it has no token embedding"
+    return lacking(stored.source, *names, tied=bool(raw.get("tie_word_embeddings", True)))
 
 
 def obstacle(stored: Stored) -> str | None:
     """Say why a Whisper cannot be written in their form at all; ``None`` where it can."""
-    raw, prefix = stored.source.config, stored.claims.prefix
-    if reason := no_speech(raw):
+    raw = stored.source.config
+    if reason := no_speech(stored):
         return reason
-    if not any(name.startswith(f"{prefix}decoder.") for name in stored.source.infos):
-        return "it has no decoder"
     if foreign := [
         name for name in stored.source.infos if name.startswith(("projector.", "classifier."))
     ]:
@@ -66,7 +86,8 @@ def obstacle(stored: Stored) -> str | None:
         return f"its activation is {raw['activation_function']}, and there it is always gelu"
     if raw.get("scale_embedding"):
         return "it scales its embeddings, which is never done there"
-    if raw.get("tie_word_embeddings") is False and "proj_out.weight" in stored.source.infos:
+    layers = word_layers(stored.source, stored.claims.prefix + EMBEDDING, OUTPUT)
+    if layers is not None and not layers.tied:
         return "its output layer is not its token embedding, and there it always is"
     width = 4 * stored.config.d_model
     for path, one in stored.maps.items():
@@ -75,13 +96,12 @@ def obstacle(stored: Stored) -> str | None:
     return None
 
 
-def speaks(dims: Dimensions) -> str | None:
+def speaks(stored: Stored) -> str | None:
     """Say why its recordings or tokens are none of theirs; ``None`` where they are."""
-    if dims.n_audio_ctx != FRAMES:
-        return f"its window has {dims.n_audio_ctx} positions, and theirs always {FRAMES} (30 s)"
-    if dims.n_vocab not in VOCABULARIES:
-        return f"its vocabulary of {dims.n_vocab} tokens is none of OpenAI's"
-    return None
+    positions = stored.config.max_source_positions
+    if positions != FRAMES:
+        return f"its window has {positions} positions, and theirs always {FRAMES} (30 s)"
+    return foreign(stored, dimensions(stored).n_vocab)
 
 
 @dataclass(frozen=True)
@@ -121,6 +141,8 @@ def renamed(stored: Stored, tensors: MergedTensors) -> Iterator[Renamed]:
     prefix = stored.claims.prefix
     for there, usual in tensor_names(dimensions(stored)):
         name = prefix + usual.removeprefix("model.")
+        if name == prefix + EMBEDDING:
+            name = embedding(stored)
         axis = {"mlp.0": 0, "mlp.2": 1}.get(there.rpartition(".")[0][-5:])
         shape = specs[name].shape
         if axis is None or axis >= len(shape):
@@ -143,16 +165,12 @@ def _grown(tensors: MergedTensors, name: str, shape: tuple[int, ...]) -> Callabl
     return tensor
 
 
-def alignment_heads(source: TensorSource, dims: Dimensions) -> list[tuple[int, int]] | None:
+def alignment_heads(source: TensorSource, dims: Dimensions) -> Alignment:
     """Return the cross-attention heads (layer, head) that follow the audio, where known."""
-    listed: object = None
+    raw: Mapping[str, Any] = {}
     for path in source.sidecars():
-        if path.name == "generation_config.json":
-            listed = read_json(path).get("alignment_heads")
+        if path.name == GENERATION:
+            raw = read_json(path)
     if source.directory is None and not source.sidecars():  # openai-whisper's own file
-        listed = known_heads(dims, source.name)
-    if not isinstance(listed, list):
-        return None
-    heads = [tuple(each) for each in listed if isinstance(each, list)]
-    known = {(i, j) for i in range(dims.n_text_layer) for j in range(dims.n_text_head)}
-    return sorted(known.intersection(heads)) if heads and known.issuperset(heads) else None
+        raw = {KEY: known_heads(dims, source.name)}
+    return read_alignment(raw, dims.n_text_layer, dims.n_text_head)

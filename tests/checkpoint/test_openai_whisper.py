@@ -17,6 +17,7 @@ from surgery.checkpoint.byte_bpe import merges, to_unicode
 from surgery.checkpoint.directory import DirectorySource
 from surgery.checkpoint.openai_whisper import OpenAIWhisperSource, tensor_names
 from surgery.checkpoint.whisper_assets import Dimensions
+from surgery.checkpoint.whisper_vocabulary import Vocabulary
 from surgery.checkpoint.writer import ShardWriter, TensorSpec
 from surgery.errors import CheckpointError
 
@@ -113,7 +114,7 @@ def test_token_ids_equal_the_directorys_and_openai_whispers(
     from transformers import AutoTokenizer
 
     ours, theirs = (AutoTokenizer.from_pretrained(d) for d in (converted, directory.directory))
-    openai = whisper_assets._Vocabulary(source.dims).tokenizer
+    openai = Vocabulary(source.dims.n_vocab).tokenizer
     for text in TEXTS:
         ids = ours(text).input_ids
         assert ids == theirs(text).input_ids
@@ -182,7 +183,7 @@ def test_special_tokens_of_each_vocabulary(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == vocabulary
     assert tokenizer.convert_tokens_to_ids("<|30.00|>") == vocabulary - 1
-    openai = whisper_assets._Vocabulary(model).tokenizer
+    openai = Vocabulary(model.n_vocab).tokenizer
     for text in TEXTS[:4]:
         assert tokenizer(text, add_special_tokens=False).input_ids == openai.encode(text)
         assert tokenizer.decode(openai.encode(text)) == text
@@ -271,5 +272,4 @@ def test_a_transcript_begins_with_the_tokens_openai_whisper_begins_with(
         theirs = get_tokenizer(
             vocabulary > 51864, num_languages=languages, language="en", task="transcribe"
         )
-    made = dims(n_vocab=vocabulary)
-    assert whisper_assets.prompt_tokens(made) == [*theirs.sot_sequence_including_notimestamps]
+    assert Vocabulary(vocabulary).prompt() == [*theirs.sot_sequence_including_notimestamps]

@@ -75,7 +75,7 @@ def naive(path: Path) -> tuple[tuple[int, ...], list[bytes], dict[str, Tensor]]:
 def test_every_tensor_is_where_whisper_cpp_looks_for_it(random: Path, tmp_path: Path) -> None:
     made = surgery.export_model(random, "ggml", tmp_path / "out")
     assert made.kept is None and made.comparison is not None
-    assert "embedded recordings" in made.comparison.what
+    assert "recording" in made.comparison.what or "tie" in made.comparison.what
 
     hyper, tokens, tensors = naive(tmp_path / "out" / "ggml-model-f16.bin")
     assert hyper == (51864, 1500, 64, 2, 1, 64, 64, 2, 1, 80, 1)
@@ -107,12 +107,13 @@ def test_a_real_whisper_without_its_small_files_is_heard_all_the_same(
     source = copytree(shared / "checkpoints" / "whisper-tiny.en-digits", tmp_path / "real whisper")
     (source / "preprocessor_config.json").unlink()
     made = surgery.export_model(source, "ggml", tmp_path / "a place")
-    assert made.comparison is not None and "embedded recordings" in made.comparison.what
+    assert made.comparison is not None
+    assert made.comparison.what == "the same text of 2 embedded recordings"
     assert f"-m '{tmp_path}/a place/ggml-model-f16.bin'" in made.usage
     (source / "generation_config.json").unlink()
     monkeypatch.setattr("surgery.export.ggml.heard", lambda *_: [])  # as just now
     made = surgery.export_model(source, "ggml", tmp_path / "b")
-    assert made.comparison is not None and "another text" in made.comparison.what
+    assert made.comparison is not None and "that it runs; no text: " in made.comparison.what
 
 
 def test_the_real_whisper_pruned_says_the_same_in_whisper_cpp(shared: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 import surgery
 from surgery.errors import UnsupportedModelError
+from surgery.export.gguf_form import GgufForm
 from surgery.export.gguf_words import read_words
+from surgery.export.hf_forms import Native
 from surgery.export.run import Exported
 from surgery.methods import Remove
 from tests.engine.support import config_of, save_tiny
@@ -126,6 +128,24 @@ def test_mistral_is_told_texts_no_longer_than_its_window(tmp_path: Path) -> None
     made = to_gguf(source)
     assert error(made) <= EXACT and fields(made)["llama.context_length"] == 40
     assert "not to a window of 40" in made.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("full", "widths", "told"),
+    [
+        (64, (44, 44), "44 is no multiple of 32"),
+        (128, (96, 40), "40 is no multiple of 32"),
+        (64, (32, 32), None),
+        (64, (64, 32), None),
+        (8, (6, 6), None),  # the original's cannot be quantised either
+    ],
+)
+def test_widths_that_rule_out_a_quantised_cache_are_told(
+    full: int, widths: tuple[int, int], told: str | None
+) -> None:
+    form = GgufForm("llama", Native(False, *widths, None, full), smaller=True)
+    assert (form.cache is None) == (told is None)
+    assert told is None or told in str(form.cache)
 
 
 def test_what_llama_cpp_cannot_run_is_refused_with_what_can(tmp_path: Path) -> None:

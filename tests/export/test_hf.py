@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor
 
 import surgery
@@ -286,6 +287,16 @@ def test_who_cannot_be_another_class_is_told_what_would_do(
     checkpoint = pruned(name, tmp_path, None, [5])
     config = config_of(checkpoint) | change
     (checkpoint / "config.json").write_text(json.dumps(config))
+    if change:  # the tensors of what the configuration now says
+        tensors = tensors_of(checkpoint)
+        if "mlp_bias" in change:
+            for weight in [key for key in tensors if ".mlp." in key]:
+                bias = torch.zeros(len(tensors[weight]), dtype=tensors[weight].dtype)
+                tensors[weight.replace(".weight", ".bias")] = bias
+        else:
+            head = tensors.pop("lm_head.weight")
+            tensors["score.weight"] = head[:2].clone()
+        save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
     fit = route(checkpoint)
     assert fit.possible and fit.kept == 0.0
     assert why in str(fit.remedy) and "--layout model" in str(fit.remedy)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 import surgery
@@ -17,11 +19,14 @@ from surgery.engine.stored import Stored
 from surgery.errors import SurgeryError, TargetError, UnsupportedModelError, UsageError
 from surgery.events import Progress
 from surgery.export.reference import Reference, difference
+from surgery.export.sizes import Sizes
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.targets import HOMES
 from surgery.methods import Remove
+from surgery.report.wording import amount
 from surgery_cli.main import app
-from tests.engine.support import contents, save_tiny
+from surgery_cli.render_export import exported_view
+from tests.engine.support import contents, save_tiny, tensors_of
 
 
 class Notebook(Target):
@@ -90,6 +95,39 @@ def test_where_it_comes_from_and_on_what_terms_is_written_beside_it(model: Path)
     digest = sha256((model / "model.safetensors").read_bytes()).hexdigest()
     assert f"from model, SHA-256 {digest}." in card and "Made by sorsa (surgery " in card
     assert "Weights: ink." in card and "not run and compared" in card
+
+
+def test_sizes_say_what_they_are_the_sizes_of(model: Path) -> None:
+    dense = surgery.export_model(model, "notebook").sizes
+    full = sum(tensor.nbytes for tensor in tensors_of(model).values())
+    assert (dense.checkpoint, dense.original) == (full, None)
+    surgery.absorb_decompose(model, model.with_name("cut"), options=PRUNED)
+    surgery.split(model.with_name("cut"), model.with_name("both"), rank=2)
+    both = model.with_name("both")
+    made = surgery.export_model(both, "hf")
+    stored = sum(tensor.nbytes for tensor in tensors_of(both).values())
+    written = (made.output / "model.safetensors").stat().st_size
+    assert made.sizes == Sizes(written, stored, full)
+    told = f"in the checkpoint {amount(stored, 'bytes')}, in the original {amount(full, 'bytes')}"
+    assert told in (made.output / "README.md").read_text("utf-8")
+    again = ["export", str(both), "--to", "hf", "--force"]
+    shown = CliRunner().invoke(app, again, env={"COLUMNS": "300"})
+    assert told in shown.output and "before" not in shown.output
+    path = both / "config.json"
+    config = json.loads(path.read_text())
+    config["surgery"]["operations"][0]["options"]["dtype"] = "float16"  # once it was larger
+    path.write_text(json.dumps(config))
+    assert surgery.export_model(both, "notebook").sizes.original is None
+
+
+def test_what_was_not_compared_is_not_told_as_the_same(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notebook, "compare", lambda *_: Comparison("A reader", "that it opens"))
+    page = Console(width=100, record=True, file=StringIO())
+    page.print(exported_view(surgery.export_model(model, "notebook")))
+    (line,) = [line for line in page.export_text().splitlines() if "A reader" in line]
+    assert line.strip() == "Run in A reader: that it opens"
 
 
 def test_an_original_of_nonsense_is_written_beside_it_as_well_as_may_be(model: Path) -> None:
