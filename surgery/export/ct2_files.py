@@ -28,7 +28,8 @@ from surgery.export.whisper_form import embedding
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor_config.json"
 NO_TIMESTAMPS = "<|notimestamps|>"
-REQUIRED = ("<|endoftext|>", "<|startoftranscript|>", NO_TIMESTAMPS)
+START = "<|startoftranscript|>"
+REQUIRED = ("<|endoftext|>", START, NO_TIMESTAMPS)
 """Tokens that CTranslate2 looks up by name."""
 FILTERS = "encoder.conv1.weight"
 STEP = 0.02  # seconds between two timestamps
@@ -191,9 +192,7 @@ def _tokens(directory: Path, stored: Stored) -> dict[str, int]:
 def _languages(tokens: Mapping[str, int]) -> list[int]:
     """Return the ids between the start and the first task: the languages."""
     last = tokens.get("<|translate|>", 0)
-    return sorted(
-        number for number in tokens.values() if tokens["<|startoftranscript|>"] < number < last
-    )
+    return sorted(number for number in tokens.values() if tokens[START] < number < last)
 
 
 def _heads(config: Config) -> tuple[int, int]:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from surgery.engine.stored import Stored, read_stored
-from surgery.export.ct2_files import NO_TIMESTAMPS
+from surgery.export.ct2_files import NO_TIMESTAMPS, START
 from surgery.export.ct2_quantise import INTEGERS
 from surgery.export.reference import Reference, difference
-from surgery.export.spoken import compared, longest, suppressed
+from surgery.export.spoken import compared, longest, suppressed, unsaid
 from surgery.export.target import Comparison
 
 SAME = 1e-4
@@ -51,19 +51,19 @@ def compare(reference: Reference, directory: Path, quantization: str | None) -> 
     )
     features = ctranslate2.StorageView.from_array(reference.features.contiguous().numpy())
     encoded = theirs.encode(features, to_cpu=True)
-    given, _ = reference.said
     error = difference(reference.heard, torch.from_numpy(np.array(encoded)))
     allowed = bound(read_stored(reference.source), quantization)
-    what, other = f"encoder on {len(reference.clips)} recordings", None
-    if _tokens(directory)[given[-1]] == NO_TIMESTAMPS:  # where it is not, timestamps are forced
-        scores = _first_scores(theirs, encoded, given)
-        error = max(error, difference(first_scores(reference, given), scores))
-        what = f"encoder and first scores on {len(scores)} recordings"
+    tokens = _tokens(directory)
+    reason = unsaid(reference) or _unprompted(tokens, reference)
+    given = [tokens.index(START), tokens.index(NO_TIMESTAMPS)] if reason else reference.said[0]
+    scores = _first_scores(theirs, encoded, given)
+    error = max(error, difference(first_scores(reference, given), scores))
+    what, other = f"encoder and first scores on {len(scores)} recordings", None
+    if reason is None:
         texts = compared(reference, _said(theirs, encoded, given, reference), TIE)
-        what += f"; {texts.told}"
-        other = texts.differing
+        what, other = f"{what}; {texts.told}", texts.differing
     else:
-        what += "; no text: generation_config.json does not end the prompt with <|notimestamps|>"
+        what += f"; {reason}"
     return Comparison(
         f"CTranslate2 {version('ctranslate2')} ({kind})",
         what,
@@ -144,6 +144,14 @@ def _limit(room: int, given: list[int]) -> int:
     It allows the smaller of half of it and what the prompt leaves of it.
     """
     return max(2 * room, room + len(given))
+
+
+def _unprompted(tokens: list[str], reference: Reference) -> str | None:
+    """Say why CTranslate2 does not take our prompt as it is; ``None`` where it does."""
+    given = [tokens[token] for token in reference.said[0]]
+    if START not in given or given[-1] != NO_TIMESTAMPS:  # it looks for one, and adds the other
+        return f"no text: generation_config.json leads to the prompt {' '.join(given)}"
+    return None
 
 
 def _tokens(directory: Path) -> list[str]:

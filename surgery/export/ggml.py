@@ -21,14 +21,7 @@ from surgery.events import Event, Progress
 from surgery.export.fit import kept_share
 from surgery.export.ggml_file import KINDS, GgmlWriter, mel_filters
 from surgery.export.reference import Reference
-from surgery.export.spoken import (
-    OTHER_PROMPT,
-    compared,
-    ending,
-    longest,
-    same_prompt,
-    spoken,
-)
+from surgery.export.spoken import compared, ending, incomparable, longest, spoken
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.whisper_form import dimensions, obstacle, renamed, speaks
 from surgery.export.whisper_words import misread
@@ -100,8 +93,9 @@ class Ggml(Target):
         path = directory / weights(choice.quantization or self.quantizations[0])
         said = heard(path, reference)
         runtime = f"whisper.cpp (pywhispercpp {version('pywhispercpp')})"
-        if not same_prompt(reference, dimensions(read_stored(reference.source)).n_vocab):
-            return Comparison(runtime, f"that it runs; {OTHER_PROMPT}")
+        size = dimensions(read_stored(reference.source)).n_vocab
+        if reason := incomparable(reference, size):
+            return Comparison(runtime, f"that it runs; {reason}")
         texts = compared(reference, said, TIE)
         return Comparison(runtime, texts.told, differing=texts.differing)
 

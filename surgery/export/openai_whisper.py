@@ -22,7 +22,7 @@ from surgery.events import Event, Progress
 from surgery.export.alignment import DEFAULT, FOREIGN
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference, difference
-from surgery.export.spoken import OTHER_PROMPT, compared, longest, same_prompt, suppressed
+from surgery.export.spoken import compared, incomparable, longest, suppressed
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.whisper_form import (
     alignment_heads,
@@ -128,13 +128,13 @@ class OpenAIWhisper(Target):
         what, other = "logits on an embedded recording", None
         if speaks(stored) is not None:
             what += "; no text: transcribe cannot run it"
-        elif same_prompt(reference, dimensions(stored).n_vocab):
+        elif reason := incomparable(reference, dimensions(stored).n_vocab):
+            what += f"; {reason}"
+        else:
             # On the same features: transcribe() fills up a window with zeros after the logarithm,
             # and everybody else with silence before it.
             texts = compared(reference, decoded(model, reference), TIE)
             what, other = f"logits; {texts.told}", texts.differing
-        else:
-            what += f"; {OTHER_PROMPT}"
         return Comparison(
             runtime=f"openai-whisper {whisper.__version__}",
             what=what,

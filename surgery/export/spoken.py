@@ -65,20 +65,39 @@ def say(reference: Reference) -> tuple[list[int], list[list[int]]]:
     return rows[0][:given], [spoken(row[given:], ending(reference)) for row in rows]
 
 
-def same_prompt(reference: Reference, size: int) -> bool:
-    """Return whether our runtime is told first what openai-whisper and whisper.cpp tell theirs.
+def unsaid(reference: Reference) -> str | None:
+    """Say why our runtime says no text of a recording; ``None`` where it does.
 
-    Without a generation configuration it is not, and then says another text.
+    A generation configuration that transformers cannot take, such as an outdated one, is no
+    obstacle to other runtimes, which read little of it or nothing.
+    """
+    try:
+        _ = reference.said
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:80]
+        return f"no text: with its generation_config.json, generate ends in {reason}"
+    return None
+
+
+def incomparable(reference: Reference, size: int) -> str | None:
+    """Say why our texts are not those of openai-whisper and whisper.cpp; ``None`` where they are.
 
     Args:
         reference: What our runtime computes.
         size: Tokens of its vocabulary, one of OpenAI's.
     """
-    return reference.said[0] == vocabulary_of(size).prompt()
-
-
-OTHER_PROMPT = "no text: generation_config.json does not begin one as the other runtime does"
-"""Why texts were not compared where it is not."""
+    if reason := unsaid(reference):
+        return reason
+    if reference.said[0] == vocabulary_of(size).prompt():
+        return None
+    return "no text: generation_config.json does not begin one as the other runtime does"
 
 
 def longest(reference: Reference) -> int:

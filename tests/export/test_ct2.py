@@ -180,14 +180,14 @@ def test_a_pruned_model_is_exported_with_its_words_and_its_small_parts(tmp_path:
         assert set(made.files) == files
 
 
-def test_a_model_that_does_not_say_how_it_speaks_is_compared_by_what_it_hears(
+def test_a_model_that_does_not_say_how_it_speaks_is_compared_by_its_first_scores(
     tmp_path: Path,
 ) -> None:
     copytree(DIRECTORY, tmp_path / "micro")
     (tmp_path / "micro" / "generation_config.json").unlink()
     made = surgery.export_model(tmp_path / "micro", "ct2", tmp_path / "out")
     assert made.comparison is not None
-    assert made.comparison.what.startswith("encoder on 2 recordings; no text: ")
+    assert made.comparison.what.startswith("encoder and first scores on 2 recordings; no text: ")
 
 
 def test_languages_tasks_and_tokens_never_said_are_the_same(tmp_path: Path) -> None:

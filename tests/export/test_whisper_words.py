@@ -101,6 +101,34 @@ def test_a_text_without_a_word_is_compared_as_any_other(
     assert made.comparison.what.endswith("the same text of 2 embedded recordings")
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"task_to_id": None}, "generate ends in TypeError"),
+        ({"decoder_start_token_id": 0}, "generation_config.json"),
+        ({"eos_token_id": None}, "recordings"),
+    ],
+)
+@pytest.mark.parametrize("target", ["openai-whisper", "ggml", "ct2"])
+def test_what_transformers_cannot_say_is_told_as_not_compared(
+    target: str, change: dict[str, object], told: str, tmp_path: Path, multilingual: Path
+) -> None:
+    if target == "ct2":
+        pytest.importorskip("ctranslate2")
+    source = copytree(multilingual, tmp_path / "odd")
+    path = source / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    made = surgery.export_model(source, target, tmp_path / "out")
+    assert made.comparison is not None and told in made.comparison.what
+    assert ("no text: " in made.comparison.what) is (told != "recordings")
+
+
+@pytest.fixture(scope="module")
+def multilingual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Whisper of many languages that ends every text at once."""
+    return silence(save_openai(tmp_path_factory.mktemp("many") / "source", 51865), 50257)
+
+
 @pytest.fixture(scope="module")
 def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Whisper that ends every text at once."""
