@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 LONGEST = 1200  # characters of each part of an error: more than all names of known models
 
 
@@ -76,6 +78,16 @@ class TargetError(SurgeryError):
 
 class SurgeryWarning(UserWarning):
     """Something works and still deserves a sentence: where, what it may lead to, what to do."""
+
+
+NAMED = 4
+"""Of many names."""
+
+
+def first_few(names: Collection[str], most: int = NAMED) -> str:
+    """Return names for a message: the first few, and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(list(names)[:most]) + more
 
 
 _KEPT = "Kept: "

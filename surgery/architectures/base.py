@@ -211,6 +211,7 @@ class Architecture:
             body depend on.
         published: Thresholds that a paper gives for the family, to repeat it by.
         defaults: What the family's configuration means by a key that is absent.
+        multiples: Attributes that are so many times another one where they are absent or null.
         aliases: Keys of ``config.json`` that stand for the attribute names used here.
         inexact: Configuration attributes that make Absorb-Decompose inexact when they hold
             anything but the given harmless value, with the reason.
@@ -229,6 +230,7 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     when: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     published: Published | None = None
     inexact: Mapping[str, tuple[object, str]] = field(default_factory=dict)

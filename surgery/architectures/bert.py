@@ -91,6 +91,9 @@ BERT = Architecture(
         "num_hidden_layers": 12,
         "num_attention_heads": 12,
         "hidden_size": 768,
+        "intermediate_size": 3072,
+        "vocab_size": 30522,
+        "type_vocab_size": 2,
         "max_position_embeddings": 512,
     },
     inexact={

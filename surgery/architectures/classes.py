@@ -13,7 +13,7 @@ from typing import Any
 
 from surgery.architectures.base import Architecture, ModelClass, Shape
 from surgery.architectures.config import Config
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, first_few
 
 SHOWN = 3  # names in a message before it says how many more there are
 
@@ -57,7 +57,7 @@ def class_of(
     raise CheckpointError(
         "config.json names no model class, and the tensors are those of none",
         where=where,
-        found=listed(sorted(beside)) if beside else "a body without a head",
+        found=first_few(sorted(beside), SHOWN) if beside else "a body without a head",
         expected="those of " + ", ".join(known),
         hint='name the class in config.json: "architectures": ["' + next(iter(known)) + '"]',
     )
@@ -108,7 +108,7 @@ def check_whole(
         raise CheckpointError(
             "The checkpoint holds tensors that its model class has no place for",
             where=where,
-            found=listed(sorted(spare)),
+            found=first_few(sorted(spare), SHOWN),
             expected=f"those of {title}, by architectures in config.json",
             hint="name the class in architectures that these tensors are of, or remove them",
         )
@@ -144,12 +144,6 @@ def matches(name: str, globs: Collection[str], prefix: str) -> bool:
 def in_towers(family: Architecture, path: str, towers: Collection[str]) -> bool:
     """Whether a path below the prefix is in one of these towers."""
     return any(fnmatchcase(path, family.towers[tower]) for tower in towers)
-
-
-def listed(names: Collection[str]) -> str:
-    """Return names for a message: the first few, and how many more."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(list(names)[:SHOWN]) + more
 
 
 def _today(name: str) -> str:

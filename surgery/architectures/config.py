@@ -42,6 +42,9 @@ class Config:
             for name in (kind.kv_heads, kind.head_dim):
                 if self._values.get(name) is not None:
                     self._require(name, family.aliases.get(name, name), where)
+        for name, (times, other) in family.multiples.items():
+            if self._values.get(name) is None:
+                self._values[name] = times * self._values[other]
 
     def __getattr__(self, name: str) -> Any:
         """Return the value the configuration gives ``name``."""

@@ -91,8 +91,10 @@ GPT2 = Architecture(
         "n_layer": 12,
         "n_head": 12,
         "n_embd": 768,
+        "vocab_size": 50257,
         "n_positions": 1024,
     },
+    multiples={"n_inner": (4, "hidden_size")},
     aliases={
         "num_hidden_layers": "n_layer",
         "num_attention_heads": "n_head",

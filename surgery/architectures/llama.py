@@ -8,6 +8,8 @@ DEFAULTS = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
     "max_position_embeddings": 2048,
 }
 

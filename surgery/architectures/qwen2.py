@@ -8,6 +8,8 @@ DEFAULTS = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "vocab_size": 151936,
     "max_position_embeddings": 32768,
     "num_key_value_heads": 32,
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from surgery.architectures.base import AttentionSite
 from surgery.calibration.data import CalibrationData
-from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches
+from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches, teach
 from surgery.calibration.text import TextBatch, text_batches, token_windows_of
 from surgery.calibration.witness import (
     Output,
@@ -31,14 +31,13 @@ from surgery.errors import UsageError
 from surgery.evaluation.bootstrap import Bootstrap, Estimate
 from surgery.evaluation.drift import divergence
 from surgery.evaluation.perplexity import Windows, token_losses
-from surgery.evaluation.transcribe import transcribe
+from surgery.evaluation.transcribe import longest_text, room_after, transcribe
 from surgery.evaluation.wer import WordErrors, word_errors_each
 from surgery.events import Event, Progress
 
 STAGE = "Measuring on held-out rows"
 WINDOWS = 16  # of sound at most
 TOKENS = 12_000  # at most
-SPARE = 8  # tokens that a transcript may be longer than twice the original's
 
 InPlace = Callable[[], AbstractContextManager[None]]
 """Runs the model as if it had been cut, inside."""
@@ -220,9 +219,7 @@ class HeldOut:
         return decoder_tokens(self._model, self._processor, batch, heard, self._language)
 
     def _predicted(self, tokens: Tensor, heard: Tensor) -> Tensor:
-        logits: Tensor = self._model(
-            encoder_outputs=(heard,), decoder_input_ids=tokens.to(heard.device), use_cache=False
-        ).logits
+        logits: Tensor = teach(self._model, heard, tokens).logits
         return logits
 
     def _read(self, sums: _Sums, in_place: InPlace) -> Iterator[int]:
@@ -268,12 +265,9 @@ class HeldOut:
                 max_new_tokens=longest,
             )
 
-        # As many as openai-whisper lets a window have; a damaged model would repeat itself so far.
-        most = int(self._model.config.max_target_positions) // 2
-        said = [heard(most)]
-        tokens = self._processor.tokenizer(said[0], add_special_tokens=False)["input_ids"]
+        said = [heard(longest_text(self._model))]
         with in_place():
-            said.append(heard(min(most, 2 * max(map(len, tokens)) + SPARE)))
+            said.append(heard(room_after(self._model, self._processor, said[0])))
         try:
             errors = [word_errors_each(words, texts, language=self._language) for texts in said]
         except UsageError:  # transcripts without a word

@@ -75,30 +75,38 @@ def refit(
     earlier: list[AttentionSite] = []
     with torch.no_grad():
         for stack in stacks:
-            dense = Replay.catch(stack.layers, stack.runs)
-            with cut_heads(model, earlier, changed):  # a decoder hears the encoder that was cut
-                after = Replay.catch(stack.layers, stack.runs) if earlier else dense.copy()
+            by_layer = [_within(model, layer, stack.sites) for layer in stack.layers]
+            fitted = [
+                index
+                for index, own in enumerate(by_layer)
+                if any(cuts[site.path].vo is not None for site in own)
+            ]
+            if fitted:
+                dense = Replay.catch(stack.layers, stack.runs)
+                with cut_heads(model, earlier, changed):  # a decoder hears the encoder that was cut
+                    after = Replay.catch(stack.layers, stack.runs) if earlier else dense.copy()
             alike = not earlier
-            for index, layer in enumerate(stack.layers):
-                own = [site for site in stack.sites if _within(model, site, layer)]
-                said = {site.path: _Said(model, site) for site in own}
-                with _watching(said.values()):
+            for index, own in enumerate(by_layer[: max(fitted, default=-1) + 1]):
+                said: dict[str, list[Tensor]] = {site.path: [] for site in own}
+                with _watching(model, own, {path: _keep(kept) for path, kept in said.items()}):
                     before = dense.step(index)
                 for site in own:
-                    if cuts[site.path].vo is None:
+                    cut = changed[site.path]
+                    if cut.vo is None:
                         continue
                     progress(Event(STAGE, len(found), total, site.path))
-                    now = _Said(model, site)
-                    with cut_heads(model, own, changed), _watching([now]):
+                    sums = _Sums(said[site.path], stack.weights)
+                    with (
+                        cut_heads(model, own, changed),
+                        _watching(model, [site], {site.path: sums.hear}),
+                    ):
                         after.step(index)
-                    cut = changed[site.path]
-                    fitted = _solve(site, said[site.path], now, stack.weights, cut, ridge)
-                    found[site.path] = fitted
-                    changed[site.path] = replace(cut, output=fitted)
+                    found[site.path] = sums.solve(site, cut.vo, ridge)
+                    changed[site.path] = replace(cut, output=found[site.path])
                 alike = alike and not own
                 if alike:
                     after.hidden = before
-                elif index + 1 < len(stack.layers):
+                elif index < fitted[-1]:
                     with cut_heads(model, own, changed):
                         after.hidden = after.step(index)
                 dense.hidden = before
@@ -107,22 +115,73 @@ def refit(
     return found
 
 
-class _Said:
-    """Contexts that an output projection was given, and what it made of them, batch by batch."""
+class _Sums:
+    """What the least squares of one block take, added up while the cut model runs.
 
-    def __init__(self, model: nn.Module, site: AttentionSite) -> None:
-        self.module = AttentionModules(model, site).projections["o"]
-        self.contexts: list[Tensor] = []
-        self.outputs: list[Tensor] = []
+    Args:
+        wanted: What the original's output projection said, batch by batch.
+        weights: What every position counts.
+    """
+
+    def __init__(self, wanted: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+        self._batches = zip(wanted, weights, strict=True)
+        self._moments: Float64[Tensor, "n n"] = torch.zeros((), dtype=torch.float64)
+        self._crossed: Float64[Tensor, "w n"] = torch.zeros((), dtype=torch.float64)
+        self._mean, self._missed = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+        self._count = 0.0
 
     def hear(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self.contexts.append(args[0])
-        self.outputs.append(output)
+        """Take in the next batch: contexts, and what the projection makes of them now."""
+        wanted, weights = next(self._batches)
+        weights = weights.to(output.device)
+        counted = weights > 0
+        weight = weights[counted][:, None]
+        rows = args[0][counted].double()
+        left = wanted[counted].double() - output[counted].double()
+        self._moments = self._moments + (rows * weight).T @ rows
+        self._crossed = self._crossed + (left * weight).T @ rows
+        self._mean = self._mean + (rows * weight).sum(0)
+        self._missed = self._missed + (left * weight).sum(0)
+        self._count += float(weight.sum())
+
+    def solve(
+        self, site: AttentionSite, product: Float64[Tensor, "kv d d"], ridge: float
+    ) -> OutputChange:
+        """Return what is to be added, on the CPU; ``product`` is P of the contexts."""
+        moments, crossed = self._moments, self._crossed
+        centred = site.o.bias is not None
+        if centred:
+            moments = moments - torch.outer(self._mean, self._mean) / self._count
+            crossed = crossed - torch.outer(self._missed, self._mean) / self._count
+        kept = float(torch.einsum("hdd->", product)) * site.groups
+        damping = ridge * float(moments.trace()) / max(1.0, kept)
+        if damping > 0:
+            damped = moments + damping * torch.eye(
+                len(moments), dtype=moments.dtype, device=moments.device
+            )
+            change = torch.cholesky_solve(crossed.T, torch.linalg.cholesky(damped)).T
+        else:  # nothing varies: there is nothing to fit
+            change = torch.zeros_like(crossed)
+        bias = (self._missed - change @ self._mean) / self._count if centred else None
+        return OutputChange(change.cpu(), None if bias is None else bias.cpu())
+
+
+_Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], None]
+
+
+def _keep(kept: list[Tensor]) -> _Hook:
+    return lambda _, __, output: kept.append(output)
 
 
 @contextmanager
-def _watching(said: Iterable[_Said]) -> Iterator[None]:
-    handles = [each.module.register_forward_hook(each.hear) for each in said]
+def _watching(
+    model: nn.Module, sites: Iterable[AttentionSite], hooks: Mapping[str, _Hook]
+) -> Iterator[None]:
+    """Hand what output projections are given and say to hooks, by block."""
+    handles = [
+        AttentionModules(model, site).projections["o"].register_forward_hook(hooks[site.path])
+        for site in sites
+    ]
     try:
         yield
     finally:
@@ -130,45 +189,9 @@ def _watching(said: Iterable[_Said]) -> Iterator[None]:
             handle.remove()
 
 
-def _within(model: nn.Module, site: AttentionSite, layer: nn.Module) -> bool:
-    attention = AttentionModules(model, site).attention
-    return any(module is attention for module in layer.modules())
-
-
-def _solve(
-    site: AttentionSite,
-    before: _Said,
-    after: _Said,
-    weights: Sequence[Tensor],
-    cut: SiteCut,
-    ridge: float,
-) -> OutputChange:
-    moments: Float64[Tensor, "n n"] = torch.zeros((), dtype=torch.float64)
-    crossed: Float64[Tensor, "w n"] = torch.zeros((), dtype=torch.float64)
-    mean, missed = (torch.zeros((), dtype=torch.float64) for _ in range(2))
-    count = 0.0
-    for own, said, contexts, now in zip(
-        weights, before.outputs, after.contexts, after.outputs, strict=True
-    ):
-        counted = own.to(contexts.device) > 0
-        weight = own.to(contexts.device)[counted][:, None]
-        rows = contexts[counted].double()
-        left = said[counted].double() - now[counted].double()
-        moments = moments + (rows * weight).T @ rows
-        crossed = crossed + (left * weight).T @ rows
-        mean, missed = mean + (rows * weight).sum(0), missed + (left * weight).sum(0)
-        count += float(weight.sum())
-    centred = site.o.bias is not None
-    if centred:
-        moments = moments - torch.outer(mean, mean) / count
-        crossed = crossed - torch.outer(missed, mean) / count
-    product = cut.vo
-    kept = mean.numel() if product is None else float(torch.einsum("hdd->", product)) * site.groups
-    damping = ridge * float(moments.trace()) / max(1.0, kept)
-    if not damping > 0:  # nothing varies: there is nothing to fit
-        return OutputChange(torch.zeros_like(crossed), missed / count if centred else None)
-    damped = moments + damping * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
-    change = torch.cholesky_solve(crossed.T, torch.linalg.cholesky(damped)).T
-    return OutputChange(
-        weight=change.cpu(), bias=((missed - change @ mean) / count).cpu() if centred else None
-    )
+def _within(
+    model: nn.Module, layer: nn.Module, sites: Iterable[AttentionSite]
+) -> list[AttentionSite]:
+    """Return the blocks that are in a layer."""
+    modules = set(layer.modules())
+    return [site for site in sites if AttentionModules(model, site).attention in modules]

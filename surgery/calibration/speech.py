@@ -19,7 +19,13 @@ from surgery.calibration.variations import vary
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, Utterance, split, window
 from surgery.evaluation.drift import filled_frames
-from surgery.evaluation.transcribe import ENGLISH, TOKENS_PER_SECOND, is_multilingual, log_mel
+from surgery.evaluation.transcribe import (
+    ENGLISH,
+    TOKENS_PER_SECOND,
+    is_multilingual,
+    log_mel,
+    start_token,
+)
 from surgery.evaluation.vocabulary import check_tokens, rows_of
 
 
@@ -118,12 +124,15 @@ def hear(
             tokens, counted = decoder_tokens(model, processor, batch, heard, language)
             taught = Weights(counted, counted)
             with recorder.listening({"decoder": taught, "cross": Weights(counted, frames)}):
-                model.base_model(
-                    encoder_outputs=(heard,),
-                    decoder_input_ids=tokens.to(heard.device),
-                    use_cache=False,
-                )
+                teach(model.base_model, heard, tokens)
         yield len(batch.words)
+
+
+def teach(model: Any, heard: Tensor, tokens: Tensor) -> Any:
+    """Run a decoder on words that it is told, over encoder outputs; return what the model does."""
+    return model(
+        encoder_outputs=(heard,), decoder_input_ids=tokens.to(heard.device), use_cache=False
+    )
 
 
 def prompt(model: Any, language: str) -> list[int]:
@@ -134,7 +143,7 @@ def prompt(model: Any, language: str) -> list[int]:
             for a language it does not know.
     """
     generation = model.generation_config
-    tokens = [int(model.config.decoder_start_token_id)]
+    tokens = [start_token(model.config)]
     if is_multilingual(model):
         from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from surgery.architectures.base import AttentionSite
 from surgery.calibration.data import CalibrationData
-from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches
+from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches, teach
 from surgery.calibration.text import TextBatch, text_batches, token_windows_of
 from surgery.evaluation.drift import RelativeError, divergence
 from surgery.evaluation.perplexity import Windows
@@ -107,11 +107,7 @@ class SpeechWitness(Witness):
                 yield heard[(batch.frames == 1).to(heard.device)]
                 continue
             tokens, weights = self._tokens[number]
-            logits = self.model(
-                encoder_outputs=(heard,),
-                decoder_input_ids=tokens.to(heard.device),
-                use_cache=False,
-            ).logits
+            logits = teach(self.model, heard, tokens).logits
             yield logits[(weights > 0).to(logits.device)]
 
 

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from surgery.checkpoint.disk import target_errors
+from surgery.errors import first_few
 
 TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
 """Terms the weights come under: they go wherever the weights go, in whatever form."""
@@ -90,8 +91,7 @@ class Beside:
         if not self.left_out:
             return None
         named = [f"{name} ({why})" for name, why in sorted(self.left_out.items())]
-        more = f" and {len(named) - 8} more" if len(named) > 8 else ""
-        return f"Beside the source's weights, and not carried over: {', '.join(named[:8])}{more}."
+        return f"Beside the source's weights, and not carried over: {first_few(named, 8)}."
 
 
 def is_sidecar(name: str) -> bool:

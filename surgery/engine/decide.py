@@ -99,16 +99,15 @@ def decide(
         curve: Try the whole price curve on the running model, not this budget alone.
     """
     pricing, trials = price(plan, run, spill, progress)
-    rule, steps = plan.options.rule, list[SearchStep]()
+    rule, steps, held_out = plan.options.rule, list[SearchStep](), None
     if isinstance(rule, UpTo):
         fraction, steps, held_out = settle(rule, pricing, progress)
         chosen = pricing.ranks(fraction)
     elif isinstance(rule, Bound):
         fraction, steps = search(rule, pricing, progress)
-        chosen, held_out = pricing.ranks(fraction), None
+        chosen = pricing.ranks(fraction)
     else:
         chosen = plan_ranks(plan, pricing.spectra)
-        held_out = None
     measured = None if run.data is None else pricing.measured(chosen)
     unfitted = None
     if measured is not None and run.settings.refits:
@@ -147,6 +146,8 @@ def decide(
 def _refit(pricing: Pricing, ranks: Ranks, before: float, spill: Spill | None) -> float:
     """Refit outputs, or leave them where the rows for trials do not gain; return their error."""
     pricing.refit(ranks, spill)
+    if not pricing.refitted:  # no block lost value vectors
+        return before
     after = pricing.measured(ranks)
     if after <= before:
         return after

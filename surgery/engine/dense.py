@@ -17,27 +17,26 @@ from surgery.training.adapter import find_base, is_adapter, read_adapter
 @contextmanager
 def dense_directory(source: TensorSource) -> Iterator[Path]:
     """Yield a directory ``surgery.load`` can load: the source's own, or a temporary conversion."""
-    if source.directory is not None:
-        yield source.directory
-        return
-    with tempfile.TemporaryDirectory(prefix="surgery-") as name:
-        directory = Path(name)
-        shards = {
-            shard: [
-                TensorSpec(tensor, source.infos[tensor].dtype, source.infos[tensor].shape)
-                for tensor in names
-            ]
-            for shard, names in source.shards.items()
-        }
-        for shard, specs in shards.items():
-            with ShardWriter(directory / shard, specs, metadata=source.metadata) as writer:
-                for spec in specs:
-                    writer.write(spec.name, source.raw(spec.name))
-        if len(shards) > 1:
-            write_index(directory / INDEX, shards)
-        source.write_sidecars(directory)
-        (directory / "config.json").write_text(json.dumps(source.config), encoding="utf-8")
+    with words_of(source) as directory:
+        if source.directory is None:
+            _write_weights(source, directory)
         yield directory
+
+
+def _write_weights(source: TensorSource, directory: Path) -> None:
+    shards = {
+        shard: [
+            TensorSpec(tensor, source.infos[tensor].dtype, source.infos[tensor].shape)
+            for tensor in names
+        ]
+        for shard, names in source.shards.items()
+    }
+    for shard, specs in shards.items():
+        with ShardWriter(directory / shard, specs, metadata=source.metadata) as writer:
+            for spec in specs:
+                writer.write(spec.name, source.raw(spec.name))
+    if len(shards) > 1:
+        write_index(directory / INDEX, shards)
 
 
 @contextmanager

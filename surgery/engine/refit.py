@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import OutputChange, SiteCut
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.refit import Stack, refit
-from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches
+from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches, teach
 from surgery.calibration.text import text_batches, token_windows_of
 from surgery.calibration.witness import evenly, some_windows
 from surgery.engine.calibration_run import CalibrationRun
@@ -38,6 +38,8 @@ def refit_outputs(
         spill: Where the result is kept for a resumed run.
         progress: Called with :class:`surgery.events.Event`.
     """
+    if all(cut.vo is None for cut in cuts.values()):
+        return {}  # every output projection stays
     if spill is not None and spill.done(SPILLED):
         return _from_tensors(spill.unspill(SPILLED))
     data = run.dealt.fit
@@ -89,9 +91,7 @@ def _taught(run: CalibrationRun, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
 
 def _tell(model: Any, batch: SpeechBatch, tokens: Tensor) -> None:
     heard = model.get_encoder()(batch.features).last_hidden_state
-    model.base_model(
-        encoder_outputs=(heard,), decoder_input_ids=tokens.to(heard.device), use_cache=False
-    )
+    teach(model.base_model, heard, tokens)
 
 
 def _text(run: CalibrationRun, data: CalibrationData, sites: list[AttentionSite]) -> list[Stack]:
@@ -113,12 +113,7 @@ def _to_tensors(found: Mapping[str, OutputChange]) -> dict[str, Tensor]:
 
 
 def _from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, OutputChange]:
-    def paths() -> Iterator[str]:
-        for name in tensors:
-            if name.endswith(".weight"):
-                yield name.removesuffix(".weight")
-
+    paths = (name.removesuffix(".weight") for name in tensors if name.endswith(".weight"))
     return {
-        path: OutputChange(tensors[f"{path}.weight"], tensors.get(f"{path}.bias"))
-        for path in paths()
+        path: OutputChange(tensors[f"{path}.weight"], tensors.get(f"{path}.bias")) for path in paths
     }

@@ -166,6 +166,7 @@ def _already_done(surgery: Surgery, method: str, target: Path) -> Report | None:
         report = from_json((target / "report.json").read_text(encoding="utf-8"))
         with DirectorySource(target) as there:  # whole: every shard, and in it every tensor
             read_stored(there)
+            check_loads(there)
     except (OSError, ValueError, LookupError, TypeError, SurgeryError):
         return None
     if not same or len(operations) != len(surgery.before) + 1:

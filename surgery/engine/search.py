@@ -9,7 +9,7 @@ from surgery.calibration.data import CalibrationData
 from surgery.engine.bounds import refuse_perplexity
 from surgery.engine.pricing import Pricing
 from surgery.evaluation.perplexity import perplexity
-from surgery.evaluation.transcribe import transcribe
+from surgery.evaluation.transcribe import room_after, transcribe
 from surgery.evaluation.wer import word_errors
 from surgery.events import Event, Progress
 from surgery.methods import Bound, MaxError, MaxPplIncrease, MaxWerIncrease
@@ -18,7 +18,6 @@ from surgery.report.calibration import SearchStep
 TRIES = 8
 CLOSE = 0.005  # of the attention in scope: a narrower bracket is not worth a try
 CHARACTERS = 1 << 16  # of text that a perplexity is taken on
-SPARE = 8  # tokens that a transcript may be longer than twice the original's
 
 
 def search(bound: Bound, pricing: Pricing, progress: Progress) -> tuple[float, list[SearchStep]]:
@@ -90,9 +89,7 @@ def _error_rate(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
             max_new_tokens=longest,
         )
         if longest is None:  # a damaged model repeats itself up to the limit: bound that
-            tokens = run.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-            most = int(run.model.config.max_target_positions) // 2
-            longest = min(most, 2 * max(map(len, tokens)) + SPARE)
+            longest = room_after(run.model, run.processor, texts)
         return word_errors(words, texts, language=run.settings.language).rate
 
     return rate

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import soundfile
 
-from surgery.errors import SurgeryError
+from surgery.errors import NAMED, SurgeryError, first_few
 
 SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64"}
@@ -22,7 +22,6 @@ UNREADABLE = frozenset(
 TRANSCRIPTS = "transcripts.tsv"
 
 CONVERT = "convert what cannot be read: ffmpeg -i {name} {stem}.flac"
-NAMED = 4  # of many names
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,7 @@ def _opens(path: Path) -> bool:
 
 
 def _some(paths: Sequence[Path]) -> str:
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
-    return ", ".join(path.name for path in paths[:NAMED]) + more
+    return first_few([path.name for path in paths])
 
 
 def how_to_read(path: Path) -> str | None:

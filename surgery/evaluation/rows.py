@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, first_few
 from surgery.evaluation.perplexity import Division, read_documents
 
 SUFFIXES = (".txt", ".jsonl")
 ABOUT = ("README", "LICENSE", "LICENCE", "NOTICE", "NOTE")
-NAMED = 4  # of many names
 FORMS = '{"text"}, {"prompt", "completion"} or {"messages": [{"role", "content"}, …]}'
 
 
@@ -113,8 +112,7 @@ def _others(path: Path) -> str:
         if file not in read and file.is_file() and not file.name.startswith(ABOUT)
     ]
     names = [each.as_posix() for each in found if not any(p.startswith(".") for p in each.parts)]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return first_few(names)
 
 
 def _read_file(path: Path, division: Division) -> list[Document]:

@@ -18,6 +18,9 @@ ENGLISH = ("en", "english")
 TOKENS_PER_SECOND, SPARE = 12, 16
 """No speech has more: a damaged model repeats itself without end, and all would wait for it."""
 
+BESIDE = 8
+"""Tokens that a damaged model's text may be longer than twice the original's."""
+
 PROMPT = 4
 """Tokens before the words at most: start, language, task, no timestamps."""
 
@@ -78,6 +81,44 @@ def generation_options(
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     return options
+
+
+def start_token(config: Any) -> int:
+    """Return the token that a Whisper's decoder is told first.
+
+    Args:
+        config: The model's configuration.
+
+    Raises:
+        CheckpointError: There is none, or it is no row of the embedding.
+    """
+    token = config.decoder_start_token_id
+    if not isinstance(token, int) or not 0 <= token < config.vocab_size:
+        raise CheckpointError(
+            "config.json does not say which token a text begins with",
+            where="config.json: decoder_start_token_id",
+            found=token,
+            expected=f"one of the {config.vocab_size} tokens that the model has",
+            hint="compare the file with that of the original model",
+        )
+    return token
+
+
+def longest_text(model: Any) -> int:
+    """Return how many tokens openai-whisper lets a window have."""
+    return int(model.config.max_target_positions) // 2
+
+
+def room_after(model: Any, processor: Any, texts: Sequence[str]) -> int:
+    """Return how many tokens a damaged model's text of a window may take: twice the original's.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        texts: What the original said.
+    """
+    tokens = processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return min(longest_text(model), 2 * max(map(len, tokens)) + BESIDE)
 
 
 def most_tokens(clips: Sequence[Audio]) -> list[int]:

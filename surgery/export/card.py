@@ -8,7 +8,7 @@ from surgery.checkpoint.sidecars import copy_sidecars, is_terms
 from surgery.checkpoint.transaction import Transaction
 from surgery.engine.stored import Stored
 from surgery.export.sizes import Sizes
-from surgery.export.target import Comparison, Fit, Target
+from surgery.export.target import NOTHING, Comparison, Fit, Target
 from surgery.report.wording import printable
 from surgery.version import VERSION
 
@@ -87,7 +87,11 @@ def _facts(
     """Say what an export keeps and how it ran."""
     told = [f"Exported by surgery {VERSION}."]
     if fit.kept is not None:
-        told.append(f"Of the parameters that surgery removed, {fit.kept:.1%} stay removed here.")
+        told.append(
+            f"Of the parameters that surgery removed, {fit.kept:.1%} stay removed here."
+            if fit.kept > NOTHING
+            else "What surgery removed comes back here as zeros, at the original size."
+        )
     told.append(f"Sizes: {sizes.told}.")
     if quantization is not None:
         told.append(f"Weights: {quantization}.")

@@ -147,6 +147,7 @@ def compare(
         words: The file's tokenizer.
         ends: Tokens that end a text.
     """
+    _ = reference.outputs  # sound, or refused
     steps = min(STEPS, room // 2)
     text: list[int] = reference.prompt[0, : room - steps].tolist()
     start = len(text)

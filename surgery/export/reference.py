@@ -115,6 +115,7 @@ class Reference:
     def prompt(self) -> Tensor:
         """Token ids, (1, length): the sample text, or a decoder's start and ids without meaning."""
         from surgery.engine.measure import embedded
+        from surgery.evaluation.transcribe import start_token
 
         config = self.model.config
         limit = TOKENS
@@ -128,7 +129,7 @@ class Reference:
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, config.vocab_size, (1, limit), generator=generator)
         if self.hears:
-            ids[0, 0] = config.decoder_start_token_id
+            ids[0, 0] = start_token(config)
         return ids
 
     @cached_property
@@ -136,8 +137,18 @@ class Reference:
         """Logits (hidden states where there is no head) at :attr:`prompt`, (1, length, width).
 
         A Whisper is told :attr:`prompt` on its first clip, as far as it has both towers.
+
+        Raises:
+            CheckpointError: One is NaN or infinite: nothing can be compared with that.
         """
-        return outputs(self.model, self)
+        found = outputs(self.model, self)
+        if not bool(found.isfinite().all()):
+            raise CheckpointError(
+                "The checkpoint computes NaN or infinity, so no other runtime can agree with it",
+                where=self.source.name,
+                hint="run surgery verify on it: some weight is damaged, or too large for its type",
+            )
+        return found
 
 
 def outputs(model: Any, reference: Reference) -> Tensor:

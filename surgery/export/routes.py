@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from surgery.engine.adapted import AdaptedSource, open_model
-from surgery.engine.stored import Stored, read_stored
+from surgery.engine.stored import Stored, check_loads, read_stored
 from surgery.export.fit import kept_share
 from surgery.export.remote_code import FILE
 from surgery.export.target import Choice, Fit, Target, fits
@@ -46,6 +46,7 @@ def export_routes(checkpoint: str | Path, *, base: str | Path | None = None) -> 
     """
     with open_model(checkpoint, base=base) as source:
         stored = read_stored(source)
+        check_loads(source)
         own = _as_it_is(stored)
         routes = [] if own is None else [own]
         for name in HOMES:

@@ -161,9 +161,15 @@ def test_configurations_mean_what_transformers_makes_of_them(name: str, empty: b
                 ours = getattr(mine, kind.width) // getattr(mine, kind.heads)
                 library = library or ours
             assert ours == library, attribute
-    for attribute in ("max_position_embeddings", "max_source_positions", "max_target_positions"):
-        if attribute in family.defaults or attribute in family.aliases:
-            assert getattr(mine, attribute) == getattr(theirs, attribute)
+    shapes = [*family.tensors.values(), *(s for one in family.classes for s in one.beside.values())]
+    sizes = {size for shape in shapes for size in shape if str(size).isidentifier()}
+    assert sizes  # an absent one would let transformers build, and fill, a model of another shape
+    for attribute in sizes:
+        library = getattr(theirs, attribute)
+        if library is None and attribute in family.multiples:
+            times, other = family.multiples[attribute]
+            library = times * getattr(theirs, other)
+        assert getattr(mine, attribute) == library, attribute
 
 
 @pytest.mark.parametrize("value", ["4", 0, -1, 2.5, None, True, 1 << 40])

@@ -25,6 +25,9 @@ def printed(*words: str) -> Any:
     return json.loads(surgery(*words, "--json").stdout)
 
 
+PRUNED = ["model", "-o", "pruned", "--remove", "25%", "--by-weights", "--pairs", "vo"]
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a tiny LLaMA in it."""
@@ -34,17 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_a_model_to_an_adapter_and_back(here: Path) -> None:
-    surgery(
-        "absorb-decompose",
-        "model",
-        "-o",
-        "pruned",
-        "--remove",
-        "25%",
-        "--by-weights",
-        "--pairs",
-        "vo",
-    )
+    surgery("absorb-decompose", *PRUNED)
     shown = surgery("split", "pruned", "--rank", "4", "--targets", "q,up", "-o", "split").output
     assert "4 linear maps" in shown
     assert "trainable" in shown
@@ -67,17 +60,7 @@ def test_from_a_model_to_an_adapter_and_back(here: Path) -> None:
 
 @pytest.mark.parametrize("method", ["core", "diagonal"])
 def test_heads_get_something_behind_them_and_merge_back(here: Path, method: str) -> None:
-    surgery(
-        "absorb-decompose",
-        "model",
-        "-o",
-        "pruned",
-        "--remove",
-        "25%",
-        "--by-weights",
-        "--pairs",
-        "vo",
-    )
+    surgery("absorb-decompose", *PRUNED)
     words = ["reparam", "pruned", "--method", method, "--pairs", "vo,qk", "-o", "out"]
     shown = surgery(*words).output
     assert "unchanged at the start" in shown

@@ -249,17 +249,7 @@ def test_a_leftover_is_neither_used_nor_dropped_unasked(tiny: Path) -> None:
 def test_what_is_done_already_is_not_done_again(tiny: Path) -> None:
     first = surgery.absorb_decompose("tiny", "out", options=OPTIONS)
     was = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
-    arguments = [
-        "absorb-decompose",
-        "tiny",
-        "-o",
-        "out",
-        "--remove",
-        "25%",
-        "--by-weights",
-        "--scope",
-        "all",
-    ]
+    arguments = ["tiny" if word == "source" else word for word in ARGUMENTS]
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0
     assert "Already done" in again.output

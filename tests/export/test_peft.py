@@ -260,6 +260,18 @@ def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "adapter").exists()
 
 
+def with_adapter(place: Path, change: dict[str, Any]) -> Path:
+    """Save a LLaMA and, beside it, a LoRA adapter whose configuration is changed."""
+    source = save_tiny("llama", place / "source")
+    model = peft.get_peft_model(
+        stock("llama", source), peft.LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    model.save_pretrained(place / "adapter")
+    file = place / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    return source
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -276,13 +288,7 @@ def test_another_base_than_the_one_operated_on_is_refused(tmp_path: Path) -> Non
 def test_adapters_that_cannot_be_computed_are_refused(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    source = save_tiny("llama", tmp_path / "source")
-    model = peft.get_peft_model(
-        stock("llama", source), peft.LoraConfig(r=2, target_modules=["q_proj"])
-    )
-    model.save_pretrained(tmp_path / "adapter")
-    file = tmp_path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    source = with_adapter(tmp_path, change)
     with pytest.raises((CheckpointError, UsageError), match=message):
         surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -319,13 +325,7 @@ def test_adapters_that_cannot_be_computed_are_refused(
 def test_a_configuration_that_is_not_the_tensors_is_refused(
     change: dict[str, Any], tmp_path: Path
 ) -> None:
-    source = save_tiny("llama", tmp_path / "source")
-    model = peft.get_peft_model(
-        stock("llama", source), peft.LoraConfig(r=2, target_modules=["q_proj"])
-    )
-    model.save_pretrained(tmp_path / "adapter")
-    file = tmp_path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    source = with_adapter(tmp_path, change)
     with pytest.raises(CheckpointError) as caught:
         surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
     assert next(iter(change)) in str(caught.value)
