@@ -32,7 +32,7 @@ from transformers.utils import logging
 import surgery
 from surgery import Preparation
 from surgery.errors import SurgeryError
-from surgery.training.adapter import read_adapter
+from surgery.stored.adapter import read_adapter
 from surgery.training.losses import counted, summed_loss
 from surgery.training.packing import PackedText, collate_text
 from surgery.training.text_data import read_examples

@@ -24,10 +24,10 @@ from surgery.calibration.data import open_data
 from surgery.calibration.sensitivity import least_energy_ranks
 from surgery.calibration.witness import error_of, unit_of, witness
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.calibration_run import CalibrationRun
-from surgery.engine.decide import price
-from surgery.engine.plan import make_plan
-from surgery.engine.pricing import Pricing
+from surgery.engine.cut.calibration_run import CalibrationRun
+from surgery.engine.cut.decide import price
+from surgery.engine.cut.plan import make_plan
+from surgery.engine.cut.pricing import Pricing
 from surgery.events import ignore
 from surgery.methods import PAIRS, Ranks, predicted_damage
 from surgery.report.figures.canvas import CUT, INK, NARROW, TRAINED, axes, draw, log_ticks, power

@@ -25,11 +25,11 @@ from transformers.utils import logging
 
 import surgery
 from surgery.checkpoint.directory import DirectorySource
-from surgery.engine.stored import read_stored
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.transcribe import transcribe
 from surgery.evaluation.wer import word_errors
 from surgery.events import Event
+from surgery.stored.stored import read_stored
 
 METHODS = ("diagonal", "core", "lora-as-diagonal", "lora-as-core")
 RATES = {

@@ -15,20 +15,19 @@ from typing import TYPE_CHECKING, Any
 from surgery.version import VERSION
 
 if TYPE_CHECKING:
-    from surgery.engine.absorb import absorb_decompose
-    from surgery.engine.calibrate import Calibrate
-    from surgery.engine.evaluate import evaluate
-    from surgery.engine.import_adapter import import_adapter
-    from surgery.engine.inspect import inspect
-    from surgery.engine.loading import load
+    from surgery.engine.cut.absorb import absorb_decompose
+    from surgery.engine.cut.calibrate import Calibrate
+    from surgery.engine.cut.inspect import inspect
+    from surgery.engine.cut.options import Options
+    from surgery.engine.measure.evaluate import evaluate
+    from surgery.engine.measure.verify import verify
     from surgery.engine.merge import merge
-    from surgery.engine.options import Options
+    from surgery.engine.parts.import_adapter import import_adapter
+    from surgery.engine.parts.split import reparam, split
     from surgery.engine.refresh import refresh
-    from surgery.engine.split import reparam, split
-    from surgery.engine.verify import verify
     from surgery.errors import SurgeryError
     from surgery.evaluation.results import Evaluation
-    from surgery.export.openai_whisper_loader import load_openai_whisper
+    from surgery.export.openai_whisper.loader import load_openai_whisper
     from surgery.export.routes import export_routes
     from surgery.export.run import export_model
     from surgery.methods.rules import (
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
         Thresholds,
         UpTo,
     )
-    from surgery.report.model import Report
+    from surgery.report.model.report import Report
+    from surgery.stored.loading import load
     from surgery.training.options import TuneOptions
     from surgery.training.start import Preparation
     from surgery.training.tune import tune
@@ -49,22 +49,22 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _HOMES = {
-    "absorb_decompose": "surgery.engine.absorb",
-    "evaluate": "surgery.engine.evaluate",
+    "absorb_decompose": "surgery.engine.cut.absorb",
+    "evaluate": "surgery.engine.measure.evaluate",
     "export_model": "surgery.export.run",
     "export_routes": "surgery.export.routes",
-    "import_adapter": "surgery.engine.import_adapter",
-    "inspect": "surgery.engine.inspect",
-    "load": "surgery.engine.loading",
-    "load_openai_whisper": "surgery.export.openai_whisper_loader",
+    "import_adapter": "surgery.engine.parts.import_adapter",
+    "inspect": "surgery.engine.cut.inspect",
+    "load": "surgery.stored.loading",
+    "load_openai_whisper": "surgery.export.openai_whisper.loader",
     "merge": "surgery.engine.merge",
     "refresh": "surgery.engine.refresh",
-    "reparam": "surgery.engine.split",
-    "split": "surgery.engine.split",
+    "reparam": "surgery.engine.parts.split",
+    "split": "surgery.engine.parts.split",
     "tune": "surgery.training.tune",
-    "verify": "surgery.engine.verify",
-    "Calibrate": "surgery.engine.calibrate",
-    "Options": "surgery.engine.options",
+    "verify": "surgery.engine.measure.verify",
+    "Calibrate": "surgery.engine.cut.calibrate",
+    "Options": "surgery.engine.cut.options",
     "Preparation": "surgery.training.start",
     "TuneOptions": "surgery.training.options",
     "SurgeryError": "surgery.errors",
@@ -77,7 +77,7 @@ _HOMES = {
     "Remove": "surgery.methods.rules",
     "Thresholds": "surgery.methods.rules",
     "UpTo": "surgery.methods.rules",
-    "Report": "surgery.report.model",
+    "Report": "surgery.report.model.report",
 }
 
 __all__ = [

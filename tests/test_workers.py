@@ -9,13 +9,13 @@ import time
 import pytest
 import torch
 
-from surgery.engine.parallel import map_ahead
+from surgery.stored.parallel import map_ahead
 from surgery.workers import Workers
 
 DELAYS = (0.0, 0.03, 0.05, 0.11, 0.02)
 ENDLESS = f"""
 import time
-from surgery.engine.parallel import map_ahead
+from surgery.stored.parallel import map_ahead
 
 def endless():
     print("ready", flush=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from surgery.engine.calibrate import Calibrate
+    from surgery.engine.cut.calibrate import Calibrate
 
 _PANEL = "Calibration: decide by what the model computes on real input"
 
@@ -112,7 +112,8 @@ def make_calibrate(
     Raises:
         UsageError: Settings say how statistics are taken, and saved ones are to be used.
     """
-    from surgery.engine.calibrate import SHIPPED, Calibrate
+    from surgery.engine.cut.calibrate import Calibrate
+    from surgery.engine.measure.shipped import SHIPPED
     from surgery.errors import UsageError
 
     of_data = {

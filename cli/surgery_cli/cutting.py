@@ -11,8 +11,8 @@ from surgery.errors import UsageError
 from surgery_cli.common import Dtype, Scope
 
 if TYPE_CHECKING:
-    from surgery.engine.calibrate import Calibrate
-    from surgery.engine.options import Options
+    from surgery.engine.cut.calibrate import Calibrate
+    from surgery.engine.cut.options import Options
     from surgery.methods import Pair, Rule
 
 
@@ -222,7 +222,7 @@ def make_options(
     Raises:
         UsageError: Rules contradict each other, or a pair is unknown.
     """
-    from surgery.engine.options import Options
+    from surgery.engine.cut.options import Options
 
     words = None
     if pairs is not None:

@@ -14,11 +14,11 @@ from rich.padding import Padding
 from rich.text import Text
 
 from surgery.errors import SurgeryError
-from surgery.report.damage_text import damage_text
-from surgery.report.executed import executed_text, executes_more_parameters
-from surgery.report.linears import is_linear
-from surgery.report.model import Report, SiteReport
-from surgery.report.summary import (
+from surgery.report.model.report import Report, SiteReport
+from surgery.report.text.damage import damage_text
+from surgery.report.text.executed import executed_text, executes_more_parameters
+from surgery.report.text.linear_views import is_linear
+from surgery.report.text.summary import (
     PAIR_NAMES,
     PAIRS,
     is_pruned,

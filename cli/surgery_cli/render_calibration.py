@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from surgery.report.calibration import Calibration
-from surgery.report.calibration_text import (
+from surgery.report.model.calibration import Calibration
+from surgery.report.model.report import Report
+from surgery.report.text.calibration import (
     bound_text,
     data_text,
     error_name,
@@ -21,8 +22,7 @@ from surgery.report.calibration_text import (
     step_text,
     value_title,
 )
-from surgery.report.model import Report
-from surgery.report.summary import PAIR_NAMES, pair_in_scope
+from surgery.report.text.summary import PAIR_NAMES, pair_in_scope
 from surgery.report.wording import percent, printable
 from surgery_cli.tables import capped, remarks, table
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from surgery.report.linear_tables import columns, role_rows
-from surgery.report.linear_text import error_text, growth_text, shortfall_text
-from surgery.report.linears import byte_rows
-from surgery.report.model import Report
-from surgery.report.roles import place_text, worst
+from surgery.report.model.report import Report
+from surgery.report.text.linear_tables import columns, role_rows
+from surgery.report.text.linear_views import byte_rows
+from surgery.report.text.linears import error_text, growth_text, shortfall_text
+from surgery.report.text.roles import place_text, worst
 from surgery.report.wording import amount, count, percent, printable
 from surgery_cli.tables import capped, quantities, remarks, table
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from surgery.report.model import Report
-from surgery.report.roles import place_text, worst
-from surgery.report.tuning import Tuning
-from surgery.report.tuning_tables import moved_columns, moved_rows
-from surgery.report.tuning_text import change_text, curve_rows, fact_rows, warning_text
-from surgery.report.tuning_views import Curve
+from surgery.report.model.report import Report
+from surgery.report.model.tuning import Tuning
+from surgery.report.text.roles import place_text, worst
+from surgery.report.text.tuning import change_text, curve_rows, fact_rows, warning_text
+from surgery.report.text.tuning_tables import moved_columns, moved_rows
+from surgery.report.text.tuning_views import Curve
 from surgery.report.wording import printable
 from surgery_cli.render_linears import parameters
 from surgery_cli.tables import bars, capped, measured, remarks, table

@@ -13,9 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from surgery.report.model import Quantity, Report
-from surgery.report.quantity_tables import quantity_tables
-from surgery.report.summary import measured_rows
+from surgery.report.model.report import Quantity, Report
+from surgery.report.text.quantity_tables import quantity_tables
+from surgery.report.text.summary import measured_rows
 from surgery.report.wording import printable
 
 WIDTH = 80

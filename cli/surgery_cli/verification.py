@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from surgery.engine.verify import Verification
+    from surgery.engine.measure.verify import Verification
 
 SHOWN = 40  # blocks listed; a longer model shows its worst ones
 

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from surgery.checkpoint.transaction import Transaction, check_separate
-from surgery.engine.adapted import AdaptedSource, open_model
-from surgery.engine.block import Operation, surgery_block
-from surgery.engine.merged import MergedTensors
-from surgery.engine.result import beside, versions, write_config
-from surgery.engine.stored import Stored, check_loads, read_stored
-from surgery.engine.stream import stream
+from surgery.engine.result import beside, write_config
 from surgery.errors import SurgeryWarning, UsageError
 from surgery.events import Progress, ignore
+from surgery.stored.adapted import AdaptedSource, open_model
+from surgery.stored.block import Operation, surgery_block
+from surgery.stored.merged import MergedTensors
+from surgery.stored.stored import Stored, check_loads, read_stored
+from surgery.stored.stream import stream
+from surgery.version import versions
 
 CARD = """# {name}, merged
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
+from surgery.carried.outdated import read_code
+from surgery.carried.remote_code import FILE, place_code, runtime_of
 from surgery.checkpoint.commit import fsync_path
 from surgery.checkpoint.directory import ADAPTER, DirectorySource
 from surgery.checkpoint.disk import target_errors
-from surgery.engine.stored import read_stored
-from surgery.errors import SurgeryWarning, UsageError
-from surgery.export.remote_code import FILE, place_code, runtime_of
+from surgery.errors import UsageError
 from surgery.runtime.releases import RUNTIME
+from surgery.stored.stored import read_stored
 
 
 def refresh(checkpoint: str | Path) -> bool:
@@ -50,7 +50,7 @@ def refresh(checkpoint: str | Path) -> bool:
             where=directory,
             expected="a checkpoint with a surgery block, of a family that is known here",
         )
-    if runtime_of(_read(directory / FILE) or "") > RUNTIME:
+    if runtime_of(read_code(directory / FILE) or "") > RUNTIME:
         raise UsageError(
             "This checkpoint carries newer code than this version of surgery has",
             where=directory / FILE,
@@ -58,30 +58,10 @@ def refresh(checkpoint: str | Path) -> bool:
         )
     # The code first: config.json names classes in it, which the older code has, too.
     files = {FILE: code, "config.json": json.dumps(config, indent=2) + "\n"}
-    old = [name for name, text in files.items() if _read(directory / name) != text]
+    old = [name for name, text in files.items() if read_code(directory / name) != text]
     for name in old:
         _replace(directory / name, files[name])
     return bool(old)
-
-
-def note_outdated(directory: Path) -> None:
-    """Warn where transformers, left alone with a checkpoint, would run code that is too old."""
-    text = _read(directory / FILE)
-    if text is not None and runtime_of(text) < RUNTIME:
-        warnings.warn(
-            f"{directory / FILE} is older than some releases of transformers that would run it, "
-            "and may decode wrongly in them (surgery.load does not use it). Renew it: "
-            f"surgery refresh {directory}",
-            SurgeryWarning,
-            stacklevel=3,
-        )
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _replace(path: Path, text: str) -> None:

@@ -6,29 +6,27 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
+from surgery.carried.remote_code import FILE, place_code
 from surgery.checkpoint.directory import DirectorySource, read_json
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.checkpoint.writer import TensorSpec
-from surgery.engine.block import Operation, read_operations, surgery_block
-from surgery.engine.measure import check_data, measure
-from surgery.engine.stored import check_loads, read_stored
-from surgery.engine.words import check_measured_words
+from surgery.engine.measure.input import check_data
+from surgery.engine.measure.measure import measure
+from surgery.engine.measure.words import check_measured_words
 from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.events import Progress
-from surgery.export.remote_code import FILE, place_code
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from surgery.report.serialise import from_json, to_json
-from surgery.version import VERSION
+from surgery.stored.block import Operation, read_operations, surgery_block
+from surgery.stored.stored import check_loads, read_stored
+from surgery.version import versions
 
 CHECKPOINTS = Path("checkpoints")
-LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
 
 
 class AskedFor(Protocol):
@@ -88,16 +86,6 @@ class Surgery(Protocol):
 
     def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
         """Return the report of what was written."""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this package and of the libraries that computed the result."""
-    return {"surgery": VERSION, **{name: _installed(name) for name in LIBRARIES}}
-
-
-@cache
-def _installed(name: str) -> str:
-    return version(name)  # reads and parses the package's whole metadata
 
 
 def default_output(source: TensorSource, method: str) -> Path:

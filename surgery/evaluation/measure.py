@@ -13,7 +13,7 @@ from surgery.evaluation.perplexity import Division, Perplexity, read_documents
 from surgery.evaluation.speech import compare_speech
 from surgery.evaluation.text import compare_text
 from surgery.evaluation.wer import word_errors
-from surgery.report.model import Measurement
+from surgery.report.model.report import Measurement
 
 Told = Callable[[float], None]
 

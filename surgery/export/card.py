@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from surgery.checkpoint.sidecars import copy_sidecars, is_terms
 from surgery.checkpoint.transaction import Transaction
-from surgery.engine.stored import Stored
 from surgery.export.sizes import Sizes
 from surgery.export.target import NOTHING, Comparison, Fit, Target
 from surgery.report.wording import printable
+from surgery.stored.stored import Stored
 from surgery.version import VERSION
 
 CARD = """# {name}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.engine.stored import Stored
 from surgery.report.accounting import site_parameters
+from surgery.stored.stored import Stored
 
 
 def kept_share(stored: Stored, written: Mapping[str, SiteRanks]) -> float | None:

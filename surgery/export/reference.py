@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.adapted import AdaptedSource
 from surgery.errors import CheckpointError
+from surgery.stored.adapted import AdaptedSource
 
 if TYPE_CHECKING:
     from surgery.evaluation.audio import Audio
@@ -37,8 +37,8 @@ class Reference:
     @cached_property
     def model(self) -> Any:
         """The model."""
-        from surgery.engine.dense import dense_directory
-        from surgery.engine.loading import load_opened
+        from surgery.stored.dense import dense_directory
+        from surgery.stored.loading import load_opened
 
         with dense_directory(self.source) as directory:
             return load_opened(self.source, directory, dtype=torch.float32)
@@ -51,8 +51,8 @@ class Reference:
     @cached_property
     def words(self) -> Any | None:
         """Processor of a Whisper, tokenizer of a language model; ``None`` where there is none."""
-        from surgery.engine.dense import dense_directory
-        from surgery.engine.measure import data_kind, read_processor
+        from surgery.engine.measure.input import data_kind, read_processor
+        from surgery.stored.dense import dense_directory
 
         # An adapter's are its base's, which lies where it was found, not where it once was.
         owner = self.source.base if isinstance(self.source, AdaptedSource) else self.source
@@ -65,7 +65,7 @@ class Reference:
     @cached_property
     def clips(self) -> list[Audio]:
         """Embedded recordings: mono float32 at 16 kHz, (samples,) each."""
-        from surgery.engine.measure import EMBEDDED_CLIPS, embedded
+        from surgery.engine.measure.input import EMBEDDED_CLIPS, embedded
         from surgery.evaluation.audio import SpeechFolder
 
         with embedded(EMBEDDED_CLIPS) as folder:
@@ -105,16 +105,16 @@ class Reference:
     def said(self) -> tuple[list[int], list[list[int]]]:
         """Tokens a Whisper is told first, and those it then says of each of :attr:`clips`.
 
-        See :func:`surgery.export.spoken.say`.
+        See :func:`surgery.export.saying.say`.
         """
-        from surgery.export.spoken import say
+        from surgery.export.saying import say
 
-        return say(self)
+        return say(self.model, self.features)
 
     @cached_property
     def prompt(self) -> Tensor:
         """Token ids, (1, length): the sample text, or a decoder's start and ids without meaning."""
-        from surgery.engine.measure import embedded
+        from surgery.engine.measure.input import embedded
         from surgery.evaluation.transcribe import start_token
 
         config = self.model.config

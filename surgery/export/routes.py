@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from surgery.engine.adapted import AdaptedSource, open_model
-from surgery.engine.stored import Stored, check_loads, read_stored
+from surgery.carried.remote_code import FILE
 from surgery.export.fit import kept_share
-from surgery.export.remote_code import FILE
 from surgery.export.target import Choice, Fit, Target, fits
 from surgery.export.targets import HOMES, target
+from surgery.stored.adapted import AdaptedSource, open_model
+from surgery.stored.stored import Stored, check_loads, read_stored
 
 
 @dataclass(frozen=True)

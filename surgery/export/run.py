@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from surgery.checkpoint.transaction import Transaction, check_separate
-from surgery.engine.adapted import AdaptedSource, open_model
-from surgery.engine.result import beside, default_output, versions
-from surgery.engine.stored import check_loads, read_stored
+from surgery.engine.result import beside, default_output
 from surgery.errors import UnsupportedModelError, UsageError
 from surgery.events import Event, Progress, ignore
 from surgery.export.card import write_card
@@ -17,6 +15,9 @@ from surgery.export.routes import fit_of
 from surgery.export.sizes import Sizes, original_bytes, weight_files
 from surgery.export.target import Choice, Comparison, Target
 from surgery.export.targets import target
+from surgery.stored.adapted import AdaptedSource, open_model
+from surgery.stored.stored import check_loads, read_stored
+from surgery.version import versions
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from surgery.engine.merged import MergedTensors
-from surgery.engine.stored import Stored
 from surgery.report.wording import amount
+from surgery.stored.merged import MergedTensors
+from surgery.stored.stored import Stored
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 """Suffixes of files with weights."""

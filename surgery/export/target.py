@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from surgery.checkpoint.transaction import Transaction
-from surgery.engine.stored import Stored
 from surgery.errors import SurgeryError, UsageError
 from surgery.events import Progress
 from surgery.export.reference import Reference
+from surgery.stored.stored import Stored
 
 WHOLE = 1.0
 """Everything that surgery removed stays removed."""

@@ -8,12 +8,12 @@ from surgery.errors import UsageError
 from surgery.export.target import Target
 
 HOMES = {
-    "hf": "surgery.export.hf:HuggingFace",
-    "ct2": "surgery.export.ct2:CTranslate2",
-    "openai-whisper": "surgery.export.openai_whisper:OpenAIWhisper",
-    "gguf": "surgery.export.gguf:Gguf",
-    "ggml": "surgery.export.ggml:Ggml",
-    "peft": "surgery.export.peft_target:Peft",
+    "hf": "surgery.export.hf.target:HuggingFace",
+    "ct2": "surgery.export.ct2.target:CTranslate2",
+    "openai-whisper": "surgery.export.openai_whisper.target:OpenAIWhisper",
+    "gguf": "surgery.export.gguf.target:Gguf",
+    "ggml": "surgery.export.ggml.target:Ggml",
+    "peft": "surgery.export.peft.target:Peft",
 }
 """Name of each target, in the order they are listed, and the class that writes it."""
 

@@ -12,7 +12,7 @@ from math import prod
 
 from surgery.architectures.base import ROLES, AttentionSite, Role
 from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.report.model import Saving
+from surgery.report.model.report import Saving
 
 TensorInfo = tuple[tuple[int, ...], int]
 """Shape of a stored tensor, and its bytes per element."""

@@ -10,16 +10,17 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from surgery.report.calibration_text import calibration_sentence, leak_text
-from surgery.report.damage_text import damage_text, is_priced
-from surgery.report.executed import executed_text, executes_more_parameters
-from surgery.report.linear_tables import columns, role_rows
-from surgery.report.linear_text import growth_text
-from surgery.report.linear_words import words
-from surgery.report.linears import byte_rows, is_linear
-from surgery.report.model import Report
-from surgery.report.quantity_tables import quantity_tables
-from surgery.report.summary import (
+from surgery.report.model.report import Report
+from surgery.report.model.tuning import Tuning
+from surgery.report.text.calibration import calibration_sentence, leak_text
+from surgery.report.text.damage import damage_text, is_priced
+from surgery.report.text.executed import executed_text, executes_more_parameters
+from surgery.report.text.linear_tables import columns, role_rows
+from surgery.report.text.linear_views import byte_rows, is_linear
+from surgery.report.text.linear_words import words
+from surgery.report.text.linears import growth_text
+from surgery.report.text.quantity_tables import quantity_tables
+from surgery.report.text.summary import (
     cut_text,
     is_pruned,
     measured_rows,
@@ -28,9 +29,8 @@ from surgery.report.summary import (
     untouched_reasons,
     worded_items,
 )
-from surgery.report.tuning import Tuning
-from surgery.report.tuning_tables import moved_columns, moved_rows
-from surgery.report.tuning_text import curve_rows, fact_rows, method_name, warning_text
+from surgery.report.text.tuning import curve_rows, fact_rows, method_name, warning_text
+from surgery.report.text.tuning_tables import moved_columns, moved_rows
 from surgery.report.wording import amount, change, count, percent, printable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -79,7 +79,7 @@ def to_card(report: Report) -> str:
 def _environment() -> Environment:
     """Return where the templates are: each is compiled once a process."""
     environment = Environment(  # noqa: S701 - Markdown: escaped by the filters below
-        loader=PackageLoader("surgery.report", "."),
+        loader=PackageLoader("surgery.report", "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -22,7 +22,7 @@ from surgery.architectures.linears import linear_maps
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.architectures.sites import Claims
 from surgery.report.accounting import TensorInfo, projection_shape, projection_widths
-from surgery.report.model import Quantity
+from surgery.report.model.report import Quantity
 
 WINDOW_TOKENS = 1000
 """Context length the per-token figures assume, where the model reaches that far."""

@@ -11,14 +11,14 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from surgery.report.attention_page import attention_view
-from surgery.report.damage_text import damage_text
-from surgery.report.linears import is_linear
-from surgery.report.linears_page import linears_view
-from surgery.report.model import Report
-from surgery.report.page import View, tiles_a_row
-from surgery.report.summary import measured_rows, option_items, sentence
-from surgery.report.tuning_page import tuning_view
+from surgery.report.model.report import Report
+from surgery.report.pages.attention import attention_view
+from surgery.report.pages.linears import linears_view
+from surgery.report.pages.page import View, tiles_a_row
+from surgery.report.pages.tuning import tuning_view
+from surgery.report.text.damage import damage_text
+from surgery.report.text.linear_views import is_linear
+from surgery.report.text.summary import measured_rows, option_items, sentence
 from surgery.report.wording import amount, change, count, percent
 
 
@@ -55,7 +55,7 @@ def _view(report: Report) -> View:
 def _environment() -> Environment:
     """Return where the templates are: each is compiled once a process."""
     environment = Environment(
-        loader=PackageLoader("surgery.report", "."),
+        loader=PackageLoader("surgery.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from surgery.errors import CheckpointError
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 
 SCHEMA = 1
 """Version of ``report.json``. Raised when a field changes its meaning or goes away."""

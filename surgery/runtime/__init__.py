@@ -1,7 +1,7 @@
 """Run restructured weights inside transformers' own models.
 
 Imports only torch, transformers and its own siblings: its source travels inside checkpoints
-(:mod:`surgery.export.remote_code`). :func:`load` is the way in; it never runs code found in one.
+(:mod:`surgery.carried.remote_code`). :func:`load` is the way in; it never runs code found in one.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from transformers import set_seed
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
-from surgery.engine.block import Operation
-from surgery.engine.loading import load
-from surgery.engine.measure import read_processor
-from surgery.engine.stored import Stored, TreatedLinear, read_stored
+from surgery.engine.measure.input import read_processor
 from surgery.events import Event, Progress
-from surgery.report.tuning import Moved
+from surgery.report.model.tuning import Moved
 from surgery.runtime.shards import whole
+from surgery.stored.block import Operation
+from surgery.stored.loading import load
+from surgery.stored.stored import Stored, TreatedLinear, read_stored
 from surgery.training.arguments import training_arguments
 from surgery.training.lora import lora_parts, wrap
 from surgery.training.moved import moved_maps

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from surgery.engine.block import Operation
-from surgery.engine.result import versions
-from surgery.engine.stored import Stored, TreatedLinear
 from surgery.errors import UsageError
 from surgery.runtime.shards import whole
+from surgery.stored.block import Operation
+from surgery.stored.stored import Stored, TreatedLinear
 from surgery.training.trained import stored_paths
+from surgery.version import versions
 
 Parts = dict[str, Tensor]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.stored import TreatedLinear
-from surgery.report.tuning import Moved
+from surgery.report.model.tuning import Moved
 from surgery.runtime.parts import merged_weight
+from surgery.stored.stored import TreatedLinear
 from surgery.training.penalty import orthogonality_defect
 
 Parts = Mapping[str, Tensor]

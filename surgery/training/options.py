@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, Literal, get_args
 
-from surgery.engine.options import DTYPES, choice
+from surgery.engine.choices import DTYPES, choice
 from surgery.errors import UsageError
 from surgery.training.recipes import PENALISED, SCHEDULES, Schedule, recipe_of
 

@@ -13,14 +13,19 @@ from typing import Any
 
 from surgery.checkpoint.commit import staging_path
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.measure import EMBEDDED, EMBEDDED_CLIPS, data_kind, embedded
-from surgery.engine.result import versions
-from surgery.engine.stored import Stored
+from surgery.engine.measure.input import (
+    EMBEDDED,
+    EMBEDDED_CLIPS,
+    data_kind,
+    embedded,
+)
 from surgery.errors import UsageError
 from surgery.evaluation.fingerprints import data_fingerprints, overlap, sketch
 from surgery.evaluation.kinds import Kind, data_name
+from surgery.stored.stored import Stored
 from surgery.training.options import Settings
 from surgery.training.start import Preparation, carries_parts
+from surgery.version import versions
 
 BASE = "base"
 STATES = "training"

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.result import versions
-from surgery.engine.stored import stored_dtype
-from surgery.report.model import Measurement, Report, Source, Trainable
-from surgery.report.tuning import HeldOut, Tuning, TuningStep
+from surgery.report.model.report import Measurement, Report, Source, Trainable
+from surgery.report.model.tuning import HeldOut, Tuning, TuningStep
+from surgery.stored.stored import stored_dtype
 from surgery.training.learn import Learned
 from surgery.training.request import BASE, Request
+from surgery.version import versions
 
 
 def logged_steps(history: Sequence[Mapping[str, Any]]) -> list[TuningStep]:

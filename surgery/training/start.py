@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from surgery.engine.block import ABSORB_DECOMPOSE
-from surgery.engine.options import ScopeChoice, choice
-from surgery.engine.split import reparam, split
-from surgery.engine.stored import Stored
+from surgery.engine.choices import ScopeChoice, choice
 from surgery.errors import UnsupportedModelError, UsageError
-from surgery.events import Progress
 from surgery.methods.rules import Pair
+from surgery.stored.block import ABSORB_DECOMPOSE
+from surgery.stored.stored import Stored
 from surgery.training.options import SMALL_PARTS, TRAIN
-
-if TYPE_CHECKING:
-    from surgery.training.request import Request
 
 BY_RANK = ("sorsa", "pissa", "lora")
 DEFAULT_RANK = 8
@@ -132,33 +127,6 @@ def _check_learns(stored: Stored) -> None:
 def carries_parts(stored: Stored, method: str) -> bool:
     """Whether the checkpoint itself is the base, because nothing has to be put into it."""
     return bool(stored.linears) or method not in SMALL_PARTS
-
-
-def prepare(request: Request, progress: Progress) -> None:
-    """Write the base with its small parts, which starts as the checkpoint, exactly.
-
-    Args:
-        request: The run; its base directory is written, or found done by an interrupted run.
-        progress: Called with :class:`surgery.events.Event`.
-    """
-    given, method = request.preparation, request.method
-    common: dict[str, Any] = {
-        "method": method,
-        "scope": given.scope,
-        "seed": request.settings.options.seed,
-        "resume": True,
-        "progress": progress,
-    }
-    if method in ("sorsa", "pissa"):
-        rank = given.rank or DEFAULT_RANK
-        split(request.asked, request.base, rank=rank, targets=given.targets, **common)
-    elif method in ("diagonal", "core"):
-        if method == "core":
-            common["up_block"] = given.up_block
-        reparam(request.asked, request.base, pairs=given.pairs, **common)
-    else:
-        more: dict[str, Any] = {"reflections": given.reflections, "targets": given.targets}
-        reparam(request.asked, request.base, **common, **more)
 
 
 def lora_paths(stored: Stored, preparation: Preparation) -> list[str]:

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.dense import words_of
-from surgery.engine.measure import data_kind, processor_of
+from surgery.engine.measure.input import data_kind, processor_of
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SpeechFolder, Utterance
 from surgery.evaluation.kinds import Kind, data_name
 from surgery.evaluation.rows import read_text
 from surgery.evaluation.vocabulary import may_exceed, rows_of
+from surgery.stored.dense import words_of
 from surgery.training.examples import hold_out
 from surgery.training.options import TuneOptions
 from surgery.training.packing import PackedText, collate_text

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from surgery.engine.stored import Stored
 from surgery.errors import CheckpointError
 from surgery.runtime.linears import PartedLinear
-from surgery.training.names import respelled
+from surgery.stored.spelling import respelled
+from surgery.stored.stored import Stored
 from surgery.training.options import Also
 
 Parameters = dict[str, nn.Parameter]

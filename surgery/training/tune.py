@@ -9,25 +9,27 @@ from pathlib import Path
 
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.transaction import Transaction, check_separate
-from surgery.engine.leakage import check_unseen
-from surgery.engine.loading import check_device
-from surgery.engine.measure import check_data, data_kind, measure
+from surgery.engine.measure.input import check_data, data_kind
+from surgery.engine.measure.leakage import check_unseen
+from surgery.engine.measure.measure import measure
+from surgery.engine.measure.words import check_measured_words
 from surgery.engine.result import CHECKPOINTS, Clock, write_views
-from surgery.engine.stored import Stored, read_stored
-from surgery.engine.words import check_measured_words
 from surgery.errors import CheckpointError, UsageError, note_kept
 from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Progress, ignore
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from surgery.report.serialise import from_json
-from surgery.training.adapter import read_adapter, write_adapter
+from surgery.stored.adapter import read_adapter, write_adapter
+from surgery.stored.loading import check_device
+from surgery.stored.stored import Stored, read_stored
 from surgery.training.arguments import check_precision
 from surgery.training.learn import Learned, learn
 from surgery.training.options import TuneOptions, settle
+from surgery.training.prepare import prepare
 from surgery.training.processes import Processes
 from surgery.training.request import BASE, Request
 from surgery.training.result import tuning_report
-from surgery.training.start import Preparation, carries_parts, prepare, what_is_trained
+from surgery.training.start import Preparation, carries_parts, what_is_trained
 from surgery.training.tasks import check_training_data, check_training_words, row_length
 from surgery.training.tensorboard import check_installed
 from surgery.training.trainer import latest_state, step_of

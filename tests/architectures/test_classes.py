@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from surgery.architectures import ARCHITECTURES, Claims, Config, check_shapes, claim
 from surgery.architectures.classes import expected, place
+from surgery.carried.auto_classes import CLASSES
 from surgery.errors import CheckpointError
-from surgery.export.auto_classes import CLASSES
 from tests.models import tiny_of
 
 NAMES = [one.name for family in ARCHITECTURES.values() for one in family.classes]

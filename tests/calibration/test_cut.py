@@ -18,8 +18,6 @@ import surgery
 from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
-from surgery.engine.block import site_entry, surgery_block
-from surgery.engine.pack import read_site, write_site
 from surgery.errors import UsageError
 from surgery.methods import (
     AttentionWeights,
@@ -28,6 +26,8 @@ from surgery.methods import (
     activation_aware,
     prepare,
 )
+from surgery.stored.block import site_entry, surgery_block
+from surgery.stored.pack import read_site, write_site
 from tests.calibration.oracle import sites_of
 from tests.engine.support import config_of, run
 from tests.models import TINY, tiny_model

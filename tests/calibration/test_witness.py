@@ -27,12 +27,12 @@ from surgery.calibration.sensitivity import (
     measure_sensitivities,
 )
 from surgery.calibration.witness import Witness, witness
-from surgery.engine.pack import read_site
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.rows import Document
 from surgery.events import Event
 from surgery.methods import DamageCurve, PairDecomposition, SiteDecomposition, activation_aware
 from surgery.micro import assets
+from surgery.stored.pack import read_site
 from tests.calibration.oracle import Letters, sites_of
 from tests.models import tiny_model
 

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 import surgery
+from surgery.carried.remote_code import FILE
 from surgery.checkpoint import sidecars
 from surgery.checkpoint.directory import DirectorySource
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.sidecars import LARGEST, MOST, find_beside, sort_out
 from surgery.errors import SurgeryWarning
-from surgery.export.remote_code import FILE
 from tests.engine.support import save_tiny
 
 SENTENCES = {

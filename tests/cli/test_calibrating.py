@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from surgery.engine import pricing
+from surgery.engine.cut import pricing
 from surgery_cli.main import app
 from tests.engine.spoken import OTHER_TEXT, TEXT, save_clips, save_listener, save_spoken
 from tests.engine.support import config_of, contents

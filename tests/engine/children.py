@@ -13,7 +13,7 @@ from pathlib import Path
 
 PRELOADED = [
     "surgery_cli.main",
-    "surgery.engine.absorb",
+    "surgery.engine.cut.absorb",
     "surgery.report.html",
     "surgery.report.card",
 ]

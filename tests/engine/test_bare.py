@@ -11,17 +11,17 @@ import pytest
 from typer.testing import CliRunner
 
 import surgery
-from surgery.engine import settle as settling
-from surgery.engine import shipped
-from surgery.engine.calibrate import SHIPPED
-from surgery.engine.estimate import estimate_text
+from surgery.engine.cut import settle as settling
+from surgery.engine.cut.estimate import estimate_text
+from surgery.engine.measure import shipped
+from surgery.engine.measure.shipped import SHIPPED
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Event
 from surgery.methods import LITTLE_ERROR
 from surgery.report.card import to_card
-from surgery.report.damage_text import UNMEASURED, damage_text
 from surgery.report.html import to_html
 from surgery.report.serialise import from_json
+from surgery.report.text.damage import UNMEASURED, damage_text
 from surgery_cli.main import app
 from tests.engine.spoken import save_clips, save_listener, save_spoken
 from tests.engine.support import config_of, contents, save_tiny
@@ -180,7 +180,7 @@ def test_a_dry_run_says_first_how_long_it_will_take(place: Path) -> None:
 def test_an_interrupted_run_resumes_with_its_statistics(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surgery.engine import calibration_run, decompose
+    from surgery.engine.cut import calibration_run, decompose
 
     save_spoken("llama", place / "llama")
     options = surgery.Options(rule=surgery.Remove(0.3))

@@ -18,11 +18,11 @@ import torch
 
 import surgery
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
-from surgery.engine import decide as deciding
-from surgery.engine import pricing
-from surgery.engine.decide import Decision, decide
+from surgery.engine.cut import decide as deciding
+from surgery.engine.cut import pricing
+from surgery.engine.cut.decide import Decision, decide
 from surgery.errors import UsageError
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from tests.calibration.oracle import sites_of
 from tests.engine.spoken import TEXT, save_clips, save_listener, save_spoken
 from tests.engine.support import (

@@ -17,18 +17,18 @@ from transformers import AutoTokenizer
 
 import surgery
 from surgery.calibration.cut import OutputChange
-from surgery.engine import absorb, calibration_run, pricing
-from surgery.engine import refit as refitting
-from surgery.engine.absorb import NOT_REFITTED
-from surgery.engine.pricing import COMPARED as LAYOUTS
-from surgery.engine.search import CLOSE
+from surgery.engine.cut import absorb, calibration_run, pricing
+from surgery.engine.cut import refit as refitting
+from surgery.engine.cut.absorb import NOT_REFITTED
+from surgery.engine.cut.pricing import COMPARED as LAYOUTS
+from surgery.engine.cut.search import CLOSE
 from surgery.errors import CheckpointError, TargetError, UsageError
 from surgery.evaluation.perplexity import perplexity
 from surgery.events import Event
-from surgery.report.calibration import Calibration
 from surgery.report.card import to_card
 from surgery.report.html import to_html
-from surgery.report.model import Report
+from surgery.report.model.calibration import Calibration
+from surgery.report.model.report import Report
 from surgery.report.serialise import from_json, to_json
 from tests.engine.spoken import OTHER_TEXT, TEXT, save_clips, save_listener, save_spoken
 from tests.engine.support import config_of, contents, tensors_of

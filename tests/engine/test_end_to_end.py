@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import surgery
 from surgery.errors import CheckpointError, UsageError
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from surgery.report.serialise import from_json, to_json
 from surgery_cli.main import app
 from tests.engine.support import (

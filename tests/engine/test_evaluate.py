@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import surgery
-from surgery.engine.candidates import distinct_names
+from surgery.engine.measure.candidates import distinct_names
 from surgery.errors import CheckpointError, SurgeryError, TargetError, UsageError
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.data import open_texts

@@ -12,8 +12,8 @@ import transformers
 import surgery
 from surgery.checkpoint.header import TensorInfo
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.factor_options import FactorOptions
-from surgery.engine.factor_plan import make_factor_plan
+from surgery.engine.parts.factor_options import FactorOptions
+from surgery.engine.parts.factor_plan import make_factor_plan
 from surgery.errors import CheckpointError, UsageError
 from tests.engine.support import config_of, save_tiny, tensors_of
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import surgery
 from surgery.methods.rules import Pair
 from surgery.report.html import to_html
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from surgery.report.wording import percent
 from surgery_cli.main import app
 from tests.engine.spoken import TEXT, save_spoken

@@ -9,8 +9,8 @@ import pytest
 import surgery
 from surgery.calibration.dealing import deal
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.own_speech import HELD_OUT, IN_SAMPLE, NAME, own_speech
-from surgery.engine.shipped import shipped_data
+from surgery.engine.measure.own_speech import HELD_OUT, IN_SAMPLE, NAME, own_speech
+from surgery.engine.measure.shipped import shipped_data
 from tests.engine.spoken import save_listener
 
 FRACTION = surgery.Remove(0.2)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from surgery.architectures.base import ROLES, AttentionSite, StoredProjection
 from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.engine.pack import read_site, vector_cost, vectors, write_site
 from surgery.report.accounting import site_parameters
+from surgery.stored.pack import read_site, vector_cost, vectors, write_site
 
 
 def make_site(

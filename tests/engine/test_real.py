@@ -14,13 +14,13 @@ from transformers import AutoTokenizer, WhisperProcessor
 
 import surgery
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.decompose import decompose_sites, load_block
-from surgery.engine.plan import make_plan
+from surgery.engine.cut.decompose import decompose_sites, load_block
+from surgery.engine.cut.plan import make_plan
 from surgery.evaluation.transcribe import transcribe
 from surgery.events import ignore
 from surgery.linalg import product_error
 from surgery.methods import prepare
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from tests.engine.real import CLIPS, RealWhisper
 from tests.engine.support import regauge, rounded, tensors_of
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 import surgery
 from surgery.calibration import sensitivity, witness
-from surgery.engine import pricing
+from surgery.engine.cut import pricing
 from surgery.evaluation.perplexity import perplexity, read_documents
 from tests.engine.real import RealWhisper
 

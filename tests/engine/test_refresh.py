@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import surgery
+from surgery.carried.remote_code import FILE, runtime_of
 from surgery.errors import CheckpointError, SurgeryWarning, UsageError
-from surgery.export.remote_code import FILE, runtime_of
 from surgery.runtime.releases import RUNTIME
 from surgery_cli.main import app
 from tests.engine.support import config_of, run, save_tiny

@@ -191,7 +191,7 @@ def test_finished_work_is_not_done_again(
     assert bool(written) == (stage == "Writing")
 
     from surgery.checkpoint.writer import ShardWriter
-    from surgery.engine import decompose
+    from surgery.engine.cut import decompose
 
     decomposed: list[Any] = []
     method = decompose.absorb_decompose

@@ -21,12 +21,12 @@ import surgery
 from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.block import site_entry, surgery_block
-from surgery.engine.pack import read_site, write_site
-from surgery.engine.stored import read_stored
 from surgery.errors import CheckpointError
 from surgery.report.accounting import restructured, savings
 from surgery.report.costs import quantities, sequence_lengths
+from surgery.stored.block import site_entry, surgery_block
+from surgery.stored.pack import read_site, write_site
+from surgery.stored.stored import read_stored
 from tests.engine.support import DTYPES, config_of, inputs, run, save_tiny, tensors_of
 from tests.models import tiny_model
 from tests.runtime.naive import (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import surgery
 from surgery.errors import CheckpointError, UsageError
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from tests.engine.linear_oracles import dense_weight
 from tests.engine.support import DTYPES, config_of, contents, run, save_tiny, tensors_of
 from tests.models import TINY, model_class

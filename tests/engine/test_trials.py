@@ -18,7 +18,7 @@ from surgery.calibration.storage import read_statistics
 from surgery.checkpoint.commit import staging_path
 from surgery.checkpoint.journal import digest
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.trials import TRIED, kept_trials, trial_key
+from surgery.engine.cut.trials import TRIED, kept_trials, trial_key
 from surgery_cli.main import app
 from tests.engine.spoken import TEXT, save_spoken
 from tests.engine.support import contents
@@ -158,7 +158,7 @@ def test_a_run_that_finished_nothing_says_that_nothing_was_changed(
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("surgery.engine.calibration_run.collect", interrupt)
+    monkeypatch.setattr("surgery.engine.cut.calibration_run.collect", interrupt)
     told = cut("out", code=130).stderr
     assert "nothing was changed" in told and "--resume" not in told
     assert not staging_path(place / "out").exists()

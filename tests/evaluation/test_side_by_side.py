@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import WhisperProcessor
 
-from surgery.engine.loading import load
 from surgery.evaluation import timing
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.drift import encoder_drift, output_drift
@@ -21,6 +20,7 @@ from surgery.evaluation.text import compare_text
 from surgery.evaluation.transcribe import transcribe
 from surgery.evaluation.wer import word_errors, word_errors_each
 from surgery.micro.assets import DIRECTORY
+from surgery.stored.loading import load
 from tests.models import tiny_model
 
 TEXTS = ["the cat sat on the mat and looked", "a dog", "", "words " * 30, "x" * 64 + "y" * 64]

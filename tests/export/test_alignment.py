@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import surgery
 from surgery.errors import SurgeryWarning
-from surgery.export.alignment import Alignment, read_alignment
+from surgery.export.whisper.alignment import Alignment, read_alignment
 from surgery_cli.main import app
 from tests.engine.spoken import save_listener
 from tests.engine.support import config_of

@@ -21,17 +21,17 @@ from safetensors.torch import save_file
 import surgery
 from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.stored import read_stored
 from surgery.errors import CheckpointError, SurgeryError, UnsupportedModelError
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.transcribe import transcribe
-from surgery.export import ct2_names
-from surgery.export.ct2_quantise import QUANTIZATIONS
+from surgery.export.ct2 import names as ct2_names
+from surgery.export.ct2.quantise import QUANTIZATIONS
 from surgery.export.reference import Reference
 from surgery.export.run import Exported
 from surgery.export.target import Choice
 from surgery.export.targets import target
 from surgery.micro.assets import DIRECTORY
+from surgery.stored.stored import read_stored
 from tests.engine.spoken import save_listener
 from tests.engine.support import config_of, save_tiny, tensors_of
 from tests.engine.test_rope_pairs import write

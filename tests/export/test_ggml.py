@@ -111,7 +111,7 @@ def test_a_real_whisper_without_its_small_files_is_heard_all_the_same(
     assert made.comparison.what == "the same text of 2 embedded recordings"
     assert f"-m '{tmp_path}/a place/ggml-model-f16.bin'" in made.usage
     (source / "generation_config.json").unlink()
-    monkeypatch.setattr("surgery.export.ggml.heard", lambda *_: [])  # as just now
+    monkeypatch.setattr("surgery.export.ggml.target.heard", lambda *_: [])  # as just now
     made = surgery.export_model(source, "ggml", tmp_path / "b")
     assert made.comparison is not None and "that it runs; no text: " in made.comparison.what
 

@@ -11,9 +11,9 @@ import pytest
 
 import surgery
 from surgery.errors import UnsupportedModelError
-from surgery.export.gguf_form import GgufForm
-from surgery.export.gguf_words import read_words
-from surgery.export.hf_forms import Native
+from surgery.export.gguf.form import GgufForm
+from surgery.export.gguf.words import read_words
+from surgery.export.hf.forms import Native
 from surgery.export.run import Exported
 from surgery.methods import Remove
 from tests.engine.support import config_of, save_tiny

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from surgery.errors import CheckpointError, SurgeryError
-from surgery.export.gguf_chat import Chat, read_chat
-from surgery.export.gguf_run import LlamaCpp, partial
-from surgery.export.gguf_words import read_words
+from surgery.export.gguf.chat import Chat, read_chat
+from surgery.export.gguf.run import LlamaCpp, partial
+from surgery.export.gguf.words import read_words
 from tests.engine.support import config_of, save_tiny
 from tests.export.test_gguf import EXACT, error, fields, to_gguf
 

@@ -16,13 +16,13 @@ from torch import Tensor
 import surgery
 from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.stored import read_stored
 from surgery.errors import UsageError
-from surgery.export.hf import HuggingFace
+from surgery.export.hf.target import HuggingFace
 from surgery.export.run import Exported
 from surgery.export.target import Choice, Fit
 from surgery.methods import Remove
-from surgery.training.adapter import write_adapter
+from surgery.stored.adapter import write_adapter
+from surgery.stored.stored import read_stored
 from tests.engine.spoken import TEXT, save_spoken
 from tests.engine.support import config_of, run, save_tiny, tensors_of
 from tests.engine.test_rope_pairs import write
@@ -305,7 +305,7 @@ def test_who_cannot_be_another_class_is_told_what_would_do(
 def test_transformers_without_that_class_gets_dense_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("surgery.export.hf_forms.MIMO", "no_such_model")
+    monkeypatch.setattr("surgery.export.hf.forms.MIMO", "no_such_model")
     fit = route(pruned("llama", tmp_path, None, [5]))
     assert fit.kept == 0.0 and "installed transformers has no MiMoV2Flash" in str(fit.remedy)
     ragged = pruned("qwen2", tmp_path / "other", [[0], [1], [2], [3]], [5])

@@ -11,8 +11,8 @@ import torch
 import surgery
 from surgery.errors import UnsupportedModelError
 from surgery.evaluation.transcribe import transcribe
-from surgery.export.openai_whisper_loader import load_openai_whisper
-from surgery.export.whisper_form import SPEAKING
+from surgery.export.openai_whisper.loader import load_openai_whisper
+from surgery.export.whisper.form import SPEAKING
 from surgery.methods import Remove
 from tests.engine.support import config_of, inputs, run, save_tiny
 from tests.models import tiny_model

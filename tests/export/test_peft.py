@@ -20,7 +20,7 @@ from surgery.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from surgery.training.adapter import write_adapter
+from surgery.stored.adapter import write_adapter
 from tests.engine.support import run, save_tiny
 from tests.engine.test_small_parts import ROUNDING, all_roles, perturb
 from tests.models import model_class, tiny_model

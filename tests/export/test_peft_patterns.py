@@ -10,7 +10,7 @@ import pytest
 
 import surgery
 from surgery.errors import CheckpointError
-from surgery.export.peft_patterns import PatternError, first_match
+from surgery.stored.peft_patterns import PatternError, first_match
 from tests.engine.support import run, save_tiny
 from tests.models import model_class
 from tests.runtime.naive import relative_error

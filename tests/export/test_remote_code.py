@@ -24,10 +24,10 @@ from transformers import AutoModel, AutoModelForCausalLM, dynamic_module_utils
 from transformers.models.auto import modeling_auto
 
 import surgery
+from surgery.carried.auto_classes import CLASSES
+from surgery.carried.flatten import flatten
+from surgery.carried.remote_code import FILE, place_code, remote_code
 from surgery.errors import SurgeryWarning
-from surgery.export.auto_classes import CLASSES
-from surgery.export.flatten import flatten
-from surgery.export.remote_code import FILE, place_code, remote_code
 from surgery.runtime.families import HOMES
 from surgery.runtime.parts import FLOAT32_PARTS, LINEAR_METHODS
 from tests.engine.support import config_of, run, save_tiny

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 import surgery
 from surgery.checkpoint.transaction import Transaction
-from surgery.engine.stored import Stored
 from surgery.errors import SurgeryError, TargetError, UnsupportedModelError, UsageError
 from surgery.events import Progress
 from surgery.export.reference import Reference, difference
@@ -24,6 +23,7 @@ from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
 from surgery.export.targets import HOMES
 from surgery.methods import Remove
 from surgery.report.wording import amount
+from surgery.stored.stored import Stored
 from surgery_cli.main import app
 from surgery_cli.render_export import exported_view
 from tests.engine.support import contents, save_tiny, tensors_of

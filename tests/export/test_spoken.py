@@ -6,7 +6,7 @@ import pytest
 
 from surgery.checkpoint.resolve import resolve
 from surgery.export.reference import Reference
-from surgery.export.spoken import Texts, compared
+from surgery.export.whisper.spoken import Texts, compared
 from tests.engine.spoken import save_listener
 
 

@@ -10,9 +10,9 @@ import pytest
 
 import surgery
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.stored import read_stored
 from surgery.errors import UnsupportedModelError
-from surgery.export.whisper_words import foreign
+from surgery.export.whisper.words import foreign
+from surgery.stored.stored import read_stored
 from tests.export.whispers import change, grow, save_openai, silence
 
 pytest.importorskip("pywhispercpp")

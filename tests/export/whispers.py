@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.dense import dense_directory
+from surgery.stored.dense import dense_directory
 
 EMBEDDING = "model.decoder.embed_tokens.weight"
 

@@ -23,8 +23,8 @@ from typing import Any
 from torch import Tensor
 from typer.testing import CliRunner
 
-from surgery.engine.loading import load
 from surgery.errors import SurgeryError, SurgeryWarning
+from surgery.stored.loading import load
 from surgery_cli.main import app
 from tests.engine.support import contents, run
 from tests.fuzz.json_mutations import Mutated, mutate_json

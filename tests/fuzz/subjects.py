@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.writer import ShardWriter
-from surgery.training.adapter import write_adapter
+from surgery.stored.adapter import write_adapter
 from surgery_cli.main import app
 from surgery_cli.session import INTERRUPTED
 from tests.engine.spoken import TEXT, save_clips, save_listener, save_spoken

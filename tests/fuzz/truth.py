@@ -16,8 +16,8 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from surgery.engine.loading import load
 from surgery.engine.merge import merge
+from surgery.stored.loading import load
 from tests.engine.support import run
 from tests.fuzz.cases import Case, Place
 from tests.fuzz.subjects import INDEX

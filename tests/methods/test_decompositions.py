@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from surgery.architectures import AttentionSite, Config, architecture_of, claim
-from surgery.engine.pack import read_site
 from surgery.methods import (
     AttentionWeights,
     SiteDecomposition,
@@ -18,6 +17,7 @@ from surgery.methods import (
     magnitude,
     prepare,
 )
+from surgery.stored.pack import read_site
 from tests.models import TINY, tiny_model
 
 METHODS = {"absorb-decompose": absorb_decompose, "magnitude": magnitude}

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from surgery.report.calibration import Calibration, Price, SearchStep, Sensitivity
-from surgery.report.model import Report
-from surgery.report.summary import saving_named
+from surgery.report.model.calibration import Calibration, Price, SearchStep, Sensitivity
+from surgery.report.model.report import Report
+from surgery.report.text.summary import saving_named
 from tests.report.factory import HOSTILE, hostile_report, make_report
 
 # error at a quarter and at a half removed: the curve between is about a power

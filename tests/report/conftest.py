@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from tests.report.drawn import MAKERS
 
 

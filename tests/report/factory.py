@@ -12,7 +12,7 @@ from surgery.architectures.base import AttentionSite, Scope
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.report.accounting import TensorInfo, restructured, savings
 from surgery.report.costs import quantities, sequence_lengths
-from surgery.report.model import Measurement, PairReport, Report, SiteReport, Source
+from surgery.report.model.report import Measurement, PairReport, Report, SiteReport, Source
 
 ROPE = "RoPE rotates q and k between projection and score: their product cannot be absorbed"
 

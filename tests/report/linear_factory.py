@@ -8,7 +8,14 @@ from math import prod
 
 import numpy as np
 
-from surgery.report.model import LinearReport, Measurement, Quantity, Report, Source, Trainable
+from surgery.report.model.report import (
+    LinearReport,
+    Measurement,
+    Quantity,
+    Report,
+    Source,
+    Trainable,
+)
 from tests.report.factory import HOSTILE
 
 SPLITS = ("sorsa", "pissa")

@@ -9,12 +9,12 @@ from functools import cache
 
 import pytest
 
-from surgery.report.calibration import Calibration, Price, SearchStep
-from surgery.report.calibration_text import bound_text, price_rows, step_text
 from surgery.report.card import to_card
 from surgery.report.figures import price_curves, sensitivity_dots, trade_off
-from surgery.report.model import Report
+from surgery.report.model.calibration import Calibration, Price, SearchStep
+from surgery.report.model.report import Report
 from surgery.report.serialise import from_json, to_json
+from surgery.report.text.calibration import bound_text, price_rows, step_text
 from surgery.report.wording import scientific
 from surgery_cli.render import report_view
 from tests.report.calibrated_factory import calibrated, hostile_calibration

@@ -22,8 +22,8 @@ from surgery.report.costs import (
     quantities,
     sequence_lengths,
 )
-from surgery.report.model import Quantity
-from surgery.report.summary import quantity_named
+from surgery.report.model.report import Quantity
+from surgery.report.text.summary import quantity_named
 from tests.models import tiny_model
 from tests.report.counted import counted, ragged
 from tests.report.factory import make_report, sites_of

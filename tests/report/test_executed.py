@@ -9,9 +9,9 @@ import pytest
 from surgery.architectures.base import AttentionSite
 from surgery.architectures.ranks import SiteRanks
 from surgery.report.costs import quantities
-from surgery.report.executed import executed_text
-from surgery.report.model import PairReport, Report, SiteReport
-from surgery.report.quantity_tables import quantity_tables
+from surgery.report.model.report import PairReport, Report, SiteReport
+from surgery.report.text.executed import executed_text
+from surgery.report.text.quantity_tables import quantity_tables
 from tests.report.factory import make_report, sites_of
 
 LENGTHS = {"encoder": 1500, "decoder": 448, "cross": 1500}

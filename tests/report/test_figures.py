@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 
-from surgery.report.calibration import Calibration
 from surgery.report.figures import Picture, losses, moved_maps, pair_errors, price_curves, trade_off
 from surgery.report.figures.canvas import PAIR_COLOURS, TRAINED
-from surgery.report.model import PairReport, Report, SiteReport
+from surgery.report.model.calibration import Calibration
+from surgery.report.model.report import PairReport, Report, SiteReport
 from tests.report import (
     test_calibrated_pages,
     test_linear_pages,

@@ -13,11 +13,11 @@ import yaml
 
 from surgery.report.card import to_card
 from surgery.report.html import to_html
-from surgery.report.linear_tables import columns, role_rows
-from surgery.report.linear_text import growth_text
-from surgery.report.linears import role_groups
-from surgery.report.model import LinearReport
+from surgery.report.model.report import LinearReport
 from surgery.report.serialise import to_json
+from surgery.report.text.linear_tables import columns, role_rows
+from surgery.report.text.linear_views import role_groups
+from surgery.report.text.linears import growth_text
 from surgery_cli.render import report_view
 from tests.report.drawn import Drawn, drawn
 from tests.report.factory import HOSTILE

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from surgery.report.linear_text import linear_sentence, share_text, start_tone
-from surgery.report.linears import role_groups
-from surgery.report.model import Report
-from surgery.report.roles import place_text, worst
+from surgery.report.model.report import Report
 from surgery.report.serialise import from_json, to_json
+from surgery.report.text.linear_views import role_groups
+from surgery.report.text.linears import linear_sentence, share_text, start_tone
+from surgery.report.text.roles import place_text, worst
 from surgery_cli.render import report_view
 from tests.report.factory import make_report
 from tests.report.linear_factory import METHODS, bare, make_linear_report

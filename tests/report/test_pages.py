@@ -159,7 +159,7 @@ def test_structure_alone_says_what_is_there() -> None:
 
 
 def test_a_report_without_spectra_or_errors_still_renders() -> None:
-    from surgery.report.model import PairReport
+    from surgery.report.model.report import PairReport
 
     tiny = REPORTS["tiny"]
     bare = [

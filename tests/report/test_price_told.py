@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from surgery.report.calibration import HeldOut, Interval, SearchStep
-from surgery.report.calibration_text import NO_WORDS, bound_text, meaning_text
 from surgery.report.card import to_card
-from surgery.report.damage_text import UNMEASURED, damage_text
 from surgery.report.html import to_html
-from surgery.report.model import PairReport, Report
+from surgery.report.model.calibration import HeldOut, Interval, SearchStep
+from surgery.report.model.report import PairReport, Report
+from surgery.report.text.calibration import NO_WORDS, bound_text, meaning_text
+from surgery.report.text.damage import UNMEASURED, damage_text
 from surgery_cli.render import report_view
 from tests.report.calibrated_factory import calibrated
 from tests.report.factory import make_report

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from surgery.errors import CheckpointError
-from surgery.report.model import Measurement
+from surgery.report.model.report import Measurement
 from surgery.report.serialise import SCHEMA, from_json, to_json
 from tests.report.factory import hostile_report, make_report
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from surgery.report.html import to_html
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from surgery_cli.render import report_view
 from tests.report.calibrated_factory import calibrated
 from tests.report.factory import make_report

@@ -12,14 +12,14 @@ import pytest
 
 from surgery.report.card import to_card
 from surgery.report.html import to_html
-from surgery.report.model import Measurement, Report
+from surgery.report.model.report import Measurement, Report
+from surgery.report.model.tuning import HeldOut, Moved, Tuning, TuningStep
+from surgery.report.pages.tuning import tuning_view
 from surgery.report.serialise import from_json, to_json
-from surgery.report.summary import sentence
-from surgery.report.tuning import HeldOut, Moved, Tuning, TuningStep
-from surgery.report.tuning_page import tuning_view
-from surgery.report.tuning_tables import moved_columns, moved_rows
-from surgery.report.tuning_text import curve_rows, fact_rows, values_text, warning_text
-from surgery.report.tuning_views import curves_of, running_mean, spread_of, value_changes
+from surgery.report.text.summary import sentence
+from surgery.report.text.tuning import curve_rows, fact_rows, values_text, warning_text
+from surgery.report.text.tuning_tables import moved_columns, moved_rows
+from surgery.report.text.tuning_views import curves_of, running_mean, spread_of, value_changes
 from surgery.report.wording import count, percent
 from surgery_cli.render import report_view
 from tests.report.drawn import Drawn, drawn

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from surgery.report.model import Measurement, Report, Source, Trainable
-from surgery.report.tuning import HeldOut, Moved, Tuning, TuningStep
+from surgery.report.model.report import Measurement, Report, Source, Trainable
+from surgery.report.model.tuning import HeldOut, Moved, Tuning, TuningStep
 from tests.report.factory import HOSTILE
 from tests.report.linear_factory import NAMES, PARAMETERS, maps_of
 

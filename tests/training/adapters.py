@@ -11,9 +11,9 @@ from torch import Tensor
 
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
-from surgery.engine.stored import read_stored
 from surgery.runtime.parts import LINEAR_METHODS, part_shapes
-from surgery.training.adapter import write_adapter
+from surgery.stored.adapter import write_adapter
+from surgery.stored.stored import read_stored
 from tests.engine.support import contents, tensors_of
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import surgery
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from surgery.training.trainer import PartsTrainer
 from tests.engine.support import save_tiny
 

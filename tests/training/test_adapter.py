@@ -14,7 +14,7 @@ from surgery.checkpoint.resolve import resolve
 from surgery.errors import UsageError
 from surgery.micro.assets import DIRECTORY as MICRO
 from surgery.runtime.parts import FLOAT32_PARTS, LINEAR_METHODS
-from surgery.training.adapter import read_adapter, write_adapter
+from surgery.stored.adapter import read_adapter, write_adapter
 from tests.engine.support import config_of, run, save_tiny, tensors_of
 from tests.models import model_class
 from tests.runtime.naive import relative_error

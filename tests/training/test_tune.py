@@ -16,7 +16,7 @@ import surgery
 from surgery.micro.assets import DIRECTORY as MICRO
 from surgery.micro.synthesis import SAMPLE_RATE, dial
 from surgery.runtime.linears import PartedLinear
-from surgery.training.adapter import read_adapter
+from surgery.stored.adapter import read_adapter
 from surgery.training.options import TRAIN
 from tests.engine.support import contents, run, tensors_of
 from tests.models import model_class

@@ -24,10 +24,10 @@ from surgery.report.figures.canvas import (
     plain,
     whole_ticks,
 )
-from surgery.report.linear_text import share_text, span_text
-from surgery.report.linears import RoleGroup, groups_by_scope
-from surgery.report.model import LinearReport, Report
-from surgery.report.roles import known
+from surgery.report.model.report import LinearReport, Report
+from surgery.report.text.linear_views import RoleGroup, groups_by_scope
+from surgery.report.text.linears import share_text, span_text
+from surgery.report.text.roles import known
 
 _WIDE_LAYERS = 16
 _ANNOTATED_LAYERS = 36

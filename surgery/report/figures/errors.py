@@ -20,8 +20,8 @@ from surgery.report.figures.canvas import (
     plain,
     power,
 )
-from surgery.report.model import PairReport, Report, SiteReport
-from surgery.report.summary import PAIRS, is_pruned, pair_of, sites_by_scope
+from surgery.report.model.report import PairReport, Report, SiteReport
+from surgery.report.text.summary import PAIRS, is_pruned, pair_of, sites_by_scope
 from surgery.report.wording import scientific
 
 _TINY = 1e-17  # an error of exactly zero has no place on a logarithmic axis

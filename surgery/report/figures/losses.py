@@ -23,10 +23,10 @@ from surgery.report.figures.canvas import (
     power,
 )
 from surgery.report.figures.labels import End, name_ends
-from surgery.report.model import Report
-from surgery.report.tuning import Tuning
-from surgery.report.tuning_text import figure_text
-from surgery.report.tuning_views import Curve, curves_of, last_step
+from surgery.report.model.report import Report
+from surgery.report.model.tuning import Tuning
+from surgery.report.text.tuning import figure_text
+from surgery.report.text.tuning_views import Curve, curves_of, last_step
 from surgery.report.wording import scientific
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 128, 28, 50

@@ -25,11 +25,11 @@ from surgery.report.figures.canvas import (
     plain,
 )
 from surgery.report.figures.panels import Panels, name_panel
-from surgery.report.model import Report
-from surgery.report.roles import by_role, place_text
-from surgery.report.tuning import Moved
-from surgery.report.tuning_text import change_text, values_text
-from surgery.report.tuning_views import spread_of, value_changes
+from surgery.report.model.report import Report
+from surgery.report.model.tuning import Moved
+from surgery.report.text.roles import by_role, place_text
+from surgery.report.text.tuning import change_text, values_text
+from surgery.report.text.tuning_views import spread_of, value_changes
 
 _ROW = 186  # height of a row of panels, the layers' numbers included
 _TICKS = 42

@@ -23,11 +23,11 @@ from surgery.report.figures.canvas import (
     whole_ticks,
 )
 from surgery.report.figures.panels import Panels, name_panel
-from surgery.report.model import Report
-from surgery.report.roles import place_text
-from surgery.report.tuning import Moved
-from surgery.report.tuning_text import change_text
-from surgery.report.tuning_views import most_moved
+from surgery.report.model.report import Report
+from surgery.report.model.tuning import Moved
+from surgery.report.text.roles import place_text
+from surgery.report.text.tuning import change_text
+from surgery.report.text.tuning_views import most_moved
 
 _MOST = 4
 _POINTS = 160  # of a panel: more dots would cover each other

@@ -7,8 +7,6 @@ from math import isfinite
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgery.report.calibration import Calibration, Price
-from surgery.report.calibration_text import error_name, error_text, is_relative, layouts_of
 from surgery.report.figures.canvas import (
     INK,
     LAYOUT_COLOURS,
@@ -24,8 +22,10 @@ from surgery.report.figures.canvas import (
     power,
 )
 from surgery.report.figures.labels import End, name_ends
-from surgery.report.model import Report
-from surgery.report.summary import budget_name, budget_saving
+from surgery.report.model.calibration import Calibration, Price
+from surgery.report.model.report import Report
+from surgery.report.text.calibration import error_name, error_text, is_relative, layouts_of
+from surgery.report.text.summary import budget_name, budget_saving
 from surgery.report.wording import capitalised, printable, scientific
 
 _HEIGHT = 300

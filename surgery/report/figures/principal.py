@@ -21,9 +21,9 @@ from surgery.report.figures.canvas import (
     power,
 )
 from surgery.report.figures.panels import Panels, name_panel
-from surgery.report.linear_words import words
-from surgery.report.linears import RoleGroup, groups_by_scope
-from surgery.report.model import LinearReport, Report
+from surgery.report.model.report import LinearReport, Report
+from surgery.report.text.linear_views import RoleGroup, groups_by_scope
+from surgery.report.text.linear_words import words
 from surgery.report.wording import scientific
 
 _POINTS = 48  # of a line: more would not be seen

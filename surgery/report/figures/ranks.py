@@ -22,8 +22,8 @@ from surgery.report.figures.canvas import (
     plain,
     whole_ticks,
 )
-from surgery.report.model import Report, SiteReport
-from surgery.report.summary import PAIRS, pair_of, sites_by_scope
+from surgery.report.model.report import Report, SiteReport
+from surgery.report.text.summary import PAIRS, pair_of, sites_by_scope
 from surgery.report.wording import percent
 
 _ANNOTATED_CELLS = 150

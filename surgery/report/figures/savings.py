@@ -15,7 +15,7 @@ from surgery.report.figures.canvas import (
     draw,
     percent,
 )
-from surgery.report.model import Report
+from surgery.report.model.report import Report
 from surgery.report.wording import change, count
 
 _ROW = 58

@@ -20,9 +20,9 @@ from surgery.report.figures.canvas import (
     axes,
     draw,
 )
-from surgery.report.linear_text import size_text
-from surgery.report.linear_words import words
-from surgery.report.model import Report
+from surgery.report.model.report import Report
+from surgery.report.text.linear_words import words
+from surgery.report.text.linears import size_text
 
 _HEIGHT = 172
 _LONGEST = 104.0  # pixels of the longer side of the weight

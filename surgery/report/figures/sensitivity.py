@@ -8,8 +8,6 @@ from math import isfinite
 import numpy as np
 from matplotlib.figure import Figure
 
-from surgery.report.calibration import Calibration, Sensitivity
-from surgery.report.calibration_text import is_relative
 from surgery.report.figures.by_layer import Dots, layers_of, legend_above, paint_by_layer
 from surgery.report.figures.canvas import (
     INK,
@@ -25,8 +23,10 @@ from surgery.report.figures.canvas import (
     plain,
     power,
 )
-from surgery.report.model import Report
-from surgery.report.summary import PAIRS, sites_by_scope
+from surgery.report.model.calibration import Calibration, Sensitivity
+from surgery.report.model.report import Report
+from surgery.report.text.calibration import is_relative
+from surgery.report.text.summary import PAIRS, sites_by_scope
 from surgery.report.wording import scientific
 
 _UNIT = 0.01  # of the pair's energy: small enough to be dropped in practice

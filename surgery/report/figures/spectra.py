@@ -33,8 +33,8 @@ from surgery.report.figures.canvas import (
     plain,
     power,
 )
-from surgery.report.model import PairReport, Report, SiteReport
-from surgery.report.summary import PAIRS, pair_of, sites_by_scope
+from surgery.report.model.report import PairReport, Report, SiteReport
+from surgery.report.text.summary import PAIRS, pair_of, sites_by_scope
 from surgery.report.wording import scientific
 
 _SINGLE_LINES = 100  # more heads x layers than this: quantile bands instead of a line a head

@@ -24,8 +24,8 @@ from surgery.report.figures.canvas import (
     plain,
     power,
 )
-from surgery.report.model import Report, SiteReport
-from surgery.report.summary import PAIRS, pair_of, sites_by_scope
+from surgery.report.model.report import Report, SiteReport
+from surgery.report.text.summary import PAIRS, pair_of, sites_by_scope
 
 _POINTS = 160
 _LEAST, _MOST = 1e-5, 0.5  # shares of a head's energy between which cuts usually lie

@@ -15,8 +15,8 @@ from surgery.report.figures.canvas import (
     draw,
     plain,
 )
-from surgery.report.linears import RoleGroup, groups_by_scope, trainable_of, weights_of
-from surgery.report.model import Report
+from surgery.report.model.report import Report
+from surgery.report.text.linear_views import RoleGroup, groups_by_scope, trainable_of, weights_of
 from surgery.report.wording import count, percent
 
 _ROW = 22

@@ -1,0 +1,1 @@
+"""What travels inside a checkpoint, so that transformers alone runs it."""

@@ -1,0 +1,1 @@
+"""Decide what of a model goes, and write what is left."""

@@ -1,0 +1,204 @@
+"""What is cut, decided on real input: decompositions, measured damage, ranks, and their price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from surgery.architectures.ranks import SiteRanks
+from surgery.calibration.cut import OutputChange
+from surgery.calibration.held_out import Price
+from surgery.calibration.sensitivity import Trials
+from surgery.calibration.witness import unit_of
+from surgery.engine.cut.calibration_run import CalibrationRun
+from surgery.engine.cut.decompose import Spill, decompose_sites, spectra_of
+from surgery.engine.cut.plan import Plan, SitePlan
+from surgery.engine.cut.pricing import Pricing
+from surgery.engine.cut.ranks import plan_ranks, site_ranks
+from surgery.engine.cut.search import search
+from surgery.engine.cut.settle import settle
+from surgery.engine.cut.trials import make_trials
+from surgery.evaluation.bootstrap import Estimate
+from surgery.events import Progress
+from surgery.methods import (
+    PAIRS,
+    Bound,
+    DamageCurve,
+    MaxError,
+    MaxWerIncrease,
+    Pair,
+    PairDecomposition,
+    Ranks,
+    SiteDecomposition,
+    SiteSpectra,
+    UpTo,
+    share_frequencies,
+)
+from surgery.report.model.calibration import (
+    Calibration,
+    HeldOut,
+    Interval,
+    SearchStep,
+    Sensitivity,
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be cut.
+
+    Attributes:
+        decompositions: Of every block, by its path.
+        ranks: What stays.
+        told: What real input told, for the report.
+        refitted: What is added to output projections, by block.
+    """
+
+    decompositions: Mapping[str, SiteDecomposition]
+    ranks: Mapping[str, SiteRanks]
+    told: Calibration
+    refitted: Mapping[str, OutputChange]
+
+
+def price(
+    plan: Plan, run: CalibrationRun, spill: Spill | None, progress: Progress
+) -> tuple[Pricing, Trials]:
+    """Decompose every block on what it saw, and cut every pair on trial.
+
+    Args:
+        plan: What was asked for.
+        run: The calibration.
+        spill: Where decomposed blocks are kept for a resumed run.
+        progress: Called with :class:`surgery.events.Event`.
+
+    Returns:
+        What any budget costs, and the trials that say so.
+    """
+    run.spill = spill
+    found = dict(decompose_sites(plan, spill, progress, lambda: run.moments))
+    if plan.options.layout == "model":
+        found = _of_one_model(found)
+    decompositions = {each.site.path: result for each, result in found.items()}
+    trials = make_trials(run, decompositions) if run.settings.tries else {}
+    spectra: dict[str, SiteSpectra] = {
+        each.site.path: spectra_of(each, result, _curves(trials, each.site.path))
+        for each, result in found.items()
+    }
+    return Pricing(plan, run, decompositions, spectra), trials
+
+
+def decide(
+    plan: Plan, run: CalibrationRun, spill: Spill | None, progress: Progress, *, curve: bool
+) -> Decision:
+    """Find the ranks that the rule leaves, and what they cost.
+
+    Args:
+        plan: What was asked for.
+        run: The calibration.
+        spill: Where decomposed blocks are kept for a resumed run.
+        progress: Called with :class:`surgery.events.Event`.
+        curve: Try the whole price curve on the running model, not this budget alone.
+    """
+    pricing, trials = price(plan, run, spill, progress)
+    rule, steps, held_out = plan.options.rule, list[SearchStep](), None
+    if isinstance(rule, UpTo):
+        fraction, steps, held_out = settle(rule, pricing, progress)
+        chosen = pricing.ranks(fraction)
+    elif isinstance(rule, Bound):
+        fraction, steps = search(rule, pricing, progress)
+        chosen = pricing.ranks(fraction)
+    else:
+        chosen = plan_ranks(plan, pricing.spectra)
+    measured = None if run.data is None else pricing.measured(chosen)
+    unfitted = None
+    if measured is not None and run.settings.refits:
+        unfitted, measured = measured, _refit(pricing, chosen, measured, spill)
+    if held_out is None or pricing.refitted:
+        held_out = pricing.held_out(chosen)
+    held_out = pricing.in_words(held_out, chosen)
+    statistics, settings = run.statistics, run.settings
+    told = Calibration(
+        data=statistics.data.name,
+        samples=statistics.data.count,
+        queries=run.queries,
+        output=run.output,
+        unit=unit_of(run.output),
+        # Padding of text never counts.
+        padding_weight=statistics.padding_weight if statistics.data.kind == "audio" else 0.0,
+        ridge=settings.ridge,
+        statistics=run.sha256,
+        sensitivities=[
+            Sensitivity(path, pair, [at for at, _ in tried], [damage for _, damage in tried])
+            for (path, pair), tried in trials.items()
+        ],
+        prices=pricing.curve(measure=curve and run.data is not None),
+        predicted=pricing.predicted(chosen),
+        measured=measured,
+        unfitted=unfitted,
+        bound=_bound_name(rule) if isinstance(rule, Bound | UpTo) else None,
+        search=steps,
+        in_sample=run.data is None or not run.unseen,
+        held_out=None if held_out is None else _told(held_out),
+    )
+    found = pricing.decompositions
+    return Decision(found, site_ranks(plan, chosen, found), told, pricing.refitted)
+
+
+def _refit(pricing: Pricing, ranks: Ranks, before: float, spill: Spill | None) -> float:
+    """Refit outputs, or leave them where the rows for trials do not gain; return their error."""
+    pricing.refit(ranks, spill)
+    if not pricing.refitted:  # no block lost value vectors
+        return before
+    after = pricing.measured(ranks)
+    if after <= before:
+        return after
+    pricing.forget()
+    return before
+
+
+def _of_one_model(
+    found: Mapping[SitePlan, SiteDecomposition],
+) -> dict[SitePlan, SiteDecomposition]:
+    """Make all heads that lose frequencies lose the same ones."""
+    shared = dict(found)
+    rotary: dict[int, dict[SitePlan, PairDecomposition]] = {}
+    for each, result in found.items():
+        if result.qk is not None and result.qk.frequencies is not None:
+            rotary.setdefault(each.site.head_dim, {})[each] = result.qk
+    for blocks in rotary.values():
+        for each, part in zip(blocks, share_frequencies([*blocks.values()]), strict=True):
+            shared[each] = replace(found[each], qk=part)
+    return shared
+
+
+def _curves(trials: Trials, path: str) -> dict[Pair, DamageCurve | None]:
+    return {
+        pair: DamageCurve.measured(trials[path, pair]) for pair in PAIRS if (path, pair) in trials
+    }
+
+
+def _told(price: Price) -> HeldOut:
+    figure, change = "", price.perplexity or price.word_errors
+    if change is not None:
+        figure = "perplexity" if price.perplexity is not None else "word error rate"
+    return HeldOut(
+        rows=price.rows,
+        error=_interval(price.error),
+        agreement=price.agreement,
+        figure=figure,
+        before=None if change is None else change.before,
+        after=None if change is None else change.after,
+        difference=None if change is None else _interval(change.difference),
+    )
+
+
+def _interval(estimate: Estimate) -> Interval:
+    return Interval(estimate.value, estimate.low, estimate.high)
+
+
+def _bound_name(bound: Bound | UpTo) -> str:
+    if isinstance(bound, UpTo):
+        return "up_to"
+    if isinstance(bound, MaxError):
+        return "max_error"
+    return "max_wer_increase" if isinstance(bound, MaxWerIncrease) else "max_ppl_increase"

@@ -1,0 +1,250 @@
+"""What a user can ask of Absorb-Decompose, checked and in a form that can be written down."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from surgery.architectures import Architecture
+from surgery.engine.choices import DTYPES, SCOPES, ScopeChoice, choice
+from surgery.engine.cut.calibrate import PADDING_WEIGHT, Calibrate
+from surgery.engine.measure.shipped import SHIPPED
+from surgery.errors import UsageError
+from surgery.methods import (
+    LAYOUTS,
+    OF,
+    PAIRS,
+    RIDGE,
+    Bound,
+    Energy,
+    Layout,
+    Lossless,
+    MaxError,
+    MaxPplIncrease,
+    MaxWerIncrease,
+    Pair,
+    Remove,
+    Rule,
+    Thresholds,
+    UpTo,
+)
+
+Baseline = Literal["magnitude"]
+PresetChoice = Literal["paper"]
+DEFAULTS = {
+    "layout": "ragged",
+    "multiple": 1,
+    "of": "qkvo",
+    "padding_weight": PADDING_WEIGHT,
+    "ridge": RIDGE,
+    "language": "en",
+}
+"""What a command need not spell out."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one run.
+
+    Attributes:
+        rule: Where to cut; ``None`` takes the family's preset, or less where that harms more
+            than a stated bound.
+        layout: Which heads share a rank: ``ragged``, ``block``, ``tied`` or ``model``.
+        scope: Which attention blocks; ``None`` takes the preset's (lossless: all).
+        pairs: ``qk``, ``vo`` or both; ``None`` takes the preset's (else both).
+        multiple: Ranks are multiples of this, or full.
+        baseline: ``magnitude`` prunes without decomposing, for comparison.
+        dtype: Output dtype; ``None`` keeps every tensor's own.
+        calibrate: Decide by what attention computes on real input; ``None`` takes what comes
+            with the package, where the rule asks for real input at all.
+        by_weights: Decide by the weights alone, without any input.
+        preset: ``paper``: the thresholds that a paper gives for the family.
+        reason: Where the rule came from, when nobody chose it; set by :meth:`resolve`.
+    """
+
+    rule: Rule | None = None
+    layout: Layout = "ragged"
+    scope: ScopeChoice | None = None
+    pairs: tuple[Pair, ...] | None = None
+    multiple: int = 1
+    baseline: Baseline | None = None
+    dtype: str | None = None
+    calibrate: Calibrate | None = None
+    by_weights: bool = False
+    preset: PresetChoice | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not among the choices."""
+        choice("--layout", self.layout, LAYOUTS)
+        choice("--scope", self.scope, (None, *SCOPES))
+        choice("--baseline", self.baseline, (None, "magnitude"))
+        choice("--dtype", self.dtype, (None, *DTYPES))
+        choice("--preset", self.preset, (None, "paper"))
+        for pair in self.pairs or ():
+            choice("--pairs", pair, PAIRS)
+        if self.pairs is not None and not self.pairs:
+            raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
+        self._check_rule()
+
+    def _check_rule(self) -> None:
+        """Refuse rules that need what is not asked for, or contradict it."""
+        if isinstance(self.rule, Remove):
+            choice("--of", self.rule.of, OF)
+            if self.rule.per_pair and self.rule.of != "qkvo":
+                raise UsageError(
+                    "--per-pair cuts each pair by a fraction of itself",
+                    found=f"--of {self.rule.of}",
+                    expected="--of qkvo",
+                )
+        if self.preset is not None and self.rule is not None:
+            raise UsageError(
+                "Two rules say where to cut",
+                found=f"--preset {self.preset} and another",
+                expected="one of them",
+            )
+        if self.by_weights and isinstance(self.rule, Bound | UpTo):
+            raise UsageError(
+                "A bound on the damage needs real input to measure it on",
+                found="--by-weights",
+                hint="leave it out: without --calibrate, what comes with the package is taken",
+            )
+        if self.baseline is not None and isinstance(self.rule, Bound | UpTo):
+            raise UsageError(
+                "A baseline that prunes by weights keeps no bound on the damage",
+                found=f"--baseline {self.baseline} with a bound",
+                hint="say how much is to go: --remove 25%",
+            )
+        if self.calibrate is not None:
+            self._check_calibrated()
+
+    def _check_calibrated(self) -> None:
+        """Refuse to calibrate what is decided by weights alone."""
+        if isinstance(self.rule, Thresholds) or self.preset is not None:
+            raise UsageError(
+                "Absolute thresholds are of singular values of the weights alone",
+                hint="with --calibrate, use --remove, --energy or --max-error",
+            )
+        if self.baseline is not None:
+            raise UsageError(
+                "A baseline that prunes by weights has no use for calibration",
+                found=f"--baseline {self.baseline} with --calibrate or --statistics",
+            )
+        if self.by_weights:
+            raise UsageError(
+                "To decide by weights alone takes no input",
+                found="--by-weights with --calibrate or --statistics",
+                expected="one of them",
+            )
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the rule is to be decided by real input."""
+        by_weights = self.by_weights or self.baseline is not None or self.preset is not None
+        return not by_weights and not isinstance(self.rule, Lossless | Thresholds)
+
+    def resolve(self, family: Architecture) -> Options:
+        """Fill what was left open from the preset of the family.
+
+        Raises:
+            UsageError: The preset that was asked for is another family's.
+        """
+        preset = family.preset
+        if isinstance(self.rule, Lossless):
+            return replace(self, scope=self.scope or "all", pairs=self.pairs or PAIRS)
+        if self.preset is not None:
+            return self._published(family)
+        calibrate = self.calibrate or (Calibrate(SHIPPED) if self.needs_input else None)
+        chosen = replace(self, scope=self.scope or preset.scope, calibrate=calibrate)
+        if self.rule is not None:
+            return replace(chosen, pairs=self.pairs or PAIRS)
+        rule = UpTo(preset.fraction) if self.needs_input else Remove(preset.fraction)
+        reason = f"{family.title}: {preset.reason}"
+        if self.needs_input:
+            reason += ", or less where that harms more than a little"
+        return replace(chosen, rule=rule, pairs=self.pairs or preset.pairs, reason=reason)
+
+    def _published(self, family: Architecture) -> Options:
+        found = family.published
+        if found is None:
+            raise UsageError(
+                "No paper gives thresholds for this family",
+                where=f"--preset {self.preset}",
+                found=family.title,
+                hint="say how much is to go: --remove 25%",
+            )
+        return replace(
+            self,
+            rule=Thresholds(found.threshold_qk, found.threshold_vo),
+            scope=self.scope or found.scope,
+            pairs=self.pairs or PAIRS,
+            preset=None,
+            reason=f"{family.title}: {found.reason}",
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options as JSON values, by the command line's names."""
+        rule = self.rule
+        plain: dict[str, Any] = {
+            "layout": self.layout,
+            "scope": self.scope,
+            "pairs": list(self.pairs or ()),
+            "multiple": self.multiple,
+            "baseline": self.baseline,
+            "dtype": self.dtype,
+            "by_weights": self.by_weights,
+        }
+        match rule:
+            case Lossless():
+                plain["lossless"] = True
+            case Thresholds(qk, vo):
+                plain |= {"threshold_qk": qk, "threshold_vo": vo}
+            case Energy(fraction):
+                plain["energy"] = fraction
+            case Remove(fraction, per_pair, of):
+                plain |= {"remove": fraction, "per_pair": per_pair, "of": of}
+            case UpTo(fraction):
+                plain["up_to"] = fraction
+            case MaxError(error):
+                plain["max_error"] = error
+            case MaxWerIncrease(points):
+                plain["max_wer_increase"] = points
+            case MaxPplIncrease(fraction):
+                plain["max_ppl_increase"] = fraction
+        if self.calibrate is not None:
+            plain |= self.calibrate.plain()
+        return plain
+
+    def command(self, model: str, output: str | None, *, as_typed: bool = False) -> str:
+        """Return the shell command that asks for the same, the preset spelled out.
+
+        Args:
+            model: What to call the source.
+            output: Where the result goes, if anywhere.
+            as_typed: Name calibration's files as the user did: not for others' eyes.
+        """
+        words = ["surgery", "absorb-decompose", model]
+        plain = self.plain()
+        if as_typed and self.calibrate is not None:
+            plain |= {"calibrate": self.calibrate.data, "statistics": self.calibrate.statistics}
+        for name, value in plain.items():
+            flag = "--" + name.replace("_", "-")
+            if name in ("trials", "refit"):
+                words += [] if value is None else [flag if value else f"--no-{name}"]
+                continue
+            if value is None or value is False or value == DEFAULTS.get(name):
+                continue
+            if value is True:
+                words.append(flag)
+            else:
+                words += [
+                    flag,
+                    ",".join(value)
+                    if isinstance(value, Sequence) and not isinstance(value, str)
+                    else f"{value}",
+                ]
+        if output is not None:
+            words += ["-o", output]
+        return shlex.join(words)

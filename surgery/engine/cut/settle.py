@@ -1,0 +1,81 @@
+"""Find a budget that does little harm: what the tool takes where nobody says how much."""
+
+from __future__ import annotations
+
+from math import log1p
+
+from surgery.calibration.held_out import Price
+from surgery.engine.cut.pricing import Pricing
+from surgery.events import Event, Progress
+from surgery.methods import LITTLE_ERROR, LITTLE_PERPLEXITY, UpTo
+from surgery.report.model.calibration import SearchStep
+
+STAGE = "Searching the budget"
+TRIES = 8
+CLOSE = 0.01  # of the attention in scope: a narrower bracket is not worth a try
+GENTLY = 0.95
+"""The least step down where held-out rows do not confirm a budget; further ones are larger."""
+EXPONENT = 1.5
+"""How errors grow with the budget, about; it only says where to try next."""
+
+
+def settle(
+    rule: UpTo, pricing: Pricing, progress: Progress
+) -> tuple[float, list[SearchStep], Price | None]:
+    """Return the budget, every try, and the price on held-out rows.
+
+    Tries are on the rows for trials; what they grant is confirmed on rows that had no part in
+    it, and lowered where it does more harm there.
+
+    Args:
+        rule: The most that goes, and what is little harm.
+        pricing: Prices of the model's cuts.
+        progress: Receives one event a try.
+    """
+    limit = little(pricing)
+    steps: list[SearchStep] = []
+    low, high = 0.0, min(rule.fraction, pricing.most)
+    at = high
+    while len(steps) < TRIES:
+        progress(Event(STAGE, len(steps), TRIES, f"{at:.1%} removed"))
+        value = _tried(pricing, at)
+        steps.append(SearchStep(at, value, value <= limit))
+        if value <= limit:
+            low = at
+        else:
+            high = at
+        if high - low <= CLOSE or low == at == high:
+            break
+        # By the power law from what was just tried; inside the bracket, away from its ends.
+        margin = (high - low) / 8
+        guess = at * (limit / value) ** (1 / EXPONENT) if value > 0 else high
+        at = min(max(guess, low + margin), high - margin)
+    progress(Event(STAGE, TRIES, TRIES))
+    slower = GENTLY
+    while low > 0:
+        price = pricing.held_out(pricing.ranks(low))
+        harm = None if price is None else harm_of(price)
+        if harm is None or harm <= limit:
+            return low, steps, price
+        steps.append(SearchStep(low, harm, accepted=False))
+        low *= min(slower, (limit / harm) ** (1 / EXPONENT))
+        low, slower = (0.0 if low < CLOSE else low), GENTLY / 2
+    return low, steps, pricing.held_out(pricing.ranks(low))
+
+
+def little(pricing: Pricing) -> float:
+    """Return the most harm that the tool allows itself, in the unit of the model's error."""
+    return log1p(LITTLE_PERPLEXITY) if pricing.run.output == "next token" else LITTLE_ERROR
+
+
+def harm_of(price: Price) -> float:
+    """Return what :func:`little` bounds: a relative error, or a rise of the log-perplexity."""
+    return price.error.value if price.perplexity is None else price.perplexity.difference.value
+
+
+def _tried(pricing: Pricing, fraction: float) -> float:
+    ranks = pricing.ranks(fraction)
+    if pricing.run.data is not None:
+        return pricing.measured(ranks)
+    predicted = pricing.predicted(ranks)
+    return float("inf") if predicted is None else predicted

@@ -1,0 +1,1 @@
+"""Give linear maps small trainable parts."""

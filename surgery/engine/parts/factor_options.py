@@ -1,0 +1,88 @@
+"""What a user can ask of ``core`` and ``diagonal``, checked and in a form to be written down."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import Any
+
+from surgery.architectures import Architecture
+from surgery.engine.choices import (
+    DTYPES,
+    SCOPES,
+    ScopeChoice,
+    choice,
+)
+from surgery.errors import UsageError
+from surgery.methods import FORMS, PAIRS, Form, Pair
+
+UP_BLOCK = 64
+"""Rows of ``up`` that share a core in the paper's recipe, which is for families with RoPE."""
+
+
+@dataclass(frozen=True)
+class FactorOptions:
+    """Options of one run.
+
+    Attributes:
+        form: What is trained: ``core`` or ``diagonal``.
+        pairs: ``qk``, ``vo`` or both; ``None``: both.
+        scope: Which blocks.
+        up_block: Rows of an ``up`` map that share a core, 0 for none; ``None``: 64 for ``core`` in
+            families with RoPE, else 0.
+        dtype: Output dtype of the frozen weights; ``None`` keeps every tensor's own.
+    """
+
+    form: Form
+    pairs: tuple[Pair, ...] | None = None
+    scope: ScopeChoice = "all"
+    up_block: int | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that are not among the choices."""
+        choice("--method", self.form, FORMS)
+        choice("--scope", self.scope, SCOPES)
+        choice("--dtype", self.dtype, (None, *DTYPES))
+        for pair in self.pairs or ():
+            choice("--pairs", pair, PAIRS)
+        if self.pairs is not None and not self.pairs:
+            raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
+        if self.up_block is not None and self.up_block < 0:
+            raise UsageError("--up-block is negative", found=self.up_block)
+        if self.up_block and self.form == "diagonal":
+            raise UsageError(
+                "An up map has no singular values of heads to train",
+                where="--up-block",
+                found=self.up_block,
+                hint="--method core trains blocks of its rows",
+            )
+
+    def resolve(self, family: Architecture) -> FactorOptions:
+        """Fill what was left open by the paper's recipe for the family."""
+        rotary = any("rope" in kind.between for kind in family.attentions)
+        usual = UP_BLOCK if rotary and self.form == "core" else 0
+        up_block = usual if self.up_block is None else self.up_block
+        return replace(self, pairs=self.pairs or PAIRS, up_block=up_block)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options as JSON values, by the command line's names."""
+        plain = {
+            "method": self.form,
+            "pairs": list(self.pairs or PAIRS),
+            "scope": self.scope,
+            "dtype": self.dtype,
+        }
+        return plain if self.form == "diagonal" else {**plain, "up_block": self.up_block}
+
+    def command(self, model: str, output: str | None) -> str:
+        """Return the shell command that asks for the same, what was left open spelled out."""
+        words = ["surgery", "reparam", model]
+        for name, value in self.plain().items():
+            if value is None or (name, value) == ("scope", "all"):
+                continue
+            text = ",".join(value) if isinstance(value, list) else f"{value}"
+            words += ["--" + name.replace("_", "-"), text]
+        if output is not None:
+            words += ["-o", output]
+        return shlex.join(words)

@@ -1,0 +1,1 @@
+"""``--to ct2``: CTranslate2 and faster-whisper."""

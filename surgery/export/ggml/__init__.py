@@ -1,0 +1,1 @@
+"""``--to ggml``: whisper.cpp."""

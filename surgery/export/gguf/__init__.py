@@ -1,0 +1,1 @@
+"""``--to gguf``: llama.cpp."""

@@ -1,0 +1,134 @@
+"""How llama.cpp can hold a decoder of the LLaMA kind: which architecture, and how wide its heads.
+
+* ``llama``: one width for queries, keys and values of the whole model. Frequencies may be any
+  table (``rope_freqs``), so whole frequency pairs may be missing. Biases may be there.
+* ``mimo2``: one width for queries and keys, one for values. Only RoPE's usual frequencies, no
+  biases, and the output layer is always stored.
+* ``qwen2``: what everybody writes Qwen2 as; one width, usual frequencies.
+
+Everything is global: a head of less rank is filled up with zeros, to the widest of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgery.export.hf.config import effective, frequencies, plain_config
+from surgery.export.hf.forms import Native, decoder, mimo_form, own_form, rope_kind
+from surgery.export.output_layer import WordLayers, lacking, word_layers
+from surgery.stored.stored import Stored
+
+TABLES = ("default", "linear", "llama3", "yarn")
+"""Kinds of RoPE whose frequencies are one table, whatever the length of the text."""
+EMBEDDING, OUTPUT = "embed_tokens.weight", "lm_head.weight"
+"""Names of the token embedding (below the prefix) and of the output layer."""
+BLOCK = 32
+"""Values that share a scale where llama.cpp quantises rows of weights, or of its KV cache."""
+MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+
+
+@dataclass(frozen=True)
+class GgufForm:
+    """What is written.
+
+    Attributes:
+        arch: llama.cpp's architecture.
+        heads: Widths of every head, and the frequencies it turns by.
+        smaller: Whether that is smaller than dense.
+        factors: What the usual frequencies are divided by, (width / 2); ``None``: nothing.
+        attention: Factor of q and k behind RoPE.
+        output: The output layer is stored apart though it is the embedding.
+    """
+
+    arch: str
+    heads: Native
+    smaller: bool
+    factors: Tensor | None = None
+    attention: float = 1.0
+    output: bool = False
+
+    @property
+    def cache(self) -> str | None:
+        """Why llama.cpp cannot quantise its KV cache, where it could the original's."""
+        widths = {self.heads.head_dim, self.heads.value_dim}
+        odd = [str(width) for width in sorted(widths) if width % BLOCK]
+        if not odd or self.heads.full % BLOCK:
+            return None
+        return f"no quantised KV cache: {' and '.join(odd)} is no multiple of {BLOCK}"
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether RoPE turns rows 2i and 2i + 1, not i and i + half the width."""
+        return self.arch == "llama"
+
+
+def obstacle(stored: Stored) -> str | None:
+    """Say why llama.cpp cannot run a checkpoint in any form; ``None`` where it can."""
+    raw = stored.source.config
+    if not decoder(stored):
+        return f"{stored.family.title} is not of the LLaMA kind"
+    named = (raw.get("architectures") or ["a model without a named class"])[0]
+    if named not in MODELS:
+        return f"{named} has no output layer that llama.cpp knows"
+    if raw.get("hidden_act", "silu") != "silu":
+        return f"its activation is {raw['hidden_act']}, and there it is always silu"
+    if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or ()):
+        return "some of its layers attend to a sliding window, which is not done there"
+    if rope_kind(raw) not in TABLES:
+        return f"its RoPE is {rope_kind(raw)}, whose frequencies are no single table"
+    names = stored.claims.prefix + EMBEDDING, OUTPUT
+    if not any(name in stored.source.infos for name in names):
+        return "it has no token embedding"
+    tied = bool(effective(plain_config(raw)).tie_word_embeddings)
+    return lacking(stored.source, *names, tied=tied)
+
+
+def forms(stored: Stored) -> list[GgufForm]:
+    """Return every form of a checkpoint without :func:`obstacle`, the usual one first."""
+    raw = stored.source.config
+    full = stored.claims.sites[0].head_dim
+    dense = Native(False, full, full, None, full)
+    plain = stored.family.model_type == "qwen2" and rope_kind(raw) == "default"
+    found = [_with_table(stored, "qwen2" if plain else "llama", dense, smaller=False)]
+    own = own_form(stored)
+    if own.head_dim < full:
+        found.append(_with_table(stored, "llama", own, smaller=True))
+    mimo = mimo_form(stored)
+    biased = any(info.endswith("proj.bias") for info in stored.source.infos)
+    if mimo.pairs is None and mimo.value_dim < full and rope_kind(raw) == "default" and not biased:
+        found.append(GgufForm("mimo2", mimo, smaller=True, output=layers(stored).tied))
+    return found
+
+
+def choose(stored: Stored) -> GgufForm:
+    """Return the smallest form; the first of equals."""
+    return min(forms(stored), key=lambda form: parameters(stored, form))
+
+
+def parameters(stored: Stored, form: GgufForm) -> int:
+    """Return how many parameters a form's attention has, and what it must store again."""
+    config = stored.config
+    again = config.vocab_size * config.hidden_size if form.output else 0
+    return form.heads.parameters(stored) + int(again)
+
+
+def layers(stored: Stored) -> WordLayers:
+    """Return where the token embedding and the output layer are stored."""
+    embedding = stored.claims.prefix + EMBEDDING
+    return word_layers(stored.source, embedding, OUTPUT) or WordLayers(embedding, OUTPUT)
+
+
+def _with_table(stored: Stored, arch: str, heads: Native, *, smaller: bool) -> GgufForm:
+    config: Any = effective(plain_config(stored.source.config))
+    rope: dict[str, Any] = config.rope_parameters
+    theta, kind = float(rope["rope_theta"]), str(rope["rope_type"])
+    if heads.pairs is None and kind == "default":
+        return GgufForm(arch, heads, smaller)
+    table, attention = frequencies(config, theta, kind, None)
+    kept = table if heads.pairs is None else table[list(heads.pairs)]
+    usual = theta ** (torch.arange(0, heads.head_dim, 2).double() / heads.head_dim)
+    return GgufForm(arch, heads, smaller, 1 / (kept.double() * usual), float(attention))

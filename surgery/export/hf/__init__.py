@@ -1,0 +1,1 @@
+"""``--to hf``: a checkpoint of a stock class."""

@@ -1,0 +1,182 @@
+"""Which of transformers' own classes runs a pruned decoder of the LLaMA kind smaller than dense.
+
+Two classes can, where every head of the model has one width:
+
+* the family's own, with a smaller ``head_dim``: one width for queries, keys and values;
+* MiMoV2Flash, which has LLaMA's tensors and a ``v_head_dim`` beside it: one width for queries and
+  keys, one for values.
+
+Heads of less rank are padded with zeros up to the widest, and rotate by every frequency that any
+head keeps: so a checkpoint of one rank and one set of frequencies loses nothing, and another one
+keeps what the widest head leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from surgery.architectures import AttentionSite
+from surgery.architectures.ranks import SiteRanks, full_ranks
+from surgery.report.accounting import site_parameters
+from surgery.stored.stored import Stored
+
+MIMO = "mimo_v2_flash"
+MIMO_HEADS = {"ForCausalLM": "MiMoV2FlashForCausalLM", "Model": "MiMoV2FlashModel"}
+"""What the end of a decoder's class is called there; it has no other heads."""
+
+STATIC = ("default", "linear", "llama3", "yarn", "longrope")
+"""Kinds of RoPE whose frequencies are a table, whatever the length of the text."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """A smaller model of one head shape.
+
+    Attributes:
+        mimo: It is a MiMoV2Flash; otherwise one of the family's own class.
+        head_dim: Width of queries and keys, and of values too in the family's own class.
+        value_dim: Width of values.
+        pairs: The RoPE frequencies that it rotates by, ascending; ``None``: all.
+        full: Head dimension of the original.
+    """
+
+    mimo: bool
+    head_dim: int
+    value_dim: int
+    pairs: tuple[int, ...] | None
+    full: int
+
+    @property
+    def scale(self) -> float:
+        """What q is multiplied by, for scores are divided by the root of another head dimension."""
+        return float((self.head_dim / self.full) ** 0.5)
+
+    def ranks(self, site: AttentionSite) -> SiteRanks:
+        """Return the ranks one block is written at."""
+        kv = site.kv_heads
+        return SiteRanks(
+            (self.head_dim,) * kv,
+            (self.value_dim,) * kv,
+            None if self.pairs is None else (self.pairs,) * kv,
+        )
+
+    def parameters(self, stored: Stored) -> int:
+        """Return how many parameters the attention has."""
+        return sum(site_parameters(site, self.ranks(site)) for site in stored.claims.sites)
+
+
+def native(stored: Stored) -> Native | None:
+    """Return the smallest form of a checkpoint in a class of transformers' own.
+
+    The family's own class is taken where both are as small. ``None``: there is none smaller than
+    dense.
+    """
+    if not decoder(stored) or rope_kind(stored.source.config) not in STATIC:
+        return None
+    forms = [own_form(stored)]
+    if no_mimo(stored) is None:
+        forms.append(mimo_form(stored))
+    best = min(forms, key=lambda form: form.parameters(stored))  # the first of equals
+    return best if best.parameters(stored) < _dense(stored) else None
+
+
+def kept(stored: Stored, form: Native | None) -> float | None:
+    """Return the share of what surgery removed that a form leaves removed; ``None``: nothing was.
+
+    Args:
+        stored: The checkpoint.
+        form: How it is written; ``None``: dense.
+    """
+    dense = _dense(stored)
+    removed = dense - sum(
+        site_parameters(site, _stored_ranks(stored, site)) for site in stored.claims.sites
+    )
+    if removed == 0:
+        return None
+    return 0.0 if form is None else (dense - form.parameters(stored)) / removed
+
+
+def decoder(stored: Stored) -> bool:
+    """Whether it is a decoder of the LLaMA kind."""
+    return all("rope" in site.between for site in stored.claims.sites)
+
+
+def rope_kind(raw: Mapping[str, Any]) -> str:
+    """Return what transformers calls the RoPE of a configuration."""
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        return "partial"
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
+def no_mimo(stored: Stored) -> str | None:
+    """Return why a decoder cannot be a MiMoV2Flash; ``None`` where it can."""
+    raw = stored.source.config
+    if mimo_class(raw) is None:
+        return f"MiMoV2Flash has no {(raw.get('architectures') or ['class that is not named'])[0]}"
+    if any(site.o.bias is not None for site in stored.claims.sites):
+        return "MiMoV2Flash has no bias behind attention"
+    if raw.get("mlp_bias"):
+        return "MiMoV2Flash has no biases in its MLPs"
+    if _slides(raw):
+        return "MiMoV2Flash has another kind of sliding window"
+    package = find_spec("transformers")
+    if package is None or not (Path(str(package.origin)).parent / "models" / MIMO).is_dir():
+        return "the installed transformers has no MiMoV2Flash"
+    return None
+
+
+def mimo_class(raw: Mapping[str, Any]) -> str | None:
+    """Return the class of MiMoV2Flash that stands for the one a configuration names."""
+    named = str((raw.get("architectures") or [""])[0])
+    return next((mimo for end, mimo in MIMO_HEADS.items() if named.endswith(end)), None)
+
+
+def _slides(raw: Mapping[str, Any]) -> bool:
+    if "sliding_attention" in (raw.get("layer_types") or ()):
+        return True
+    if raw["model_type"] == "mistral":
+        return raw.get("sliding_window", 4096) is not None
+    return bool(raw.get("use_sliding_window"))
+
+
+def own_form(stored: Stored) -> Native:
+    """Return the narrowest form with one width for queries, keys and values."""
+    full, pairs, values = _widest(stored)
+    half = full // 2
+    count = max(len(pairs), -(-values // 2))
+    # Frequencies that no head keeps turn zeros: any will do to make room for wider values.
+    spare = [pair for pair in range(half) if pair not in pairs]
+    chosen = tuple(sorted([*pairs, *spare[: count - len(pairs)]]))
+    return Native(False, 2 * count, 2 * count, None if count == half else chosen, full)
+
+
+def mimo_form(stored: Stored) -> Native:
+    """Return the narrowest form with one width for queries and keys, and one for values."""
+    full, pairs, values = _widest(stored)
+    chosen = None if 2 * len(pairs) == full else tuple(pairs)
+    return Native(True, 2 * len(pairs), values, chosen, full)
+
+
+def _widest(stored: Stored) -> tuple[int, list[int], int]:
+    """Return the head dimension, every frequency that any head keeps, and the largest V rank."""
+    full = stored.claims.sites[0].head_dim
+    pairs: set[int] = set()
+    values = 0
+    for site in stored.claims.sites:
+        ranks = _stored_ranks(stored, site)
+        pairs |= {pair for head in ranks.pairs or (range(full // 2),) for pair in head}
+        values = max(values, *ranks.vo)
+    return full, sorted(pairs), values
+
+
+def _stored_ranks(stored: Stored, site: AttentionSite) -> SiteRanks:
+    return stored.ranks.get(site.path, full_ranks(site))
+
+
+def _dense(stored: Stored) -> int:
+    return sum(site_parameters(site, full_ranks(site)) for site in stored.claims.sites)

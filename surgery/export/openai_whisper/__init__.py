@@ -1,0 +1,1 @@
+"""``--to openai-whisper``, and its model with smaller heads."""

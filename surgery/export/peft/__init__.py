@@ -1,0 +1,1 @@
+"""``--to peft``: small parts as PEFT stores them."""

@@ -1,0 +1,1 @@
+"""What every export of a Whisper needs: dimensions, words, alignment, texts."""

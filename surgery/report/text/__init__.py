@@ -1,0 +1,1 @@
+"""What a report says, as sentences and tables for every view."""

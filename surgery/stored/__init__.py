@@ -1,0 +1,1 @@
+"""A checkpoint as it lies on disk: dense, restructured, or an adapter on its base."""
