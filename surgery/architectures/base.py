@@ -17,7 +17,7 @@ Role = Literal["q", "k", "v", "o"]
 ROLES: tuple[Role, ...] = ("q", "k", "v", "o")
 
 Shape = tuple[int | str, ...]
-"""A tensor's shape: numbers, and configuration attributes that hold them."""
+"""A tensor's shape: numbers, configuration attributes that hold them, and ``a * b`` of these."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Projection:
         part: Which slice of the output dimension it is, where several maps are fused.
         parts: How many maps are fused in the tensor (1: not fused).
         transposed: Stored ``(in, out)`` as in GPT-2's ``Conv1D`` instead of ``(out, in)``.
+        norm: Module, relative to the attention module, of a norm between the map and what reads it
+            (``q_norm``).
     """
 
     module: str
@@ -37,6 +39,7 @@ class Projection:
     part: int = 0
     parts: int = 1
     transposed: bool = False
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class StoredProjection:
     part: int = 0
     parts: int = 1
     transposed: bool = False
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class AttentionSite:
     """One attention block of one checkpoint.
 
     ``path`` is the attention module's path as the checkpoint spells it, the key of this
-    site in ``config.json``'s ``surgery`` block.
+    site in ``config.json``'s ``surgery`` block. ``closed`` says by seam (``qk``, ``vo``) why it
+    can only be left as it is; nothing else about the block asks.
     """
 
     path: str
@@ -108,6 +113,7 @@ class AttentionSite:
     k: StoredProjection
     v: StoredProjection
     o: StoredProjection
+    closed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def groups(self) -> int:
@@ -211,10 +217,13 @@ class Architecture:
             body depend on.
         published: Thresholds that a paper gives for the family, to repeat it by.
         defaults: What the family's configuration means by a key that is absent.
-        multiples: Attributes that are so many times another one where they are absent or null.
+        derived: Attributes that are told by others where they are absent or null, as ``a * b`` and
+            the like (see :func:`surgery.architectures.config.value`).
         aliases: Keys of ``config.json`` that stand for the attribute names used here.
-        inexact: Configuration attributes that make Absorb-Decompose inexact when they hold
-            anything but the given harmless value, with the reason.
+        closing: Configuration attributes that close a seam when they hold anything but the given
+            harmless value: that value, the seam, and the reason.
+        undescribed: Those by which a model has parts that nothing here describes: the harmless
+            value, and what is there otherwise.
     """
 
     model_type: str
@@ -230,8 +239,9 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     when: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    derived: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     published: Published | None = None
-    inexact: Mapping[str, tuple[object, str]] = field(default_factory=dict)
+    closing: Mapping[str, tuple[object, str, str]] = field(default_factory=dict)
+    undescribed: Mapping[str, tuple[object, str]] = field(default_factory=dict)
     convolutions: Mapping[str, int] = field(default_factory=dict)

@@ -96,11 +96,14 @@ BERT = Architecture(
         "type_vocab_size": 2,
         "max_position_embeddings": 512,
     },
-    inexact={
+    closing={
         "position_embedding_type": (
             "absolute",
+            "qk",
             "relative position terms multiply q and k outside their product",
         ),
+    },
+    undescribed={
         "add_cross_attention": (False, "cross-attention blocks of BERT decoders are not described"),
     },
 )

@@ -94,14 +94,14 @@ GPT2 = Architecture(
         "vocab_size": 50257,
         "n_positions": 1024,
     },
-    multiples={"n_inner": (4, "hidden_size")},
+    derived={"n_inner": "4 * hidden_size"},
     aliases={
         "num_hidden_layers": "n_layer",
         "num_attention_heads": "n_head",
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",
     },
-    inexact={
+    undescribed={
         "add_cross_attention": (
             False,
             "cross-attention blocks of GPT-2 decoders are not described",

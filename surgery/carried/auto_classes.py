@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+TASKS = ("CausalLM", "SequenceClassification", "QuestionAnswering", "TokenClassification")
 
-def _decoder(family: str) -> dict[str, tuple[str, ...]]:
-    tasks = ("CausalLM", "SequenceClassification", "QuestionAnswering", "TokenClassification")
+
+def _decoder(family: str, tasks: tuple[str, ...] = TASKS) -> dict[str, tuple[str, ...]]:
     return {
         f"{family}Model": ("AutoModel",),
         **{f"{family}For{task}": (f"AutoModelFor{task}",) for task in tasks},
@@ -39,7 +40,9 @@ CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "llama": _decoder("Llama"),
     "mistral": _decoder("Mistral"),
+    "olmo2": _decoder("Olmo2", ("CausalLM", "SequenceClassification")),
     "qwen2": _decoder("Qwen2"),
+    "qwen3": _decoder("Qwen3"),
     "whisper": {
         "WhisperModel": ("AutoModel",),
         "WhisperForConditionalGeneration": ("AutoModelForSpeechSeq2Seq",),

@@ -60,11 +60,13 @@ def decompose(model: Any, sites: tuple[AttentionSite, ...]) -> dict[str, SiteDec
 
 
 def ragged(sites: tuple[AttentionSite, ...]) -> Ranks:
-    """Another rank for every head, of every size from one step to all."""
+    """Another rank for every head, of every size from one step to all; closed seams stay whole."""
     qk, vo = itertools.cycle((4, 2, 6, 8)), itertools.cycle((3, 5, 1, 8, 2))
     return {
         site.path: (
-            [min(next(qk), site.head_dim) for _ in range(site.kv_heads)],
+            [site.head_dim] * site.kv_heads
+            if "qk" in site.closed
+            else [min(next(qk), site.head_dim) for _ in range(site.kv_heads)],
             [min(next(vo), site.head_dim) for _ in range(site.kv_heads)],
         )
         for site in sites

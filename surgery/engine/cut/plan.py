@@ -116,6 +116,8 @@ def _by_frequency(options: Options) -> bool:
 
 
 def _why_not(pair: str, site: AttentionSite, options: Options) -> str | None:
+    if pair in site.closed:
+        return site.closed[pair]
     if pair == "qk" and "rope" in site.between and not _by_frequency(options):
         return ROPE
     if pair not in (options.pairs or ()):

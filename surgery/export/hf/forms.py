@@ -105,6 +105,11 @@ def decoder(stored: Stored) -> bool:
     return all("rope" in site.between for site in stored.claims.sites)
 
 
+def normed(stored: Stored) -> bool:
+    """Whether a norm behind queries and keys holds them, and so all heads, at their width."""
+    return any(site.q.norm is not None for site in stored.claims.sites)
+
+
 def rope_kind(raw: Mapping[str, Any]) -> str:
     """Return what transformers calls the RoPE of a configuration."""
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
@@ -118,6 +123,8 @@ def no_mimo(stored: Stored) -> str | None:
     raw = stored.source.config
     if mimo_class(raw) is None:
         return f"MiMoV2Flash has no {(raw.get('architectures') or ['class that is not named'])[0]}"
+    if normed(stored):
+        return "MiMoV2Flash has no norm behind queries and keys"
     if any(site.o.bias is not None for site in stored.claims.sites):
         return "MiMoV2Flash has no bias behind attention"
     if raw.get("mlp_bias"):

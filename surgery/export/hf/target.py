@@ -27,6 +27,7 @@ from surgery.export.hf.forms import (
     mimo_class,
     native,
     no_mimo,
+    normed,
     rope_kind,
 )
 from surgery.export.hf.tensors import NativeTensors
@@ -150,7 +151,8 @@ def auto_class(config: dict[str, Any]) -> str:
 
 
 def _remedy(stored: Stored) -> str:
-    if not decoder(stored) or rope_kind(stored.source.config) not in STATIC:
+    held = normed(stored) or rope_kind(stored.source.config) not in STATIC
+    if held or not decoder(stored):
         if stored.family.model_type == "whisper":
             return f"--to ct2 keeps heads of --layout tied small; {ANYWHERE}"
         return ANYWHERE
