@@ -8,7 +8,7 @@ from typing import Any
 
 from surgery.engine.choices import ScopeChoice, choice
 from surgery.errors import UnsupportedModelError, UsageError
-from surgery.methods.rules import Pair
+from surgery.methods.rules import SeamName
 from surgery.stored.block import ABSORB_DECOMPOSE
 from surgery.stored.stored import Stored
 from surgery.training.options import SMALL_PARTS, TRAIN
@@ -39,7 +39,7 @@ class Preparation:
     targets: tuple[str, ...] | None = None
     scope: ScopeChoice = "all"
     layers: tuple[int, ...] | None = None
-    pairs: tuple[Pair, ...] | None = None
+    pairs: tuple[SeamName, ...] | None = None
     up_block: int | None = None
 
     def plain(self) -> dict[str, Any]:

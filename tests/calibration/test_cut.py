@@ -211,13 +211,11 @@ def test_what_is_kept_of_a_pair_is_a_projection() -> None:
 
 
 def test_frequencies_stay_or_go_with_both_rows_in_the_order_of_their_worth() -> None:
-    identity = torch.eye(6, dtype=torch.float64).expand(2, 6, 6)
     part = PairDecomposition(
         spectrum=torch.tensor([[3.0, 3.0, 2.0, 2.0, 1.0, 1.0]] * 2, dtype=torch.float64),
-        left=identity,
-        right=identity,
         norm=torch.ones(2, dtype=torch.float64),
-        frequencies=torch.tensor([[2, 0, 1], [1, 2, 0]]),
+        order=torch.tensor([[2, 5, 0, 3, 1, 4], [1, 4, 2, 5, 0, 3]]),
+        step=2,
     )
     kept = kept_product(part, [2, 4])
     assert torch.equal(kept[0].diagonal(), torch.tensor([0, 0, 1, 0, 0, 1.0]).double())

@@ -5,8 +5,8 @@
 * ``mimo2``: one width for queries and keys, one for values. Only RoPE's usual frequencies, no
   biases, and the output layer is always stored.
 * ``qwen2``: what everybody writes Qwen2 as; one width, usual frequencies.
-* ``qwen3``, ``olmo2``: with norms behind queries and keys; the original widths, usual frequencies, no
-  biases.
+* ``qwen3``, ``olmo2``: with norms behind queries and keys; the original widths, usual frequencies,
+  no biases.
 
 Everything is global: a head of less rank is filled up with zeros, to the widest of the model.
 """
