@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from surgery.architectures.base import (
+    BASE,
+    CAUSAL,
     Architecture,
     AttentionKind,
     ModelClass,
@@ -24,6 +26,7 @@ def rotary_decoder(
     qkv_bias: bool | str = False,
     o_bias: bool | str = False,
     mlp_bias: str | None = None,
+    gguf: str = "llama",
 ) -> Architecture:
     """Return a family of the LLaMA kind.
 
@@ -35,11 +38,15 @@ def rotary_decoder(
         qkv_bias: Whether q, k and v have a bias, or the attribute that decides.
         o_bias: Whether o has one.
         mlp_bias: The attribute that decides whether the MLP maps have one; ``None``: they never do.
+        gguf: Its architecture in llama.cpp.
     """
     mlp = [f"layers.{{layer}}.mlp.{name}_proj" for name in ("gate", "up", "down")]
     return Architecture(
         model_type=model_type,
         title=title,
+        input="text",
+        predicts="next token",
+        pipeline="text-generation",
         prefixes=("model.", "transformer.", ""),  # transformers' question answering: the second
         attentions=(
             AttentionKind(
@@ -80,6 +87,7 @@ def rotary_decoder(
             "/qa_outputs.*",
         ),
         towers={"decoder": "layers.*"},
+        exports={"gguf": gguf},
         classes=_classes(classes),
         ignored=("layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
         when={} if mlp_bias is None else {f"{path}.bias": mlp_bias for path in mlp},
@@ -106,10 +114,17 @@ def _mlp(paths: list[str], *, biased: bool) -> dict[str, Shape]:
 def _classes(family: str) -> tuple[ModelClass, ...]:
     output: dict[str, Shape] = {"/lm_head.weight": ("vocab_size", "hidden_size")}
     score = affine("/score", "num_labels", "hidden_size")
+    heads: dict[str, dict[str, Shape]] = {
+        "SequenceClassification": {"/score.weight": score["/score.weight"]},
+        "TokenClassification": score,
+        "QuestionAnswering": affine("/qa_outputs", 2, "hidden_size"),
+    }
+    tied = {"/lm_head.weight": "embed_tokens.weight"}
     return (
-        ModelClass(f"{family}ForCausalLM", output, {"/lm_head.weight": "embed_tokens.weight"}),
-        ModelClass(f"{family}ForSequenceClassification", {"/score.weight": score["/score.weight"]}),
-        ModelClass(f"{family}ForTokenClassification", score),
-        ModelClass(f"{family}ForQuestionAnswering", affine("/qa_outputs", 2, "hidden_size")),
-        ModelClass(f"{family}Model"),
+        ModelClass(f"{family}ForCausalLM", output, tied, autos=(CAUSAL,)),
+        *(
+            ModelClass(f"{family}For{task}", beside, autos=(f"AutoModelFor{task}",))
+            for task, beside in heads.items()
+        ),
+        ModelClass(f"{family}Model", autos=(BASE,)),
     )
