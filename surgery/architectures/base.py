@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Input = Literal["audio", "text"]
 Scope = Literal["encoder", "decoder", "cross"]
 Role = Literal["q", "k", "v", "o"]
 
 ROLES: tuple[Role, ...] = ("q", "k", "v", "o")
+CAUSAL, BASE = "AutoModelForCausalLM", "AutoModel"
+"""Auto classes of what predicts the next token of text, and of models without a head."""
 
 Shape = tuple[int | str, ...]
 """A tensor's shape: numbers, configuration attributes that hold them, and ``a * b`` of these."""
@@ -182,12 +185,20 @@ class ModelClass:
         tied: Of them, those that need not be stored where ``tie_word_embeddings`` holds and the
             tensor that each is tied to is; or the other way about.
         without: Towers that it lacks.
+        autos: The auto classes that transformers lists it under, a test compares; the first is
+            its own. None: results of this class carry no code.
     """
 
     name: str
     beside: Mapping[str, Shape] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    autos: tuple[str, ...] = ()
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether its head predicts the next token: of a text, or of what was said."""
+        return not {CAUSAL, "AutoModelForSpeechSeq2Seq"}.isdisjoint(self.autos)
 
 
 @dataclass(frozen=True)
@@ -197,6 +208,10 @@ class Architecture:
     Attributes:
         model_type: ``config.json``'s ``model_type``.
         title: The family's name as people write it.
+        input: What it hears, or reads.
+        predicts: What its output layer is made for. Only families that predict the next token
+            have a perplexity, or a word error rate; others are measured by their hidden states.
+        pipeline: transformers' pipeline for most of its checkpoints, by which hubs list them.
         prefixes: Tensor-name prefixes a checkpoint of the family may carry; the first that
             occurs is the checkpoint's.
         attentions: Every kind of attention block.
@@ -208,9 +223,11 @@ class Architecture:
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
         convolutions: Glob patterns (below the prefix) of the encoder's convolution kernels, to how
             many outputs each computes for one position of the encoder.
+        exports: The export targets that have a form for this family, to its name there. Those
+            that take every family (``hf``, ``peft``) do not ask.
         preset: What the bare command prunes.
-        classes: Its model classes. Where config.json names none of them, the tensors decide: the
-            first that has what is stored.
+        classes: Its model classes, the usual one first. Where config.json names none of them, the
+            tensors decide: the first that has what is stored.
         ignored: Glob patterns, as of ``untouched``, of tensors that files carry and that no
             loading misses: buffers of older releases, what only the pre-training needed.
         when: Configuration attributes that some of ``tensors`` and of what stands beside the
@@ -228,6 +245,9 @@ class Architecture:
 
     model_type: str
     title: str
+    input: Input
+    predicts: Literal["next token", "masked token"]
+    pipeline: str
     prefixes: tuple[str, ...]
     attentions: tuple[AttentionKind, ...]
     linears: Mapping[str, tuple[str, ...]]
@@ -245,3 +265,10 @@ class Architecture:
     closing: Mapping[str, tuple[object, str, str]] = field(default_factory=dict)
     undescribed: Mapping[str, tuple[object, str]] = field(default_factory=dict)
     convolutions: Mapping[str, int] = field(default_factory=dict)
+    exports: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def auto_class(self) -> str:
+        """The auto class that most of its checkpoints are used by."""
+        usual = self.classes[:1] if self.predicts == "next token" else ()
+        return next((one.autos[0] for one in usual), BASE)

@@ -37,7 +37,7 @@ def class_of(
         CheckpointError: No class is named, and the tensors are those of none.
     """
     known = {one.name: one for one in family.classes}
-    for name in names_of(config):
+    for name in names_of(getattr(config, "architectures", None)):
         if name in known:
             return known[name]
     if not known:
@@ -63,9 +63,8 @@ def class_of(
     )
 
 
-def names_of(config: Any) -> list[str]:
-    """Return the classes that config.json names."""
-    named = getattr(config, "architectures", None)
+def names_of(named: Any) -> list[str]:
+    """Return the classes that config.json names under ``architectures``."""
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 

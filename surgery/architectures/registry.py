@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.architectures.base import Architecture
-from surgery.architectures.bert import BERT
-from surgery.architectures.gpt2 import GPT2
-from surgery.architectures.llama import LLAMA
-from surgery.architectures.mistral import MISTRAL
-from surgery.architectures.olmo2 import OLMO2
-from surgery.architectures.qwen2 import QWEN2
-from surgery.architectures.qwen3 import QWEN3
-from surgery.architectures.whisper import WHISPER
+from surgery.architectures.families.bert import BERT
+from surgery.architectures.families.gpt2 import GPT2
+from surgery.architectures.families.llama import LLAMA
+from surgery.architectures.families.mistral import MISTRAL
+from surgery.architectures.families.olmo2 import OLMO2
+from surgery.architectures.families.qwen2 import QWEN2
+from surgery.architectures.families.qwen3 import QWEN3
+from surgery.architectures.families.whisper import WHISPER
 from surgery.errors import CheckpointError, UnsupportedModelError
 
 ARCHITECTURES: Mapping[str, Architecture] = {

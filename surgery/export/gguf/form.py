@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from surgery.export.hf.config import effective, frequencies, plain_config
-from surgery.export.hf.forms import Native, decoder, mimo_form, normed, own_form, rope_kind
+from surgery.export.hf.forms import Native, mimo_form, normed, own_form, rope_kind
 from surgery.export.output_layer import WordLayers, lacking, word_layers
 from surgery.stored.stored import Stored
 
@@ -30,13 +30,8 @@ EMBEDDING, OUTPUT = "embed_tokens.weight", "lm_head.weight"
 """Names of the token embedding (below the prefix) and of the output layer."""
 BLOCK = 32
 """Values that share a scale where llama.cpp quantises rows of weights, or of its KV cache."""
-MODELS = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "Olmo2ForCausalLM",
-)
+GENERAL = "llama"
+"""llama.cpp's architecture for any table of frequencies and any width of heads."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +66,17 @@ class GgufForm:
     @property
     def interleaved(self) -> bool:
         """Whether RoPE turns rows 2i and 2i + 1, not i and i + half the width."""
-        return self.arch == "llama"
+        return self.arch == GENERAL
 
 
 def obstacle(stored: Stored) -> str | None:
     """Say why llama.cpp cannot run a checkpoint in any form; ``None`` where it can."""
     raw = stored.source.config
-    if not decoder(stored):
+    if "gguf" not in stored.family.exports:
         return f"{stored.family.title} is not of the LLaMA kind"
     named = (raw.get("architectures") or ["a model without a named class"])[0]
-    if named not in MODELS:
+    one = stored.claims.model_class
+    if one is None or not one.predicts_next:
         return f"{named} has no output layer that llama.cpp knows"
     if raw.get("hidden_act", "silu") != "silu":
         return f"its activation is {raw['hidden_act']}, and there it is always silu"
@@ -105,13 +101,13 @@ def forms(stored: Stored) -> list[GgufForm]:
     raw = stored.source.config
     full = stored.claims.sites[0].head_dim
     dense = Native(False, full, full, None, full)
+    arch = stored.family.exports["gguf"] if rope_kind(raw) == "default" else GENERAL
     if normed(stored):
-        return [GgufForm(stored.family.model_type, dense, smaller=False)]
-    plain = stored.family.model_type == "qwen2" and rope_kind(raw) == "default"
-    found = [_with_table(stored, "qwen2" if plain else "llama", dense, smaller=False)]
+        return [GgufForm(arch, dense, smaller=False)]
+    found = [_with_table(stored, arch, dense, smaller=False)]
     own = own_form(stored)
     if own.head_dim < full:
-        found.append(_with_table(stored, "llama", own, smaller=True))
+        found.append(_with_table(stored, GENERAL, own, smaller=True))
     mimo = mimo_form(stored)
     usual = mimo.pairs is None and rope_kind(raw) == "default"
     if usual and mimo.value_dim < full and not _biased(stored):

@@ -46,8 +46,8 @@ class Gguf(Target):
     def fit(self, stored: Stored, choice: Choice) -> Fit:
         """See :meth:`Target.fit`; without a quantization, the type that is stored is kept."""
         if reason := obstacle(stored):
-            whisper = stored.family.model_type == "whisper"
-            return refused(reason, remedy="--to ct2" if whisper else "--to hf")
+            other = "--to ct2" if "ct2" in stored.family.exports else "--to hf"
+            return refused(reason, remedy=other)
         form = choose(stored)
         words = f"architecture {form.arch}, {_kind(stored, choice)}"
         share = _share(stored, form)

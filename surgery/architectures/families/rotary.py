@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from surgery.architectures.base import (
+    BASE,
     Architecture,
     AttentionKind,
     ModelClass,
@@ -34,6 +35,7 @@ def rotary_decoder(
     qk_norms: Mapping[str, Shape] | None = None,
     derived: Mapping[str, str] | None = None,
     heads: tuple[str, ...] = HEADS,
+    gguf: str = "llama",
 ) -> Architecture:
     """Return a family of the LLaMA kind.
 
@@ -49,6 +51,7 @@ def rotary_decoder(
         qk_norms: Norms behind q and k by their module's name, and their shapes; queries' first.
         derived: See :class:`Architecture`.
         heads: Its model classes beside the base model, by what follows the family's name.
+        gguf: Its architecture in llama.cpp.
     """
     behind = dict(qk_norms or {})
     q_norm, k_norm = behind or (None, None)
@@ -56,6 +59,9 @@ def rotary_decoder(
     return Architecture(
         model_type=model_type,
         title=title,
+        input="text",
+        predicts="next token",
+        pipeline="text-generation",
         prefixes=("model.", "transformer.", ""),  # transformers' question answering: the second
         attentions=(
             AttentionKind(
@@ -96,6 +102,7 @@ def rotary_decoder(
             "/qa_outputs.*",
         ),
         towers={"decoder": "layers.*"},
+        exports={"gguf": gguf},
         classes=_classes(classes, heads),
         ignored=("layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
         when={} if mlp_bias is None else {f"{path}.bias": mlp_bias for path in mlp},
@@ -132,5 +139,10 @@ def _classes(family: str, heads: tuple[str, ...]) -> tuple[ModelClass, ...]:
         "QuestionAnswering": affine("/qa_outputs", 2, "hidden_size"),
     }
     tied = {"CausalLM": {"/lm_head.weight": "embed_tokens.weight"}}
-    made = [ModelClass(f"{family}For{one}", beside[one], tied.get(one, {})) for one in heads]
-    return (*made, ModelClass(f"{family}Model"))
+    made = [
+        ModelClass(
+            f"{family}For{task}", beside[task], tied.get(task, {}), autos=(f"AutoModelFor{task}",)
+        )
+        for task in heads
+    ]
+    return (*made, ModelClass(f"{family}Model", autos=(BASE,)))

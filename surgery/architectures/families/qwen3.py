@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgery.architectures.rotary import rotary_decoder
+from surgery.architectures.families.rotary import rotary_decoder
 
 DEFAULTS = {
     "num_hidden_layers": 32,
@@ -23,4 +23,5 @@ QWEN3 = rotary_decoder(
     qkv_bias="attention_bias",
     o_bias="attention_bias",
     qk_norms={"q_norm": ("head_dim",), "k_norm": ("head_dim",)},
+    gguf="qwen3",
 )
