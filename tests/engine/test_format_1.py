@@ -160,7 +160,9 @@ def test_an_adapter_exports_to_peft_as_before(
     assert json.loads(next(settings).read_text()) == json.loads(next(settings).read_text())
     made, before = (tensors_of(each) for each in (tmp_path / "peft", old / "llama-peft"))
     assert made.keys() == before.keys()
-    assert all(relative_error(made[name], before[name]) < ROUNDING for name in made)
+    for a in (name for name in made if "lora_A" in name):  # factors of an SVD: up to signs
+        b = a.replace("lora_A", "lora_B")
+        assert relative_error(made[b] @ made[a], before[b] @ before[a]) < ROUNDING
 
 
 def test_an_exported_peft_adapter_is_read(old: Path, tmp_path: Path, no_pictures: None) -> None:
