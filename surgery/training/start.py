@@ -9,7 +9,7 @@ from typing import Any
 from surgery.engine.choices import ScopeChoice, choice
 from surgery.errors import UnsupportedModelError, UsageError
 from surgery.methods.rules import SeamName
-from surgery.stored.block import ABSORB_DECOMPOSE
+from surgery.runtime.manifest import ABSORB_DECOMPOSE
 from surgery.stored.stored import Stored
 from surgery.training.options import SMALL_PARTS, TRAIN
 
