@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from surgery_cli.common import Dtype, Scope
 if TYPE_CHECKING:
     from surgery.engine.cut.calibrate import Calibrate
     from surgery.engine.cut.options import Options
-    from surgery.methods import Pair, Rule
+    from surgery.methods import Rule
 
 
 class Layout(StrEnum):
@@ -239,7 +239,7 @@ def make_options(
             bounds=(max_error, max_wer_increase, max_ppl_increase),
         ),
         scope=None if scope is None else scope.value,
-        pairs=cast("tuple[Pair, ...] | None", words),
+        pairs=words,
         layout=layout.value,
         multiple=multiple,
         baseline=None if baseline is None else "magnitude",

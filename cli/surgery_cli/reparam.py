@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from surgery_cli import common
 from surgery_cli.session import session
-
-if TYPE_CHECKING:
-    from surgery.methods import Pair
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -95,7 +92,7 @@ def command(
             method=method.value,
             reflections=reflections,
             targets=common.roles(targets),
-            pairs=cast("list[Pair] | None", common.roles(pairs)),
+            pairs=common.roles(pairs),
             up_block=up_block,
             scope=scope.value,
             seed=seed,

@@ -198,7 +198,7 @@ def command(  # one parameter an option: typer reads the signature
                 targets=words(targets),
                 scope=scope.value,
                 layers=numbers(layers),
-                pairs=words(pairs),  # type: ignore[arg-type]  # checked there
+                pairs=words(pairs),
                 up_block=up_block,
             ),
             options=surgery.TuneOptions(

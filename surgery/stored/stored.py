@@ -146,8 +146,9 @@ def read_stored(source: TensorSource) -> Stored:
     }
     names = [name for name in source.infos if name not in parts]
     claims = claim(family, config, names, where=source.name)
-    if claims.model_class is not None and claims.model_class.name not in names_of(config):
-        source.name_class(claims.model_class.name)  # so that what is made of it can be loaded
+    one = claims.model_class
+    if one is not None and one.name not in names_of(raw.get("architectures")):
+        source.name_class(one.name)  # so that what is made of it can be loaded
     ranks = read_ranks(manifest.layouts, claims.sites, where=where)
     _check_floats(source, claims)
     _check_shapes(source, family, config, claims, ranks)

@@ -8,7 +8,7 @@ from typing import Any
 
 from surgery.engine.choices import ScopeChoice, choice
 from surgery.errors import UnsupportedModelError, UsageError
-from surgery.methods.rules import Pair
+from surgery.methods.rules import SeamName
 from surgery.runtime.manifest import ABSORB_DECOMPOSE
 from surgery.stored.stored import Stored
 from surgery.training.options import SMALL_PARTS, TRAIN
@@ -39,7 +39,7 @@ class Preparation:
     targets: tuple[str, ...] | None = None
     scope: ScopeChoice = "all"
     layers: tuple[int, ...] | None = None
-    pairs: tuple[Pair, ...] | None = None
+    pairs: tuple[SeamName, ...] | None = None
     up_block: int | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -114,13 +114,13 @@ def what_is_trained(stored: Stored, train: str | None) -> str:
 
 
 def _check_learns(stored: Stored) -> None:
-    named = str((stored.source.config.get("architectures") or [""])[0])
-    if not named.endswith(("ForCausalLM", "LMHeadModel", "WhisperForConditionalGeneration")):
+    one, known = stored.claims.model_class, stored.family.classes
+    if one is None or not one.predicts_next:
         raise UnsupportedModelError(
             "Only causal language models and Whisper can be tuned",
             where=f"{stored.source.name}/config.json: architectures",
-            found=named or "nothing",
-            expected="…ForCausalLM, GPT2LMHeadModel or WhisperForConditionalGeneration",
+            found="nothing" if one is None else one.name,
+            expected=" or ".join(each.name for each in known if each.predicts_next),
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from surgery.architectures import Architecture
+from surgery.architectures.seams import ATTENTION_SEAMS
 from surgery.engine.choices import DTYPES, SCOPES, ScopeChoice, choice
 from surgery.engine.cut.calibrate import PADDING_WEIGHT, Calibrate
 from surgery.engine.measure.shipped import SHIPPED
@@ -15,7 +16,6 @@ from surgery.errors import UsageError
 from surgery.methods import (
     LAYOUTS,
     OF,
-    PAIRS,
     RIDGE,
     Bound,
     Energy,
@@ -24,9 +24,9 @@ from surgery.methods import (
     MaxError,
     MaxPplIncrease,
     MaxWerIncrease,
-    Pair,
     Remove,
     Rule,
+    SeamName,
     Thresholds,
     UpTo,
 )
@@ -67,7 +67,7 @@ class Options:
     rule: Rule | None = None
     layout: Layout = "ragged"
     scope: ScopeChoice | None = None
-    pairs: tuple[Pair, ...] | None = None
+    pairs: tuple[SeamName, ...] | None = None
     multiple: int = 1
     baseline: Baseline | None = None
     dtype: str | None = None
@@ -84,7 +84,7 @@ class Options:
         choice("--dtype", self.dtype, (None, *DTYPES))
         choice("--preset", self.preset, (None, "paper"))
         for pair in self.pairs or ():
-            choice("--pairs", pair, PAIRS)
+            choice("--pairs", pair, ATTENTION_SEAMS)
         if self.pairs is not None and not self.pairs:
             raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
         self._check_rule()
@@ -153,13 +153,13 @@ class Options:
         """
         preset = family.preset
         if isinstance(self.rule, Lossless):
-            return replace(self, scope=self.scope or "all", pairs=self.pairs or PAIRS)
+            return replace(self, scope=self.scope or "all", pairs=self.pairs or ATTENTION_SEAMS)
         if self.preset is not None:
             return self._published(family)
         calibrate = self.calibrate or (Calibrate(SHIPPED) if self.needs_input else None)
         chosen = replace(self, scope=self.scope or preset.scope, calibrate=calibrate)
         if self.rule is not None:
-            return replace(chosen, pairs=self.pairs or PAIRS)
+            return replace(chosen, pairs=self.pairs or ATTENTION_SEAMS)
         rule = UpTo(preset.fraction) if self.needs_input else Remove(preset.fraction)
         reason = f"{family.title}: {preset.reason}"
         if self.needs_input:
@@ -179,7 +179,7 @@ class Options:
             self,
             rule=Thresholds(found.threshold_qk, found.threshold_vo),
             scope=self.scope or found.scope,
-            pairs=self.pairs or PAIRS,
+            pairs=self.pairs or ATTENTION_SEAMS,
             preset=None,
             reason=f"{family.title}: {found.reason}",
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from surgery.architectures import Architecture
+from surgery.architectures.seams import ATTENTION_SEAMS
 from surgery.engine.choices import (
     DTYPES,
     SCOPES,
@@ -14,7 +15,7 @@ from surgery.engine.choices import (
     choice,
 )
 from surgery.errors import UsageError
-from surgery.methods import FORMS, PAIRS, Form, Pair
+from surgery.methods import FORMS, Form, SeamName
 
 UP_BLOCK = 64
 """Rows of ``up`` that share a core in the paper's recipe, which is for families with RoPE."""
@@ -34,7 +35,7 @@ class FactorOptions:
     """
 
     form: Form
-    pairs: tuple[Pair, ...] | None = None
+    pairs: tuple[SeamName, ...] | None = None
     scope: ScopeChoice = "all"
     up_block: int | None = None
     dtype: str | None = None
@@ -45,7 +46,7 @@ class FactorOptions:
         choice("--scope", self.scope, SCOPES)
         choice("--dtype", self.dtype, (None, *DTYPES))
         for pair in self.pairs or ():
-            choice("--pairs", pair, PAIRS)
+            choice("--pairs", pair, ATTENTION_SEAMS)
         if self.pairs is not None and not self.pairs:
             raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
         if self.up_block is not None and self.up_block < 0:
@@ -63,13 +64,13 @@ class FactorOptions:
         rotary = any("rope" in kind.between for kind in family.attentions)
         usual = UP_BLOCK if rotary and self.form == "core" else 0
         up_block = usual if self.up_block is None else self.up_block
-        return replace(self, pairs=self.pairs or PAIRS, up_block=up_block)
+        return replace(self, pairs=self.pairs or ATTENTION_SEAMS, up_block=up_block)
 
     def plain(self) -> dict[str, Any]:
         """Return the options as JSON values, by the command line's names."""
         plain = {
             "method": self.form,
-            "pairs": list(self.pairs or PAIRS),
+            "pairs": list(self.pairs or ATTENTION_SEAMS),
             "scope": self.scope,
             "dtype": self.dtype,
         }

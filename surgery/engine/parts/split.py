@@ -23,7 +23,7 @@ from surgery.engine.parts.small_parts import SmallParts
 from surgery.engine.result import default_output, produce
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
-from surgery.methods import FORMS, Form, Pair, Solver
+from surgery.methods import FORMS, Form, SeamName, Solver
 from surgery.report.model.report import Report
 
 
@@ -91,7 +91,7 @@ def reparam(
     method: str = "hra",
     reflections: int | None = None,
     targets: Sequence[str] | None = None,
-    pairs: Sequence[Pair] | None = None,
+    pairs: Sequence[SeamName] | None = None,
     up_block: int | None = None,
     scope: ScopeChoice = "all",
     seed: int = 0,
