@@ -18,11 +18,11 @@ from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.runtime import load as load_directory
 from surgery.runtime.model import add_operation
+from surgery.runtime.spelling import spelled_in
 from surgery.stored.adapted import AdaptedSource, open_model
 from surgery.stored.adapter import Adapter, is_adapter
 from surgery.stored.block import translated
 from surgery.stored.dense import dense_directory
-from surgery.stored.spelling import respelled
 from surgery.stored.stream import cast
 
 
@@ -152,7 +152,7 @@ def put_tensors(model: PreTrainedModel, adapter: Adapter, *, whole: bool = True)
     body = {name for name, _ in model.base_model.named_children()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, info in adapter.infos.items():
-        spelled = respelled(name, parameters, prefix)
+        spelled = spelled_in(parameters, name, prefix)
         if spelled is None and not whole and _top(name, prefix) not in body:
             continue
         found = None if spelled is None else tuple(parameters[spelled].shape)
