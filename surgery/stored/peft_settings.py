@@ -71,6 +71,8 @@ def check_kinds(config: Mapping[str, Any], where: object) -> None:
             continue
         if isinstance(value, bool) or not (isinstance(value, int | float) and is_single(value)):
             raise _refused(key, value, where, "a finite number of single precision")
+    if not 0 <= (config.get("lora_dropout") or 0) <= 1:
+        raise _refused("lora_dropout", config["lora_dropout"], where, "a number from 0 to 1")
     for key, kinds in KINDS.items():
         entries = config.get(key)
         if isinstance(entries, list):
