@@ -25,7 +25,9 @@ def told(found: HeldOut) -> str:
     """Return a held-out price in one line of the table."""
     parts = [f"error {found.error.value:.3f} ({found.error.low:.3f} to {found.error.high:.3f})"]
     if found.before is not None and found.after is not None:
-        parts.append(f"{found.figure} {found.before:.4g} → {found.after:.4g}")
+        words = found.figure == "word error rate"
+        before, after = (100 * each if words else each for each in (found.before, found.after))
+        parts.append(f"{found.figure} {before:.4g} → {after:.4g}{' %' if words else ''}")
     return ", ".join(parts)
 
 
@@ -60,9 +62,11 @@ def main() -> None:
         out = (asked.keep or Path(temporary)) / "bare"
         report = surgery.absorb_decompose(asked.model, out)
         attention = report.savings[0]
-        assert report.calibration is not None and report.calibration.held_out is not None
+        calibration = report.calibration
+        if calibration is None or calibration.held_out is None:
+            raise SystemExit("nothing was held out")
         print(f"{asked.model}: {attention.removed:.1%} of {attention.title} removed")
-        print(f"| the package's own, held out | {told(report.calibration.held_out)} |", flush=True)
+        print(f"| the package's own, held out | {told(calibration.held_out)} |", flush=True)
         for data in asked.data:
             text = "running" if Path(data).is_file() else None
             found = surgery.evaluate(

@@ -95,6 +95,8 @@ def check_covers(config: Mapping[str, Any], stored: Iterable[str], where: object
     layers, pattern = config.get("layers_to_transform"), config.get("layers_pattern")
     if pattern and layers is None:
         raise _refused("layers_pattern", pattern, where, "layers_to_transform beside it")
+    if config.get("target_modules") is None:  # PEFT takes what it thinks usual for the family
+        raise _refused("target_modules", None, where, "the modules that the tensors are of")
     for path in stored:
         for setting in SELECTING:
             if targets(config, path, setting) is False:
