@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import surgery
+from surgery.evaluation.bootstrap import Estimate
 from surgery.evaluation.results import Evaluation, Row
 from surgery.report.model.calibration import HeldOut
 
@@ -41,12 +42,15 @@ def measured(evaluation: Evaluation, data: str) -> str:
 def _figure(name: str, before: Row, after: Row) -> str:
     digits, now = DIGITS[name], after.figures[name]
     if name not in before.figures or name not in after.changes:
-        return f"{name} {now.value:.{digits}f} ({now.low:.{digits}f} to {now.high:.{digits}f})"
-    change = after.changes[name]
-    return (
-        f"{name} {before.figures[name].value:.{digits}f} → {now.value:.{digits}f} "
-        f"({change.low:+.{digits}f} to {change.high:+.{digits}f})"
-    )
+        return f"{name} {now.value:.{digits}f}{_between(now, digits)}"
+    change = _between(after.changes[name], digits, "+")
+    return f"{name} {before.figures[name].value:.{digits}f} → {now.value:.{digits}f}{change}"
+
+
+def _between(estimate: Estimate, digits: int, sign: str = "") -> str:
+    if estimate.low is None or estimate.high is None:  # one sample has no interval
+        return ""
+    return f" ({estimate.low:{sign}.{digits}f} to {estimate.high:{sign}.{digits}f})"
 
 
 def main() -> None:
