@@ -242,7 +242,7 @@ def make_options(
         pairs=cast("tuple[Pair, ...] | None", words),
         layout=layout.value,
         multiple=multiple,
-        baseline=None if baseline is None else "magnitude",
+        baseline=None if baseline is None else baseline.value,
         dtype=None if dtype is None else dtype.value,
         calibrate=calibrate,
         by_weights=by_weights,

@@ -21,7 +21,7 @@ from surgery.methods.frequencies import share_frequencies
 from surgery.methods.givens import Goft, Qgoft
 from surgery.methods.householder import Hra
 from surgery.methods.linear import LinearStart, Treatment
-from surgery.methods.low_rank import SOLVERS, Pissa, Solver, Sorsa
+from surgery.methods.low_rank import Pissa, Sorsa
 from surgery.methods.magnitude import magnitude
 from surgery.methods.ranks import choose_ranks
 from surgery.methods.rules import (
@@ -54,7 +54,6 @@ __all__ = [
     "OF",
     "PAIRS",
     "RIDGE",
-    "SOLVERS",
     "Adopted",
     "AttentionWeights",
     "Behind",
@@ -81,7 +80,6 @@ __all__ = [
     "Rule",
     "SiteDecomposition",
     "SiteSpectra",
-    "Solver",
     "Sorsa",
     "Thresholds",
     "Treatment",

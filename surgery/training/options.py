@@ -6,18 +6,14 @@ from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, Literal, get_args
 
-from surgery.engine.choices import DTYPES, choice
+from surgery.choices.common import DTYPES, choice
+from surgery.choices.parts import PARTS
+from surgery.choices.small_part import SCHEDULES, Schedule
 from surgery.errors import UsageError
-from surgery.training.recipes import PENALISED, SCHEDULES, Schedule, recipe_of
+from surgery.training.recipes import recipe_of
 
 Precision = Literal["float32", "bf16", "fp16"]
 Also = Literal["biases", "norms"]
-
-SMALL_PARTS = ("diagonal", "core", "sorsa", "pissa", "hra", "goft", "qgoft")
-"""Methods that a checkpoint can be prepared for."""
-
-TRAIN = (*SMALL_PARTS, "lora", "full")
-"""What can be trained."""
 
 
 @dataclass(frozen=True)
@@ -183,22 +179,23 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
 
     Args:
         options: What was asked for.
-        method: What is trained; one of :data:`TRAIN`.
+        method: What is trained; one of :data:`~surgery.choices.parts.PARTS`.
         processes: How many train together.
 
     Raises:
         UsageError: The recipe is unknown, a penalty has nothing to act on, or the batch does
             not divide.
     """
-    name, recipe = recipe_of(options.recipe, method)
+    recipe = recipe_of(options.recipe, method)
     penalty = recipe.penalty if options.penalty is None else options.penalty
-    if method not in PENALISED:
+    if not PARTS[method].penalty:
         if options.penalty:
             raise UsageError(
                 f"{method} has no regulariser",
                 where="--penalty",
                 found=options.penalty,
-                expected="nothing; these have one: " + ", ".join(PENALISED),
+                expected="nothing; these have one: "
+                + ", ".join(name for name, part in PARTS.items() if part.penalty),
             )
         penalty = None
     elif penalty is None:
@@ -210,7 +207,7 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
             found=options.dtype,
             hint="leave it out, and use --precision bf16",
         )
-    if options.also and method in ("lora", "full"):
+    if options.also and PARTS[method].command == "tune":
         raise UsageError(
             f"{method} trains nothing beside itself",
             where="--also",
@@ -234,7 +231,7 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
 
     return Settings(
         options=options,
-        recipe=name,
+        recipe=recipe.name,
         source=recipe.source,
         learning_rate=chosen("learning_rate"),
         schedule=chosen("schedule"),

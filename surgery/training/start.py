@@ -6,14 +6,13 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from surgery.engine.choices import ScopeChoice, choice
+from surgery.choices.common import ScopeChoice, choice
+from surgery.choices.parts import PARTS
 from surgery.errors import UnsupportedModelError, UsageError
 from surgery.methods.rules import Pair
 from surgery.stored.block import ABSORB_DECOMPOSE
 from surgery.stored.stored import Stored
-from surgery.training.options import SMALL_PARTS, TRAIN
 
-BY_RANK = ("sorsa", "pissa", "lora")
 DEFAULT_RANK = 8
 PRUNED = "core"
 """What is trained of a pruned checkpoint without small parts, as in CLOVER's healing."""
@@ -56,7 +55,7 @@ class Preparation:
         Raises:
             UsageError: One of them has nothing to act on.
         """
-        known = {"scope", *_SETTINGS.get(method, ())}
+        known = {"scope", *PARTS[method].settings}
         for name in self.given():
             if name not in known:
                 raise UsageError(
@@ -65,18 +64,6 @@ class Preparation:
                     hint=f"leave it out; {method} takes "
                     + ", ".join("--" + each.replace("_", "-") for each in sorted(known)),
                 )
-
-
-_SETTINGS = {
-    "diagonal": ("pairs",),
-    "core": ("pairs", "up_block"),
-    "sorsa": ("rank", "targets"),
-    "pissa": ("rank", "targets"),
-    "lora": ("rank", "targets", "layers"),
-    "hra": ("reflections", "targets"),
-    "goft": ("targets",),
-    "qgoft": ("targets",),
-}
 
 
 def what_is_trained(stored: Stored, train: str | None) -> str:
@@ -88,7 +75,7 @@ def what_is_trained(stored: Stored, train: str | None) -> str:
             text head.
     """
     _check_learns(stored)
-    choice("--train", train, (None, *TRAIN))
+    choice("--train", train, (None, *PARTS))
     carried = sorted({linear.method for linear in stored.linears.values()})
     if not carried:
         if train is not None:
@@ -98,7 +85,7 @@ def what_is_trained(stored: Stored, train: str | None) -> str:
         raise UsageError(
             "This checkpoint has no small parts, so say what is to be trained",
             where=f"{stored.source.name}/config.json",
-            expected="--train " + "|".join(TRAIN),
+            expected="--train " + "|".join(PARTS),
         )
     if len(carried) == 1 and train in (None, carried[0]):
         return carried[0]
@@ -126,7 +113,7 @@ def _check_learns(stored: Stored) -> None:
 
 def carries_parts(stored: Stored, method: str) -> bool:
     """Whether the checkpoint itself is the base, because nothing has to be put into it."""
-    return bool(stored.linears) or method not in SMALL_PARTS
+    return bool(stored.linears) or PARTS[method].command == "tune"
 
 
 def lora_paths(stored: Stored, preparation: Preparation) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
+from surgery.choices.cutting import BY_INPUT, BY_WEIGHTS, CUTTING
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.events import Event, Progress
 from surgery.methods import (
@@ -18,9 +19,6 @@ from surgery.methods import (
     PairSpectrum,
     SiteDecomposition,
     SiteSpectra,
-    absorb_decompose,
-    activation_aware,
-    magnitude,
 )
 from surgery.methods.activation_aware import SecondMoments
 from surgery.methods.rules import Pair
@@ -76,17 +74,20 @@ def decompose_sites(
         for name in each.site.tensors():
             check_finite(name, plan.source.tensor(name))
         weights = load_block(plan.source, each)
-        if seen is not None:
-            return activation_aware(
-                weights,
-                seen[each.site.path],
-                qk=each.qk,
-                vo=each.vo,
-                rotary=each.rotary,
-                ridge=plan.options.calibrate.ridge if plan.options.calibrate else 0.0,
-            )
-        method = magnitude if plan.options.baseline == "magnitude" else absorb_decompose
-        return method(weights, qk=each.qk, vo=each.vo)
+        found: SiteDecomposition
+        if seen is None:
+            method = CUTTING[plan.options.baseline or BY_WEIGHTS]
+            found = method.decompose(weights, qk=each.qk, vo=each.vo)
+            return found
+        found = CUTTING[BY_INPUT].decompose(
+            weights,
+            seen[each.site.path],
+            qk=each.qk,
+            vo=each.vo,
+            rotary=each.rotary,
+            ridge=plan.options.calibrate.ridge if plan.options.calibrate else 0.0,
+        )
+        return found
 
     fresh = map_ahead(decompose, fresh_sites)
     for index, each in enumerate(plan.sites):

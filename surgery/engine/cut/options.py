@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from surgery.architectures import Architecture
-from surgery.engine.choices import DTYPES, SCOPES, ScopeChoice, choice
+from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
+from surgery.choices.cutting import baselines
 from surgery.engine.cut.calibrate import PADDING_WEIGHT, Calibrate
 from surgery.engine.measure.shipped import SHIPPED
 from surgery.errors import UsageError
@@ -31,7 +32,6 @@ from surgery.methods import (
     UpTo,
 )
 
-Baseline = Literal["magnitude"]
 PresetChoice = Literal["paper"]
 DEFAULTS = {
     "layout": "ragged",
@@ -55,7 +55,7 @@ class Options:
         scope: Which attention blocks; ``None`` takes the preset's (lossless: all).
         pairs: ``qk``, ``vo`` or both; ``None`` takes the preset's (else both).
         multiple: Ranks are multiples of this, or full.
-        baseline: ``magnitude`` prunes without decomposing, for comparison.
+        baseline: A method to compare with, by weights alone: ``magnitude`` does not decompose.
         dtype: Output dtype; ``None`` keeps every tensor's own.
         calibrate: Decide by what attention computes on real input; ``None`` takes what comes
             with the package, where the rule asks for real input at all.
@@ -69,7 +69,7 @@ class Options:
     scope: ScopeChoice | None = None
     pairs: tuple[Pair, ...] | None = None
     multiple: int = 1
-    baseline: Baseline | None = None
+    baseline: str | None = None
     dtype: str | None = None
     calibrate: Calibrate | None = None
     by_weights: bool = False
@@ -80,7 +80,7 @@ class Options:
         """Refuse values that are not among the choices."""
         choice("--layout", self.layout, LAYOUTS)
         choice("--scope", self.scope, (None, *SCOPES))
-        choice("--baseline", self.baseline, (None, "magnitude"))
+        choice("--baseline", self.baseline, (None, *baselines()))
         choice("--dtype", self.dtype, (None, *DTYPES))
         choice("--preset", self.preset, (None, "paper"))
         for pair in self.pairs or ():

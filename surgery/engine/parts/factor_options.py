@@ -7,12 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from surgery.architectures import Architecture
-from surgery.engine.choices import (
-    DTYPES,
-    SCOPES,
-    ScopeChoice,
-    choice,
-)
+from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
 from surgery.errors import UsageError
 from surgery.methods import FORMS, PAIRS, Form, Pair
 

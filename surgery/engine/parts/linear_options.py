@@ -7,17 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgery.architectures import LINEAR_ROLES
-from surgery.engine.choices import (
-    DTYPES,
-    SCOPES,
-    ScopeChoice,
-    choice,
-)
+from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
+from surgery.choices.parts import PARTS
 from surgery.errors import UsageError
-from surgery.methods import SOLVERS, Goft, Hra, Pissa, Qgoft, Solver, Sorsa, Treatment
-
-SPLIT_METHODS = ("sorsa", "pissa")
-REPARAM_METHODS = ("hra", "goft", "qgoft")
+from surgery.methods import Treatment
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class LinearOptions:
     @property
     def command_name(self) -> str:
         """The command that asks for this method."""
-        return "split" if self.treatment.name in SPLIT_METHODS else "reparam"
+        return PARTS[self.treatment.name].command
 
     def plain(self) -> dict[str, Any]:
         """Return the options as JSON values, by the command line's names."""
@@ -77,52 +70,15 @@ class LinearOptions:
         return shlex.join(words)
 
 
-def split_treatment(
-    method: str,
-    rank: int,
-    *,
-    scale: float = 1.0,
-    solver: Solver = "fast",
-    tolerance: float = 1e-3,
-) -> Treatment:
-    """Return a split with its settings.
+def treatment_of(method: str, **settings: Any) -> Treatment:
+    """Return a method with its settings; those that are ``None`` have their defaults.
 
     Raises:
         UsageError: A setting is out of its range.
     """
-    choice("--method", method, SPLIT_METHODS)
-    choice("--solver", solver, SOLVERS)
-    if rank < 1:
-        raise UsageError("--rank is not positive", found=rank)
-    if not 0 < scale < float("inf"):
-        raise UsageError("--scale is not a positive number", found=scale)
-    if not 0 < tolerance < 1:
-        raise UsageError("--tolerance is not between 0 and 1", found=tolerance)
-    kind = Sorsa if method == "sorsa" else Pissa
-    return kind(rank=rank, scale=float(scale), solver=solver, tolerance=tolerance)
-
-
-def reparam_treatment(method: str, reflections: int | None = None) -> Treatment:
-    """Return a re-parameterisation with its settings.
-
-    Raises:
-        UsageError: A setting is out of its range, or not one of the method's.
-    """
-    choice("--method", method, REPARAM_METHODS)
-    if method == "hra":
-        count = 8 if reflections is None else reflections
-        if count < 2 or count % 2:
-            raise UsageError(
-                "HRA cannot start from the model itself with this many reflections",
-                where="--reflections",
-                found=count,
-                expected="an even number, since reflections start in pairs that cancel",
-            )
-        return Hra(count)
-    if reflections is not None:
-        raise UsageError(
-            f"{method} has no reflections to count",
-            where="--reflections",
-            hint="its number of rotations follows from the width of each map",
-        )
-    return Goft() if method == "goft" else Qgoft()
+    given = {name: value for name, value in settings.items() if value is not None}
+    start = PARTS[method].treatment
+    if start is None:
+        raise TypeError(f"{method} does not treat maps one by one")
+    treatment: Treatment = start(**given)
+    return treatment

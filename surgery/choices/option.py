@@ -1,0 +1,60 @@
+"""The fields of a dataclass as options of a command: name, bounds and help beside type and default.
+
+A command's signature is spliced from them, so an option is spelled once, here in the library,
+whatever commands take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, fields
+from typing import Any, Literal
+
+_KEY = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a command line says of one field.
+
+    Attributes:
+        help: What it does.
+        flags: Its spellings; empty: from the field's name.
+        metavar: What stands for the value; empty: from the type.
+        least: Smallest number.
+        most: Largest number.
+        reads: How its text is read, where the type does not say it: ``words`` and ``numbers`` with
+            commas between them, a ``path``, a ``fraction`` of at most 1 or a ``share`` of any
+            size, with or without ``%``.
+        among: The choices, or what returns them, where the type does not say them.
+        told: Whether the help says the default in words. Then ``None`` stands for it, so that
+            whether it was given can be seen.
+        inverted: A flag that makes the field false.
+        panel: Under what heading it is listed.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    least: float | None = None
+    most: float | None = None
+    reads: Literal["", "words", "numbers", "path", "fraction", "share"] = ""
+    among: Sequence[str] | Callable[[], Sequence[str]] = ()
+    told: bool = False
+    inverted: bool = False
+    panel: str | None = None
+
+
+def option(text: str, *flags: str, **said: Any) -> dict[str, Option]:
+    """Return the metadata of a field that is an option: its help, as in :class:`Option`."""
+    return {_KEY: Option(text, flags, **said)}
+
+
+def options_of(kind: Any) -> list[tuple[Field[Any], Option]]:
+    """Return the fields of a dataclass that are options, in order."""
+    return [(each, each.metadata[_KEY]) for each in fields(kind) if _KEY in each.metadata]
+
+
+def flags_of(each: Field[Any]) -> tuple[str, ...]:
+    """Return how a field is spelled on the command line."""
+    return each.metadata[_KEY].flags or ("--" + each.name.replace("_", "-"),)
