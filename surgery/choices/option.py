@@ -12,13 +12,19 @@ from typing import Any, Literal
 
 _KEY = "option"
 
+DTYPE = "Dtype of the written weights; default: as stored."
+SCOPE = "Which blocks."
+SEED = "Where randomness begins."
+TARGETS = "Which maps: q, k, v, o, gate, up, down. Default: what is usual for the method."
+"""What several dataclasses say of the same."""
+
 
 @dataclass(frozen=True)
 class Option:
     """What a command line says of one field.
 
     Attributes:
-        help: What it does.
+        help: What it does, or what returns that.
         flags: Its spellings; empty: from the field's name.
         metavar: What stands for the value; empty: from the type.
         least: Smallest number.
@@ -33,7 +39,7 @@ class Option:
         panel: Under what heading it is listed.
     """
 
-    help: str
+    help: str | Callable[[], str]
     flags: tuple[str, ...] = ()
     metavar: str | None = None
     least: float | None = None
@@ -45,7 +51,7 @@ class Option:
     panel: str | None = None
 
 
-def option(text: str, *flags: str, **said: Any) -> dict[str, Option]:
+def option(text: str | Callable[[], str], *flags: str, **said: Any) -> dict[str, Option]:
     """Return the metadata of a field that is an option: its help, as in :class:`Option`."""
     return {_KEY: Option(text, flags, **said)}
 

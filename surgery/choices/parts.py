@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from surgery.choices.small_part import MethodWords, Recipe, SmallPart
 from surgery.choices.table import Table, later
 
@@ -94,7 +96,7 @@ PARTS = Table(
     SmallPart(
         "hra",
         command="reparam",
-        help="Householder reflections",
+        help="Householder reflections in front",
         settings=("reflections", "targets"),
         treatment=later("surgery.methods.householder:Hra"),
         title="re-parameterised",
@@ -128,7 +130,7 @@ PARTS = Table(
     SmallPart(
         "goft",
         command="reparam",
-        help="Givens rotations",
+        help="Givens rotations in front",
         treatment=later("surgery.methods.givens:Goft"),
         title="re-parameterised",
         words=MethodWords(
@@ -158,7 +160,7 @@ PARTS = Table(
     SmallPart(
         "qgoft",
         command="reparam",
-        help="free 2×2 blocks",
+        help="free 2×2 blocks in front",
         treatment=later("surgery.methods.givens:Qgoft"),
         title="re-parameterised",
         words=MethodWords(
@@ -190,7 +192,7 @@ PARTS = Table(
     SmallPart(
         "core",
         command="reparam",
-        help="square blocks",
+        help="square blocks behind heads",
         settings=("pairs", "up_block"),
         title="cores behind heads",
         words=MethodWords(
@@ -215,7 +217,7 @@ PARTS = Table(
     SmallPart(
         "diagonal",
         command="reparam",
-        help="singular values",
+        help="singular values behind heads",
         settings=("pairs",),
         title="singular values behind heads",
         words=MethodWords(
@@ -270,12 +272,27 @@ def by_command(*commands: str) -> tuple[str, ...]:
     return tuple(name for name, part in PARTS.items() if part.command in commands)
 
 
+def described(command: str) -> str:
+    """Return what the methods of a command are."""
+    return " ".join(f"{name}: {PARTS[name].help}." for name in by_command(command))
+
+
 def taking(setting: str) -> tuple[str, ...]:
     """Return the names of the methods that have a setting."""
     return tuple(name for name, part in PARTS.items() if setting in part.settings)
+
+
+def penalised() -> tuple[str, ...]:
+    """Return the names of the methods whose papers add something to the loss."""
+    return tuple(name for name, part in PARTS.items() if part.penalty)
 
 
 def recipes() -> dict[str, Recipe]:
     """Return every recipe by its name."""
     found = [part.recipe for part in PARTS.values() if part.recipe is not None]
     return {recipe.name: recipe for recipe in found}
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Return names as a sentence has them: ``a, b and c``."""
+    return f" {last} ".join(each for each in (", ".join(names[:-1]), names[-1]) if each)

@@ -11,6 +11,8 @@ from surgery.errors import UsageError
 
 Solver = Literal["fast", "full"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
+Form = Literal["core", "diagonal"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True)

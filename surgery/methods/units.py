@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.choices.rules import PAIRS, Layout, Pair
 from surgery.methods.damage import DamageCurve
-from surgery.methods.rules import PAIRS, Layout, Pair
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from typing import Any, Literal, get_args
 
 from surgery.choices.common import DTYPES, choice
-from surgery.choices.parts import PARTS
+from surgery.choices.option import SEED, option
+from surgery.choices.parts import PARTS, listed, penalised, recipes
 from surgery.choices.small_part import SCHEDULES, Schedule
 from surgery.errors import UsageError
 from surgery.training.recipes import recipe_of
 
 Precision = Literal["float32", "bf16", "fp16"]
 Also = Literal["biases", "norms"]
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True)
@@ -50,38 +52,74 @@ class TuneOptions:
         tensorboard: Write a log for tensorboard.
     """
 
-    recipe: str | None = None
-    epochs: float | None = None
-    steps: int | None = None
-    batch: int | None = None
-    micro_batch: int | None = None
-    learning_rate: float | None = None
-    schedule: Schedule | None = None
-    warmup: float | None = None
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    penalty: float | None = None
-    also: tuple[Also, ...] = ()
-    length: int | None = None
-    language: str = "en"
-    held_out: float = 0.05
-    evaluate_every: int | None = None
-    transcribe: bool = True
-    log_every: int = 5
-    save_every: int = 50
-    precision: Precision = "float32"
-    dtype: str = "float32"
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    device: str | None = None
-    workers: int = 0
-    tensorboard: bool = False
+    recipe: str | None = field(
+        default=None, metadata=option(lambda: f"{', '.join(recipes())}; default: fitting.")
+    )
+    epochs: float | None = field(default=None, metadata=option("Passes over the data."))
+    steps: int | None = field(default=None, metadata=option("Optimiser steps, not epochs."))
+    batch: int | None = field(
+        default=None, metadata=option("Samples a step, over all processes together.")
+    )
+    micro_batch: int | None = field(
+        default=None, metadata=option("Samples at once in a process: what memory allows.")
+    )
+    learning_rate: float | None = field(
+        default=None, metadata=option("Peak learning rate of AdamW.", "--learning-rate", "--lr")
+    )
+    schedule: Schedule | None = field(default=None, metadata=option("How the learning rate falls."))
+    warmup: float | None = field(
+        default=None, metadata=option("Steps of warm-up, or, below 1, share of all steps.")
+    )
+    weight_decay: float = field(default=0.0, metadata=option("Of AdamW."))
+    clip: float = field(default=1.0, metadata=option("Largest norm of the gradient; 0: any."))
+    penalty: float | None = field(
+        default=None,
+        metadata=option(lambda: f"Weight of the regulariser of {listed(penalised(), 'or')}."),
+    )
+    also: tuple[Also, ...] = field(
+        default=(),
+        metadata=option("What is trained beside.", reads="words", metavar="biases,norms"),
+    )
+    length: int | None = field(
+        default=None, metadata=option("Tokens a row of packed text; default: at most 512.")
+    )
+    language: str = field(default="en", metadata=option("What is spoken, if not English."))
+    held_out: float = field(
+        default=0.05,
+        metadata=option("Share of the data kept back to watch, at most 64 samples."),
+    )
+    evaluate_every: int | None = field(
+        default=None, metadata=option("Steps between looks at it; default: ten looks a run.")
+    )
+    transcribe: bool = field(
+        default=True,
+        metadata=option("Word error rate of it, too.", "--transcribe/--no-transcribe"),
+    )
+    log_every: int = field(default=5, metadata=option("Steps between logged losses."))
+    save_every: int = field(default=50, metadata=option("Steps between states to resume from."))
+    precision: Precision = field(default="float32", metadata=option("Mixed precision."))
+    dtype: str = field(
+        default="float32",
+        metadata=option("Of the frozen weights; small parts are float32.", among=DTYPES),
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata=option("Save memory, take longer.")
+    )
+    seed: int = field(default=0, metadata=option(SEED, least=0))
+    device: str | None = field(
+        default=None,
+        metadata=option("Default: the accelerator, where there is one.", among=DEVICES),
+    )
+    workers: int = field(default=0, metadata=option("Processes that prepare data.", least=0))
+    tensorboard: bool = field(
+        default=False, metadata=option("Log for tensorboard, in OUT/tensorboard.")
+    )
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
         choice("--schedule", self.schedule, (None, *SCHEDULES))
         choice("--precision", self.precision, get_args(Precision))
-        choice("--device", self.device, (None, "cpu", "cuda", "mps", "xpu"))
+        choice("--device", self.device, (None, *DEVICES))
         choice("--dtype", self.dtype, DTYPES)
         for beside in self.also:
             choice("--also", beside, get_args(Also))
@@ -194,8 +232,7 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
                 f"{method} has no regulariser",
                 where="--penalty",
                 found=options.penalty,
-                expected="nothing; these have one: "
-                + ", ".join(name for name, part in PARTS.items() if part.penalty),
+                expected="nothing; these have one: " + ", ".join(penalised()),
             )
         penalty = None
     elif penalty is None:

@@ -8,8 +8,8 @@ from typing import Any
 from surgery.choices.parts import PARTS
 from surgery.engine.parts.split import reparam, split
 from surgery.events import Progress
+from surgery.training.preparation import DEFAULT_RANK
 from surgery.training.request import Request
-from surgery.training.start import DEFAULT_RANK
 
 
 def prepare(request: Request, progress: Progress) -> None:

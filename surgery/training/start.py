@@ -3,67 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from surgery.choices.common import ScopeChoice, choice
+from surgery.choices.common import choice
 from surgery.choices.parts import PARTS
 from surgery.errors import UnsupportedModelError, UsageError
-from surgery.methods.rules import Pair
 from surgery.stored.block import ABSORB_DECOMPOSE
 from surgery.stored.stored import Stored
+from surgery.training.preparation import Preparation
 
-DEFAULT_RANK = 8
 PRUNED = "core"
 """What is trained of a pruned checkpoint without small parts, as in CLOVER's healing."""
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How a checkpoint without small parts is given them.
-
-    Attributes:
-        rank: Rank of ``sorsa``, ``pissa`` and ``lora``; 8 by default.
-        reflections: HRA's, even.
-        targets: Roles of the maps; ``None``: what is usual for the method.
-        scope: Which blocks.
-        layers: Of ``lora``: which layers; ``None``: all.
-        pairs: Of ``diagonal`` and ``core``: ``qk``, ``vo``; both by default.
-        up_block: Of ``core``: rows of a block of up projections, 0 for none; 64 by default for
-            families with rotary positions.
-    """
-
-    rank: int | None = None
-    reflections: int | None = None
-    targets: tuple[str, ...] | None = None
-    scope: ScopeChoice = "all"
-    layers: tuple[int, ...] | None = None
-    pairs: tuple[Pair, ...] | None = None
-    up_block: int | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON values, by the command line's names."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-
-    def given(self) -> dict[str, Any]:
-        """Return what is not the default."""
-        return {key: v for key, v in self.plain().items() if v not in (None, "all")}
-
-    def check(self, method: str) -> None:
-        """Refuse settings that are not the method's.
-
-        Raises:
-            UsageError: One of them has nothing to act on.
-        """
-        known = {"scope", *PARTS[method].settings}
-        for name in self.given():
-            if name not in known:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} says nothing about {method}",
-                    found=getattr(self, name),
-                    hint=f"leave it out; {method} takes "
-                    + ", ".join("--" + each.replace("_", "-") for each in sorted(known)),
-                )
 
 
 def what_is_trained(stored: Stored, train: str | None) -> str:

@@ -15,7 +15,7 @@ import surgery
 from surgery.engine.cut import settle as settling
 from surgery.engine.cut.estimate import estimate_text
 from surgery.engine.measure import shipped
-from surgery.engine.measure.shipped import SHIPPED
+from surgery.choices.common import SHIPPED
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Event
 from surgery.methods import LITTLE_ERROR

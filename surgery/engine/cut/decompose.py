@@ -10,6 +10,7 @@ from torch import Tensor
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.choices.cutting import BY_INPUT, BY_WEIGHTS, CUTTING
+from surgery.choices.rules import Pair
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.events import Event, Progress
 from surgery.methods import (
@@ -21,7 +22,6 @@ from surgery.methods import (
     SiteSpectra,
 )
 from surgery.methods.activation_aware import SecondMoments
-from surgery.methods.rules import Pair
 from surgery.stored.pack import read_site, vector_cost
 from surgery.stored.parallel import map_ahead
 

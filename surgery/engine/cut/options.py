@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from surgery.architectures import Architecture
-from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
+from surgery.choices.common import DTYPES, RIDGE, SCOPES, SHIPPED, ScopeChoice, choice
 from surgery.choices.cutting import baselines
-from surgery.engine.cut.calibrate import PADDING_WEIGHT, Calibrate
-from surgery.engine.measure.shipped import SHIPPED
-from surgery.errors import UsageError
-from surgery.methods import (
+from surgery.choices.option import DTYPE, option
+from surgery.choices.rules import (
     LAYOUTS,
     OF,
     PAIRS,
-    RIDGE,
     Bound,
     Energy,
     Layout,
@@ -31,6 +28,12 @@ from surgery.methods import (
     Thresholds,
     UpTo,
 )
+from surgery.choices.where import WHERE
+from surgery.engine.cut.calibrate import PADDING_WEIGHT, Calibrate
+from surgery.errors import UsageError
+
+if TYPE_CHECKING:
+    from surgery.architectures import Architecture
 
 PresetChoice = Literal["paper"]
 DEFAULTS = {
@@ -42,6 +45,8 @@ DEFAULTS = {
     "language": "en",
 }
 """What a command need not spell out."""
+
+_what = partial(option, panel="What to cut, and how")
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,37 @@ class Options:
     """
 
     rule: Rule | None = None
-    layout: Layout = "ragged"
-    scope: ScopeChoice | None = None
-    pairs: tuple[Pair, ...] | None = None
-    multiple: int = 1
-    baseline: str | None = None
-    dtype: str | None = None
+    layout: Layout = field(
+        default="ragged",
+        metadata=_what(
+            "ragged: every head its own ranks. block: one QK and one VO rank a block. "
+            "tied: one rank a block. model: one QK and one VO rank for all blocks."
+        ),
+    )
+    scope: ScopeChoice | None = field(default=None, metadata=_what("Which attention blocks."))
+    pairs: tuple[Pair, ...] | None = field(
+        default=None,
+        metadata=_what("Which pairs: qk, vo, or both.", reads="words", metavar="qk,vo"),
+    )
+    multiple: int = field(
+        default=1, metadata=_what("Ranks are multiples of this, or full.", least=1)
+    )
+    baseline: str | None = field(
+        default=None,
+        metadata=_what("Prune without decomposing, to compare with.", among=baselines),
+    )
+    dtype: str | None = field(default=None, metadata=option(DTYPE, among=DTYPES))
     calibrate: Calibrate | None = None
-    by_weights: bool = False
-    preset: PresetChoice | None = None
+    by_weights: bool = field(
+        default=False,
+        metadata=option(
+            "Decide by the weights alone: needs no input, and may ruin the model.", panel=WHERE
+        ),
+    )
+    preset: PresetChoice | None = field(
+        default=None,
+        metadata=option("paper: the thresholds that a paper gives.", panel=WHERE),
+    )
     reason: str | None = None
 
     def __post_init__(self) -> None:

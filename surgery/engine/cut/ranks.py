@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from surgery.architectures.ranks import SiteRanks, full_ranks
+from surgery.choices.rules import Pair, check_rule
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.methods import (
     Bound,
@@ -20,7 +21,6 @@ from surgery.methods import (
     UpTo,
     choose_ranks,
 )
-from surgery.methods.rules import Pair, check_rule
 from surgery.report.accounting import site_parameters
 from surgery.stored.pack import vector_cost
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from surgery.architectures import Architecture
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
+from surgery.choices.option import DTYPE, SCOPE, option
+from surgery.choices.rules import PAIRS, Pair
+from surgery.choices.settings import FORMS, Form
 from surgery.errors import UsageError
-from surgery.methods import FORMS, PAIRS, Form, Pair
+
+if TYPE_CHECKING:
+    from surgery.architectures import Architecture
 
 UP_BLOCK = 64
 """Rows of ``up`` that share a core in the paper's recipe, which is for families with RoPE."""
@@ -29,10 +33,23 @@ class FactorOptions:
     """
 
     form: Form
-    pairs: tuple[Pair, ...] | None = None
-    scope: ScopeChoice = "all"
-    up_block: int | None = None
-    dtype: str | None = None
+    pairs: tuple[Pair, ...] | None = field(
+        default=None,
+        metadata=option(
+            "core, diagonal: behind keys (qk), values (vo), or (default) both.",
+            reads="words",
+            metavar="qk,vo",
+        ),
+    )
+    scope: ScopeChoice = field(default="all", metadata=option(SCOPE))
+    up_block: int | None = field(
+        default=None,
+        metadata=option(
+            f"core: rows of up that share a block, 0: none; default {UP_BLOCK} with RoPE, else 0.",
+            least=0,
+        ),
+    )
+    dtype: str | None = field(default=None, metadata=option(DTYPE, among=DTYPES))
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""

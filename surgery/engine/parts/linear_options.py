@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from surgery.architectures import LINEAR_ROLES
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
+from surgery.choices.option import DTYPE, SCOPE, SEED, TARGETS, option
 from surgery.choices.parts import PARTS
 from surgery.errors import UsageError
-from surgery.methods import Treatment
+
+if TYPE_CHECKING:
+    from surgery.methods import Treatment
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,17 @@ class LinearOptions:
     """
 
     treatment: Treatment
-    targets: tuple[str, ...] | None = None
-    scope: ScopeChoice = "all"
-    seed: int = 0
-    dtype: str | None = None
+    targets: tuple[str, ...] | None = field(
+        default=None, metadata=option(TARGETS, reads="words", metavar="q,v,…")
+    )
+    scope: ScopeChoice = field(default="all", metadata=option(SCOPE))
+    seed: int = field(default=0, metadata=option(SEED, least=0))
+    dtype: str | None = field(default=None, metadata=option(DTYPE, among=DTYPES))
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""
+        from surgery.architectures import LINEAR_ROLES  # which the command line need not wait for
+
         choice("--scope", self.scope, SCOPES)
         choice("--dtype", self.dtype, (None, *DTYPES))
         for target in self.targets or ():

@@ -1,0 +1,122 @@
+"""Where to cut, as it is asked for on the command line: one rule, and what belongs to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from surgery.choices.option import option
+from surgery.choices.rules import (
+    Energy,
+    Lossless,
+    MaxError,
+    MaxPplIncrease,
+    MaxWerIncrease,
+    Of,
+    Remove,
+    Rule,
+    Thresholds,
+    UpTo,
+)
+from surgery.errors import UsageError
+
+WHERE = "Where to cut (default: the family's preset, or less where that harms)"
+
+_where = partial(option, panel=WHERE)
+
+
+@dataclass(frozen=True)
+class Where:
+    """The rules, of which one is given; :meth:`rule` is what the library calls it."""
+
+    lossless: bool = field(default=False, metadata=_where("Restructure only; cut nothing."))
+    threshold_qk: float | None = field(
+        default=None, metadata=_where("Cut QK singular values at or below this.", least=0.0)
+    )
+    threshold_vo: float | None = field(
+        default=None, metadata=_where("Cut VO singular values at or below this.", least=0.0)
+    )
+    energy: float | None = field(
+        default=None,
+        metadata=_where(
+            "Keep this fraction of what every head does: of its squared singular values.",
+            reads="fraction",
+        ),
+    )
+    remove: float | None = field(
+        default=None,
+        metadata=_where(
+            "Remove this fraction of the attention parameters in scope, with --pairs of that "
+            "pair's: 25% or 0.25.",
+            reads="fraction",
+        ),
+    )
+    per_pair: bool = field(default=False, metadata=_where("With --remove: QK and VO lose F each."))
+    of: Of = field(
+        default="qkvo",
+        metadata=_where(
+            "With --remove: a fraction of the attention (or pair) in scope, of its encoder or "
+            "decoder, or of the model."
+        ),
+    )
+    up_to: float | None = field(
+        default=None,
+        metadata=_where(
+            "Remove this fraction, or as much less as does little harm: an error of 0.1, a "
+            "perplexity 10 % higher.",
+            reads="fraction",
+        ),
+    )
+    max_error: float | None = field(
+        default=None,
+        metadata=_where(
+            "Remove as much as keeps the output's error on real input below this.", least=0.0
+        ),
+    )
+    max_wer_increase: float | None = field(
+        default=None,
+        metadata=_where(
+            "As much as costs at most so many points of word error rate.",
+            least=0.0,
+            metavar="POINTS",
+        ),
+    )
+    max_ppl_increase: float | None = field(
+        default=None,
+        metadata=_where("As much as raises perplexity by at most this: 2% or 0.02.", reads="share"),
+    )
+
+    def rule(self) -> Rule | None:
+        """Return the rule that was given.
+
+        Raises:
+            UsageError: Two were, or something belongs to one that was not.
+        """
+        given: dict[str, Rule] = {}
+        if self.lossless:
+            given["--lossless"] = Lossless()
+        if (self.threshold_qk, self.threshold_vo) != (None, None):
+            given["--threshold-qk/--threshold-vo"] = Thresholds(
+                self.threshold_qk, self.threshold_vo
+            )
+        if self.energy is not None:
+            given["--energy"] = Energy(self.energy)
+        if self.remove is not None:
+            given["--remove"] = Remove(self.remove, self.per_pair, self.of)
+        if self.up_to is not None:
+            given["--up-to"] = UpTo(self.up_to)
+        if self.max_error is not None:
+            given["--max-error"] = MaxError(self.max_error)
+        if self.max_wer_increase is not None:
+            given["--max-wer-increase"] = MaxWerIncrease(self.max_wer_increase)
+        if self.max_ppl_increase is not None:
+            given["--max-ppl-increase"] = MaxPplIncrease(self.max_ppl_increase)
+        if len(given) > 1:
+            raise UsageError(
+                "Two rules say where to cut", found=" and ".join(given), expected="one of them"
+            )
+        if self.per_pair and self.remove is None:
+            raise UsageError("--per-pair says how --remove cuts, and there is no --remove")
+        if self.of != "qkvo" and self.remove is None:
+            raise UsageError("--of says what --remove is a fraction of, and there is no --remove")
+        return next(iter(given.values()), None)
