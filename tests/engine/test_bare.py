@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 import surgery
+from surgery.choices.common import SHIPPED
 from surgery.engine.cut import settle as settling
 from surgery.engine.cut.estimate import estimate_text
 from surgery.engine.measure import shipped
-from surgery.choices.common import SHIPPED
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Event
 from surgery.methods import LITTLE_ERROR
