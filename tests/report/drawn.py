@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from surgery.report.attention import page as attention_page
-from surgery.report.calibration import page as calibration_page
 from surgery.report.figures import Picture
 from surgery.report.html import to_html
-from surgery.report.linears import page as linears_page
 from surgery.report.model.report import Report
-from surgery.report.tuning import page as tuning_page
+from surgery.report.pages import attention as attention_page
+from surgery.report.pages import calibration as calibration_page
+from surgery.report.pages import linears as linears_page
+from surgery.report.pages import tuning as tuning_page
 
 MAKERS = {
     attention_page: ("savings_bars", "rank_maps", "spectra", "pair_errors", "trade_off"),
