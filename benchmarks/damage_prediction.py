@@ -29,7 +29,7 @@ from surgery.engine.cut.decide import price
 from surgery.engine.cut.plan import make_plan
 from surgery.engine.cut.pricing import Pricing
 from surgery.events import ignore
-from surgery.methods import PAIRS, Ranks, predicted_damage
+from surgery.methods import Ranks, predicted_damage
 from surgery.report.figures.canvas import CUT, INK, NARROW, TRAINED, axes, draw, log_ticks, power
 
 
@@ -39,10 +39,7 @@ def allocation(pricing: Pricing, generator: random.Random) -> Ranks:
     while not ranks or pricing.removed(ranks) == 0:
         chance, deepest = generator.uniform(0.2, 1.0), generator.uniform(0.1, 0.8)
         for path, found in pricing.decompositions.items():
-            for pair in PAIRS:
-                part = found.pair(pair)
-                if part is None:
-                    continue
+            for pair, part in found.parts.items():
                 share = generator.uniform(0, deepest) if generator.random() < chance else 0.0
                 ranks.setdefault(path, {})[pair] = least_energy_ranks(part, share)
     return ranks

@@ -23,9 +23,9 @@ from transformers.utils import logging
 
 import surgery
 from surgery.evaluation.perplexity import perplexity, read_documents
-from surgery.methods import Pair
+from surgery.methods import SeamName
 
-PAIRS: dict[str, tuple[Pair, ...]] = {"VO": ("vo",), "QK": ("qk",), "QKVO": ("qk", "vo")}
+PAIRS: dict[str, tuple[SeamName, ...]] = {"VO": ("vo",), "QK": ("qk",), "QKVO": ("qk", "vo")}
 
 
 def percent(text: str) -> float:

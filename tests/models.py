@@ -96,6 +96,8 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "llama-wide-heads": _rotary("LlamaConfig", "LlamaForCausalLM", head_dim=12),
     "mistral": _rotary("MistralConfig", "MistralForCausalLM", sliding_window=6),
     "qwen2": _rotary("Qwen2Config", "Qwen2ForCausalLM"),
+    "qwen3": _rotary("Qwen3Config", "Qwen3ForCausalLM", head_dim=12),
+    "olmo2": _rotary("Olmo2Config", "Olmo2ForCausalLM"),
     "bert": _bert("BertForMaskedLM"),
     "bert-unprefixed": _bert("BertModel"),
     "gpt2": _gpt2("GPT2LMHeadModel"),

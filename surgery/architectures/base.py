@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Input = Literal["audio", "text"]
 Scope = Literal["encoder", "decoder", "cross"]
 Role = Literal["q", "k", "v", "o"]
 
 ROLES: tuple[Role, ...] = ("q", "k", "v", "o")
+CAUSAL, BASE = "AutoModelForCausalLM", "AutoModel"
+"""Auto classes of what predicts the next token of text, and of models without a head."""
 
 Shape = tuple[int | str, ...]
-"""A tensor's shape: numbers, and configuration attributes that hold them."""
+"""A tensor's shape: numbers, configuration attributes that hold them, and ``a * b`` of these."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Projection:
         part: Which slice of the output dimension it is, where several maps are fused.
         parts: How many maps are fused in the tensor (1: not fused).
         transposed: Stored ``(in, out)`` as in GPT-2's ``Conv1D`` instead of ``(out, in)``.
+        norm: Module, relative to the attention module, of a norm between the map and what reads it
+            (``q_norm``).
     """
 
     module: str
@@ -37,6 +42,7 @@ class Projection:
     part: int = 0
     parts: int = 1
     transposed: bool = False
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class StoredProjection:
     part: int = 0
     parts: int = 1
     transposed: bool = False
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,8 @@ class AttentionSite:
     """One attention block of one checkpoint.
 
     ``path`` is the attention module's path as the checkpoint spells it, the key of this
-    site in ``config.json``'s ``surgery`` block.
+    site in ``config.json``'s ``surgery`` block. ``closed`` says by seam (``qk``, ``vo``) why it
+    can only be left as it is; nothing else about the block asks.
     """
 
     path: str
@@ -108,6 +116,7 @@ class AttentionSite:
     k: StoredProjection
     v: StoredProjection
     o: StoredProjection
+    closed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def groups(self) -> int:
@@ -176,12 +185,20 @@ class ModelClass:
         tied: Of them, those that need not be stored where ``tie_word_embeddings`` holds and the
             tensor that each is tied to is; or the other way about.
         without: Towers that it lacks.
+        autos: The auto classes that transformers lists it under, a test compares; the first is
+            its own. None: results of this class carry no code.
     """
 
     name: str
     beside: Mapping[str, Shape] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    autos: tuple[str, ...] = ()
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether its head predicts the next token: of a text, or of what was said."""
+        return not {CAUSAL, "AutoModelForSpeechSeq2Seq"}.isdisjoint(self.autos)
 
 
 @dataclass(frozen=True)
@@ -191,6 +208,10 @@ class Architecture:
     Attributes:
         model_type: ``config.json``'s ``model_type``.
         title: The family's name as people write it.
+        input: What it hears, or reads.
+        predicts: What its output layer is made for. Only families that predict the next token
+            have a perplexity, or a word error rate; others are measured by their hidden states.
+        pipeline: transformers' pipeline for most of its checkpoints, by which hubs list them.
         prefixes: Tensor-name prefixes a checkpoint of the family may carry; the first that
             occurs is the checkpoint's.
         attentions: Every kind of attention block.
@@ -202,23 +223,31 @@ class Architecture:
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
         convolutions: Glob patterns (below the prefix) of the encoder's convolution kernels, to how
             many outputs each computes for one position of the encoder.
+        exports: The export targets that have a form for this family, to its name there. Those
+            that take every family (``hf``, ``peft``) do not ask.
         preset: What the bare command prunes.
-        classes: Its model classes. Where config.json names none of them, the tensors decide: the
-            first that has what is stored.
+        classes: Its model classes, the usual one first. Where config.json names none of them, the
+            tensors decide: the first that has what is stored.
         ignored: Glob patterns, as of ``untouched``, of tensors that files carry and that no
             loading misses: buffers of older releases, what only the pre-training needed.
         when: Configuration attributes that some of ``tensors`` and of what stands beside the
             body depend on.
         published: Thresholds that a paper gives for the family, to repeat it by.
         defaults: What the family's configuration means by a key that is absent.
-        multiples: Attributes that are so many times another one where they are absent or null.
+        derived: Attributes that are told by others where they are absent or null, as ``a * b`` and
+            the like (see :func:`surgery.architectures.config.value`).
         aliases: Keys of ``config.json`` that stand for the attribute names used here.
-        inexact: Configuration attributes that make Absorb-Decompose inexact when they hold
-            anything but the given harmless value, with the reason.
+        closing: Configuration attributes that close a seam when they hold anything but the given
+            harmless value: that value, the seam, and the reason.
+        undescribed: Those by which a model has parts that nothing here describes: the harmless
+            value, and what is there otherwise.
     """
 
     model_type: str
     title: str
+    input: Input
+    predicts: Literal["next token", "masked token"]
+    pipeline: str
     prefixes: tuple[str, ...]
     attentions: tuple[AttentionKind, ...]
     linears: Mapping[str, tuple[str, ...]]
@@ -230,8 +259,16 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     when: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    derived: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     published: Published | None = None
-    inexact: Mapping[str, tuple[object, str]] = field(default_factory=dict)
+    closing: Mapping[str, tuple[object, str, str]] = field(default_factory=dict)
+    undescribed: Mapping[str, tuple[object, str]] = field(default_factory=dict)
     convolutions: Mapping[str, int] = field(default_factory=dict)
+    exports: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def auto_class(self) -> str:
+        """The auto class that most of its checkpoints are used by."""
+        usual = self.classes[:1] if self.predicts == "next token" else ()
+        return next((one.autos[0] for one in usual), BASE)

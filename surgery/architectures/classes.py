@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from surgery.architectures.base import Architecture, ModelClass, Shape
-from surgery.architectures.config import Config
+from surgery.architectures.config import Config, value
 from surgery.errors import CheckpointError, first_few
 
 SHOWN = 3  # names in a message before it says how many more there are
@@ -37,7 +37,7 @@ def class_of(
         CheckpointError: No class is named, and the tensors are those of none.
     """
     known = {one.name: one for one in family.classes}
-    for name in names_of(config):
+    for name in names_of(getattr(config, "architectures", None)):
         if name in known:
             return known[name]
     if not known:
@@ -63,9 +63,8 @@ def class_of(
     )
 
 
-def names_of(config: Any) -> list[str]:
-    """Return the classes that config.json names."""
-    named = getattr(config, "architectures", None)
+def names_of(named: Any) -> list[str]:
+    """Return the classes that config.json names under ``architectures``."""
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
@@ -126,9 +125,8 @@ def expected(family: Architecture, config: Config, one: ModelClass | None) -> di
 
 def sizes(shape: Shape, config: Config) -> tuple[int, ...] | None:
     """Return a shape in numbers; ``None`` where the configuration does not say them all."""
-    values = [getattr(config, one, None) if isinstance(one, str) else one for one in shape]
-    known = tuple(value for value in values if isinstance(value, int))
-    return known if len(known) == len(values) else None
+    known = tuple(size for one in shape if (size := value(config, one)) is not None)
+    return known if len(known) == len(shape) else None
 
 
 def place(name: str, prefix: str) -> str:

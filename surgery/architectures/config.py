@@ -42,9 +42,9 @@ class Config:
             for name in (kind.kv_heads, kind.head_dim):
                 if self._values.get(name) is not None:
                     self._require(name, family.aliases.get(name, name), where)
-        for name, (times, other) in family.multiples.items():
+        for name, expression in family.derived.items():
             if self._values.get(name) is None:
-                self._values[name] = times * self._values[other]
+                self._values[name] = value(self, expression)
 
     def __getattr__(self, name: str) -> Any:
         """Return the value the configuration gives ``name``."""
@@ -63,3 +63,28 @@ class Config:
                 expected="a positive integer",
                 hint="compare the file with the one of the original model",
             )
+
+
+def value(config: Any, expression: int | str) -> int | None:
+    """Return a number that is told by a configuration.
+
+    Args:
+        config: Holds the attributes.
+        expression: A number, an attribute, or two of these joined by ``*``, ``/`` (that leaves
+            nothing over) or ``+``.
+
+    Returns:
+        ``None`` where the configuration does not say it, or says what is no number.
+    """
+    words = str(expression).split()
+    if len(words) == 3:
+        left, right = value(config, words[0]), value(config, words[2])
+        if left is None or right is None:
+            return None
+        if words[1] == "/":
+            return left // right if right and left % right == 0 else None
+        return left * right if words[1] == "*" else left + right
+    if isinstance(expression, int) or expression.isdigit():
+        return int(expression)
+    found = getattr(config, expression, None)
+    return found if type(found) is int else None

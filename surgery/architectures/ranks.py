@@ -29,6 +29,10 @@ class SiteRanks:
         if self.pairs is not None and tuple(2 * len(kept) for kept in self.pairs) != self.qk:
             raise ValueError(f"frequency pairs {self.pairs} do not make ranks {self.qk}")
 
+    def of(self, seam: str) -> tuple[int, ...]:
+        """Return the ranks of a seam by its name."""
+        return {"qk": self.qk, "vo": self.vo}[seam]
+
 
 def full_ranks(site: AttentionSite) -> SiteRanks:
     """Return the ranks of an untouched block: the head dimension everywhere."""

@@ -26,7 +26,7 @@ from surgery.architectures.classes import (
 )
 from surgery.architectures.config import Config
 from surgery.architectures.prefixes import find_prefix
-from surgery.architectures.registry import refuse_inexact_tensors
+from surgery.architectures.seams import closed_seams, foreign
 from surgery.errors import CheckpointError
 
 
@@ -66,6 +66,7 @@ def attention_sites(
         if in_towers(family, kind.path, without):
             continue
         heads, kv_heads, width, head_dim = _dimensions(kind, config, where)
+        closed = closed_seams(family, kind, config)
         for layer in range(int(getattr(config, kind.layers))):
             path = prefix + kind.path.format(layer=layer)
             queries, keys = heads * head_dim, kv_heads * head_dim
@@ -84,6 +85,7 @@ def attention_sites(
                     k=_stored(path, kind.k, config, keys, width),
                     v=_stored(path, kind.v, config, keys, width),
                     o=_stored(path, kind.o, config, width, queries),
+                    closed=closed,
                 )
             )
     return tuple(sites)
@@ -124,6 +126,7 @@ def _stored(
         part=projection.part,
         parts=projection.parts,
         transposed=projection.transposed,
+        norm=None if projection.norm is None else f"{path}.{projection.norm}",
     )
 
 
@@ -191,10 +194,8 @@ def claim(
 
     Raises:
         CheckpointError: A tensor has no role or two, or an attention tensor is missing.
-        UnsupportedModelError: A tensor betrays a part that makes the surgery inexact.
     """
     prefix = find_prefix(family, names, where=where)
-    refuse_inexact_tensors(family, list(names), where=where)
     one = class_of(family, config, names, prefix, where=where)
     sites = attention_sites(family, config, prefix, without=() if one is None else one.without)
     attention = {name for site in sites for name in site.tensors()}
@@ -210,7 +211,7 @@ def claim(
                 f"{family.title} model",
                 where=where,
                 expected="the tensors that config.json describes and no others",
-                hint="remove the tensor, or describe it in the architecture file",
+                hint=foreign(name) or "remove the tensor, or describe it in the architecture file",
             )
         if roles:
             linears[name] = roles[0]

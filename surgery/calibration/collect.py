@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from surgery.architectures.base import AttentionSite
+from surgery.architectures.known import input_of
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.hooks import Recorder
 from surgery.calibration.moments import Moments
@@ -62,13 +63,14 @@ def collect(
         raise UsageError("A weight must lie between 0 and 1.", found=padding_weight)
     if batch < 1 or not sites:
         raise UsageError("Calibration needs a batch and a block.", found=f"{batch}, {len(sites)}")
-    speech = model.config.model_type == "whisper"
-    if speech != (data.kind == "audio"):
+    expected = input_of(model.config.model_type)
+    speech = expected == "audio"
+    if data.kind != expected:
         raise UsageError(
             "The calibration data does not fit the model.",
             where=data.name,
             found=data.kind,
-            expected="audio" if speech else "text",
+            expected=expected,
         )
     with _evaluating(model), Recorder(model, sites) as recorder:
         if speech:

@@ -49,6 +49,11 @@ class SiteCut:
     vo: Float64[Tensor, "kv d d"] | None = None
     output: OutputChange | None = None
 
+    @classmethod
+    def of(cls, products: Mapping[str, Float64[Tensor, "kv d d"]]) -> SiteCut:
+        """Return the cut whose pairs have these P, by name."""
+        return cls(products.get("qk"), products.get("vo"))
+
 
 def kept_product(pair: PairDecomposition, ranks: Sequence[int]) -> Float64[Tensor, "kv d d"]:
     """Return P where each head keeps the first so many of its vectors.
@@ -60,12 +65,11 @@ def kept_product(pair: PairDecomposition, ranks: Sequence[int]) -> Float64[Tenso
     if any(rank % pair.step and rank != d for rank in ranks):
         raise ValueError(f"ranks {list(ranks)} split pairs of rows")
     kept = torch.arange(d) < torch.tensor(ranks)[:, None]
-    if pair.frequencies is not None:
-        # By worth, a frequency's rows lie side by side; in the head, half a head apart.
-        rows = torch.cat([pair.frequencies, pair.frequencies + d // 2], dim=-1)
-        by_row = torch.cat([kept[:, 0::2], kept[:, 1::2]], dim=-1)
-        kept = torch.zeros(kv, d, dtype=torch.bool).scatter(1, rows, by_row)
-    return pair.left.mT @ (kept[..., None] * pair.right)
+    if pair.left is not None and pair.right is not None:
+        return pair.left.mT @ (kept[..., None] * pair.right)
+    if pair.order is not None:
+        kept = torch.zeros(kv, d, dtype=torch.bool).scatter(1, pair.order, kept)
+    return torch.diag_embed(kept.to(pair.spectrum))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
 from surgery.calibration.witness import Witness
-from surgery.choices.rules import PAIRS, Pair
+from surgery.choices.rules import SeamName
 from surgery.events import Event, Progress
 from surgery.methods import PairDecomposition, SiteDecomposition
 from surgery.methods.units import dropped_share
@@ -26,7 +26,7 @@ TRIALS = (0.25, 0.5, 0.75)
 Tried = list[tuple[float, float]]
 """Of one pair: share of its energy dropped, and the damage that it did, cut by cut."""
 
-Trials = dict[tuple[str, Pair], Tried]
+Trials = dict[tuple[str, SeamName], Tried]
 """By block and pair."""
 
 
@@ -35,8 +35,8 @@ def measure_sensitivities(
     sites: Sequence[AttentionSite],
     decompositions: Mapping[str, SiteDecomposition],
     progress: Progress,
-    known: Mapping[tuple[str, Pair], Tried] | None = None,
-    keep: Callable[[str, Pair, Tried], None] | None = None,
+    known: Mapping[tuple[str, SeamName], Tried] | None = None,
+    keep: Callable[[str, SeamName, Tried], None] | None = None,
 ) -> Trials:
     """Cut every pair of every block on trial.
 
@@ -48,13 +48,9 @@ def measure_sensitivities(
         known: What an earlier run found of some pairs: those are not tried again.
         keep: Called with what was found of a pair, as soon as it was.
     """
-    todo: list[tuple[AttentionSite, Pair, PairDecomposition]] = []
+    todo: list[tuple[AttentionSite, SeamName, PairDecomposition]] = []
     for site in sites:
-        found = decompositions[site.path]
-        for pair in PAIRS:
-            part = found.pair(pair)
-            if part is not None:
-                todo.append((site, pair, part))
+        todo += [(site, pair, part) for pair, part in decompositions[site.path].parts.items()]
     trials: Trials = {}
     for number, (site, pair, part) in enumerate(todo):
         progress(Event("Measuring sensitivities", number, len(todo), f"{site.path} {pair}"))
@@ -75,15 +71,14 @@ def try_cut(
     witness: Witness,
     model: Any,
     site: AttentionSite,
-    pair: Pair,
+    pair: SeamName,
     part: PairDecomposition,
     fraction: float,
 ) -> tuple[float, float]:
     """Cut a fraction of one pair's vectors; return the share of energy dropped and the damage."""
     ranks = least_energy_ranks(part, fraction)
     product = kept_product(part, ranks)
-    cut = SiteCut(qk=product) if pair == "qk" else SiteCut(vo=product)
-    with cut_heads(model, [site], {site.path: cut}):
+    with cut_heads(model, [site], {site.path: SiteCut.of({pair: product})}):
         return dropped_share(part.spectrum, ranks), witness.damage()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgery.architectures.known import predicts_next
 from surgery.calibration.hooks import Recorder, Weights
 from surgery.evaluation.perplexity import Windows, token_windows
 from surgery.evaluation.rows import Document
@@ -36,8 +37,8 @@ class TextBatch:
         inputs = {"input_ids": self.tokens.to(model.device)}
         if not bool(self.mask.all()):
             inputs["attention_mask"] = self.mask.to(model.device, torch.int64)
-        options = {} if model.config.model_type == "bert" else {"use_cache": False}
-        return model(**inputs, **options)
+        cached = predicts_next(model.config.model_type)  # others have nothing to switch off
+        return model(**inputs, **({"use_cache": False} if cached else {}))
 
 
 def token_windows_of(

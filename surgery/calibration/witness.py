@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from surgery.architectures.base import AttentionSite
+from surgery.architectures.known import predicts_next
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches, teach
 from surgery.calibration.text import TextBatch, text_batches, token_windows_of
@@ -46,8 +47,12 @@ def output_of_speech(sites: Sequence[AttentionSite]) -> Output:
 
 def output_of_text(model: Any) -> Output:
     """Return which output of a text model shows what cutting it does."""
-    predicts = model.get_output_embeddings() is not None and model.config.model_type != "bert"
-    return "next token" if predicts else "last hidden state"
+    predicts = predicts_next(model.config.model_type)
+    return (
+        "next token"
+        if predicts and model.get_output_embeddings() is not None
+        else "last hidden state"
+    )
 
 
 def unit_of(output: Output) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.carried.auto_classes import auto_classes
+from surgery.architectures.known import auto_classes
 from surgery.carried.flatten import flatten
 from surgery.carried.pieces import Wanted
 from surgery.runtime.families import HOMES

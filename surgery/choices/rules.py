@@ -8,10 +8,12 @@ from typing import Literal
 from surgery.errors import UsageError
 
 Layout = Literal["ragged", "block", "tied", "model"]
-Pair = Literal["qk", "vo"]
+SeamName = str
+"""What an architecture calls an inner axis along which vectors can go: ``qk``, ``vo``."""
+ATTENTION_SEAMS: tuple[SeamName, ...] = ("qk", "vo")
+"""Those of an attention block, in the order it computes them."""
 Of = Literal["qkvo", "tower", "model"]
 LAYOUTS: tuple[Layout, ...] = ("ragged", "block", "tied", "model")
-PAIRS: tuple[Pair, ...] = ("qk", "vo")
 OF: tuple[Of, ...] = ("qkvo", "tower", "model")
 
 LITTLE_ERROR = 0.1
@@ -29,6 +31,11 @@ class Thresholds:
 
     qk: float | None = None
     vo: float | None = None
+
+    def of(self, seam: SeamName) -> float | None:
+        """Return the threshold of a seam; ``None``: it is not cut."""
+        found: float | None = getattr(self, seam, None)
+        return found
 
 
 @dataclass(frozen=True)

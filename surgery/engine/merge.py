@@ -134,7 +134,7 @@ def _card(stored: Stored, name: str, steps: int) -> str:
     if isinstance(stored.source, AdaptedSource):
         made_from = stored.source.adapter.base_name
         what = TUNED.format(adapter=stored.source.name, base=made_from) + what
-    first = stored.operations[0].get("provenance", {}) if stored.operations else {}
+    first = stored.operations[0]["provenance"] if stored.operations else {}
     done = ", ".join(_methods(stored.operations))
     return CARD.format(
         name=name,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-Kind = Literal["audio", "text"]
+from surgery.architectures.base import Input
+
+Kind = Input
 """Recordings, or text."""
 
 

@@ -66,7 +66,7 @@ def _history(stored: Stored) -> list[str]:
     """Say what a checkpoint was made from, and by what."""
     told = []
     for operation in stored.operations:
-        made = _mapping(operation.get("provenance"))
+        made = operation["provenance"]
         hashes = ", ".join(str(value) for value in _mapping(made.get("sha256")).values())
         by = _mapping(made.get("versions")).get("surgery")
         told.append(

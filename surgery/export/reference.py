@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from surgery.architectures.known import input_of
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError
 from surgery.stored.adapted import AdaptedSource
@@ -46,7 +47,7 @@ class Reference:
     @cached_property
     def hears(self) -> bool:
         """Whether it is a Whisper."""
-        return bool(self.source.config["model_type"] == "whisper")
+        return input_of(self.source.config["model_type"]) == "audio"
 
     @cached_property
     def words(self) -> Any | None:

@@ -49,14 +49,8 @@ def original_bytes(stored: Stored) -> int | None:
 
     The surgery block says what was removed and what was added, so that they are counted exactly.
     """
-    cast = any(_options(one).get("dtype") is not None for one in stored.operations)
+    cast = any(one["options"].get("dtype") is not None for one in stored.operations)
     if not stored.operations or cast:
         return None
     specs = MergedTensors.dense(stored).specs().values()
     return sum(spec.nbytes for shard in specs for spec in shard)
-
-
-def _options(operation: object) -> dict[str, object]:
-    """Return an operation's options, in a file that may hold anything in their place."""
-    found = operation.get("options") if isinstance(operation, dict) else None
-    return found if isinstance(found, dict) else {}

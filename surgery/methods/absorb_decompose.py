@@ -37,4 +37,4 @@ def absorb_decompose(weights: AttentionWeights, *, qk: bool, vo: bool) -> SiteDe
 
 def _decompose(left: Tensor, right: Tensor) -> PairDecomposition:
     values, to_left, to_right = product_svd(left, right)
-    return PairDecomposition(values, to_left, to_right, values.norm(dim=-1))
+    return PairDecomposition(values, values.norm(dim=-1), to_left, to_right)

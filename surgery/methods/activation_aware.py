@@ -128,7 +128,7 @@ def _decompose(base: ProductSVD, left: Tensor, right: Tensor) -> PairDecompositi
         inverse = torch.where(lengths > 0, lengths, 1.0).reciprocal()[short]
         whole = _completed(rows[short], columns[short], base.values[short])
         core.left[short], core.right[short] = (each * inverse for each in whole)
-    return PairDecomposition(core.values, core.left @ base.left, core.right @ base.right, norm)
+    return PairDecomposition(core.values, norm, core.left @ base.left, core.right @ base.right)
 
 
 def _completed(rows: Tensor, columns: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -99,6 +99,36 @@ class AttentionWeights:
         """
         return replace(self, k_bias=None)
 
+    def factors(self, seam: str) -> tuple[Float[Tensor, "kv d m"], Float[Tensor, "kv d n"]]:
+        """Return L and N of a pair by its name: :meth:`qk_factors` or :meth:`vo_factors`."""
+        return {"qk": self.qk_factors, "vo": self.vo_factors}[seam]()
+
+    def transformed(
+        self, seam: str, left: Float[Tensor, "kv e d"], right: Float[Tensor, "kv e d"]
+    ) -> AttentionWeights:
+        """Replace the vectors of a pair: :meth:`transform_qk` or :meth:`transform_vo`."""
+        return {"qk": self.transform_qk, "vo": self.transform_vo}[seam](left, right)
+
+    def selected(self, seam: str, order: Int64[Tensor, "kv e"]) -> AttentionWeights:
+        """Return the block with only these vectors of a pair, in this order."""
+
+        def of_keys(tensor: Tensor) -> Tensor:
+            return _chosen(tensor, order, 1)
+
+        def of_queries(tensor: Tensor) -> Tensor:
+            return _chosen(tensor, order[:, None].expand(-1, tensor.shape[1], -1), 2)
+
+        if seam == "vo":
+            bias = None if self.v_bias is None else of_keys(self.v_bias)
+            return replace(self, o=of_queries(self.o), v=of_keys(self.v), v_bias=bias)
+        return replace(
+            self,
+            q=of_queries(self.q),
+            q_bias=None if self.q_bias is None else of_queries(self.q_bias),
+            k=of_keys(self.k),
+            k_bias=None if self.k_bias is None else of_keys(self.k_bias),
+        )
+
     def transform_qk(
         self, left: Float[Tensor, "kv e d"], right: Float[Tensor, "kv e d"]
     ) -> AttentionWeights:
@@ -121,6 +151,13 @@ class AttentionWeights:
             v=right @ self.v,
             v_bias=None if self.v_bias is None else _rows(right, self.v_bias),
         )
+
+
+def _chosen(tensor: Tensor, order: Tensor, axis: int) -> Tensor:
+    """Take rows along ``axis`` in an order that has all the axes up to this one."""
+    behind = tensor.shape[axis + 1 :]
+    index = order.reshape(*order.shape, *(1 for _ in behind)).expand(*order.shape, *behind)
+    return tensor.gather(axis, index)
 
 
 def _rows(transform: Tensor, vector: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from torch import Tensor
 
-from surgery.choices.rules import PAIRS, Layout, Pair, Remove
+from surgery.choices.rules import Layout, Remove, SeamName
 from surgery.errors import UsageError
 from surgery.methods.units import (
     Ranks,
@@ -40,7 +40,7 @@ def budget_ranks(
         whole = total if total is not None else _cost_of(units, spectra)
         return _Allocation(units, _losses(spectra), spectra, multiple).cut(rule.fraction, whole)
     ranks = [unit.d for unit in units]
-    for pair in PAIRS:
+    for pair in dict.fromkeys(pair for unit in units for pair in pairs_of(unit)):
         chosen = [i for i, unit in enumerate(units) if pair in pairs_of(unit)]
         if any(len(pairs_of(units[i])) > 1 for i in chosen):
             raise UsageError(
@@ -88,7 +88,7 @@ class _Loss:
     damage: Callable[[float], float]
 
 
-_Losses = dict[tuple[str, Pair], _Loss]
+_Losses = dict[tuple[str, SeamName], _Loss]
 
 
 def _losses(spectra: Mapping[str, SiteSpectra]) -> _Losses:
@@ -140,6 +140,7 @@ class _Allocation:
         self.losses = losses
         self.costs = [unit.cost(spectra) for unit in units]
         self.steps = [unit.step(spectra, multiple) for unit in units]
+        self.least = [unit.least(spectra, multiple) for unit in units]
         self.ranks = [unit.d for unit in units]
         self.lost = dict.fromkeys(losses, 0.0)
 
@@ -147,7 +148,7 @@ class _Allocation:
     def most(self) -> int:
         """Parameters that can go at most."""
         return sum(
-            cost * (unit.d - self._least(index))
+            cost * (unit.d - self.least[index])
             for index, (unit, cost) in enumerate(zip(self.units, self.costs, strict=True))
         )
 
@@ -160,7 +161,7 @@ class _Allocation:
         queue = [
             (self._price(index), -unit.d, index)
             for index, unit in enumerate(self.units)
-            if unit.d > self._least(index)
+            if unit.d > self.least[index]
         ]
         heapify(queue)
         removed, taken = 0, []
@@ -173,20 +174,17 @@ class _Allocation:
             heappop(queue)
             taken.append((index, self.ranks[index]))
             removed += self._take(index)
-            if self.ranks[index] > self._least(index):
+            if self.ranks[index] > self.least[index]:
                 heappush(queue, (self._price(index), -self.ranks[index], index))
         self._give_back(taken, removed - wanted)
         return self.ranks
-
-    def _least(self, index: int) -> int:
-        return min(self.steps[index], self.units[index].d)
 
     def _after(self, index: int) -> int:
         step = self.steps[index]
         return (-(-self.ranks[index] // step) - 1) * step
 
-    def _step_losses(self, index: int, low: int, high: int) -> dict[tuple[str, Pair], float]:
-        losses: dict[tuple[str, Pair], float] = {}
+    def _step_losses(self, index: int, low: int, high: int) -> dict[tuple[str, SeamName], float]:
+        losses: dict[tuple[str, SeamName], float] = {}
         for site, pair, head in self.units[index].members:
             lost = sum(self.losses[site, pair].energies[head][low:high])
             losses[site, pair] = losses.get((site, pair), 0.0) + lost
@@ -221,7 +219,7 @@ class _Allocation:
                 needed.add(index)
 
     def _refuse(self, fraction: float, whole: int, most: int) -> None:
-        least = min(self.steps, default=1)
+        least = min(self.least, default=1)
         raise UsageError(
             "More is to be removed than can be pruned here",
             where="--remove",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from surgery.choices.rules import Pair
+from surgery.choices.rules import SeamName
 from surgery.methods.attention import AttentionWeights
 
 
@@ -23,24 +23,25 @@ class PairDecomposition:
 
     Attributes:
         spectrum: Worth of each new vector, descending: singular values, or norm products.
-        left: Transform of the query (or output) vectors; row i gives new vector i.
-        right: Transform of the key (or value) vectors.
         norm: Frobenius norm of the head's product.
-        frequencies: Where RoPE stands between the two maps, the frequency pairs in the order of
-            their worth; vectors are not mixed then, the transforms are identities, and
-            ``spectrum`` holds the worth of a frequency's two rows one after the other.
+        left: Transform of the query (or output) vectors; row i gives new vector i. ``None``:
+            nothing is mixed, and ``order`` says which of the vectors that there are comes i-th.
+        right: Transform of the key (or value) vectors; ``None`` with ``left``.
+        order: Of a selection: the vectors, from the most worth to the least.
+        step: Vectors that only go together: the two rows that one RoPE frequency turns.
     """
 
     spectrum: Float[Tensor, "kv d"]
-    left: Float[Tensor, "kv d d"]
-    right: Float[Tensor, "kv d d"]
     norm: Float[Tensor, " kv"]
-    frequencies: Int64[Tensor, "kv half"] | None = None
+    left: Float[Tensor, "kv d d"] | None = None
+    right: Float[Tensor, "kv d d"] | None = None
+    order: Int64[Tensor, "kv d"] | None = None
+    step: int = 1
 
     @property
-    def step(self) -> int:
-        """Vectors that only go together."""
-        return 1 if self.frequencies is None else 2
+    def frequencies(self) -> Int64[Tensor, "kv half"] | None:
+        """RoPE frequencies by their worth, where vectors go in their pairs."""
+        return None if self.order is None or self.step == 1 else self.order[:, :: self.step]
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,23 @@ class SiteDecomposition:
     qk: PairDecomposition | None
     vo: PairDecomposition | None
 
-    def pair(self, name: Pair) -> PairDecomposition | None:
-        """Return the pair of this name."""
-        return self.qk if name == "qk" else self.vo
+    @property
+    def parts(self) -> dict[SeamName, PairDecomposition]:
+        """The pairs that are cut, by name."""
+        found = {"qk": self.qk, "vo": self.vo}
+        return {name: part for name, part in found.items() if part is not None}
 
     def apply(self, weights: AttentionWeights) -> AttentionWeights:
         """Return the block with all its vectors replaced, none cut yet.
 
+        Of pairs that go by RoPE frequencies nothing is moved: rows have their places there.
         ``weights`` must have been prepared by :func:`prepare` with the same pairs.
         """
-        if self.qk is not None:
-            weights = weights.transform_qk(self.qk.left, self.qk.right)
-        if self.vo is not None:
-            weights = weights.transform_vo(self.vo.left, self.vo.right)
+        for name, part in self.parts.items():
+            if part.left is not None and part.right is not None:
+                weights = weights.transformed(name, part.left, part.right)
+            elif part.order is not None and part.step == 1:
+                weights = weights.selected(name, part.order)
         return weights
 
 

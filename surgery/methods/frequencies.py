@@ -38,7 +38,7 @@ def rank_frequencies(
 
     Returns:
         ``spectrum²`` sums to the energy of what is dropped, or to more where a frequency costs
-        less once others are gone; transforms are identities.
+        less once others are gone; a selection, both rows of a frequency side by side.
     """
     d = q.shape[-1]
     shape = (-1, 2, d // 2, 2, d // 2)
@@ -46,13 +46,11 @@ def rank_frequencies(
     order, cost = _take_away(shared)
     # A pair that goes early must not look dearer than one that stays.
     worth = cost.cummax(dim=-1).values.flip(-1)
-    identity = torch.eye(d, dtype=q.dtype, device=q.device).expand(q.shape).clone()
     return PairDecomposition(
         spectrum=(worth / 2).sqrt().repeat_interleave(2, dim=-1),
-        left=identity,
-        right=identity.clone(),
         norm=product_norm(*weights.qk_factors()),
-        frequencies=order.flip(-1),
+        order=_rows(order.flip(-1)),
+        step=2,
     )
 
 
@@ -74,9 +72,14 @@ def share_frequencies(parts: Sequence[PairDecomposition]) -> list[PairDecomposit
         worth = energy[order].flip(-1).cummax(dim=-1).values.flip(-1)
         heads = part.spectrum.shape[0]
         spectrum = (worth / 2).sqrt().repeat_interleave(2).expand(heads, -1)
-        one = order.expand(heads, -1)
-        shared.append(replace(part, spectrum=spectrum.clone(), frequencies=one.clone()))
+        one = _rows(order.expand(heads, -1))
+        shared.append(replace(part, spectrum=spectrum.clone(), order=one))
     return shared
+
+
+def _rows(frequencies: Int64[Tensor, "kv half"]) -> Int64[Tensor, "kv d"]:
+    """Return the two rows of each frequency i, i and i + d/2, one after the other."""
+    return torch.stack([frequencies, frequencies + frequencies.shape[1]], dim=-1).flatten(1)
 
 
 def _by_frequency(part: PairDecomposition) -> Float[Tensor, "kv half"]:

@@ -1,12 +1,11 @@
 """The papers' "vanilla" baseline: no decomposition, the vectors of smallest norm go.
 
 Vector i of a head is worth the norm of its rank-one share of the product,
-``‖l_i‖ ‖n_i‖``. The transforms are permutations that sort by it.
+``‖l_i‖ ‖n_i‖``, and they are selected by that.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from surgery.linalg import product_norm
@@ -29,6 +28,4 @@ def magnitude(weights: AttentionWeights, *, qk: bool, vo: bool) -> SiteDecomposi
 def _sort(left: Tensor, right: Tensor) -> PairDecomposition:
     worth = left.norm(dim=-1) * right.norm(dim=-1)
     spectrum, order = worth.sort(dim=-1, descending=True, stable=True)
-    identity = torch.eye(worth.shape[-1], dtype=worth.dtype, device=worth.device)
-    permutation = identity[order]
-    return PairDecomposition(spectrum, permutation, permutation.clone(), product_norm(left, right))
+    return PairDecomposition(spectrum, product_norm(left, right), order=order)

@@ -8,9 +8,9 @@ from surgery.choices.rules import (
     Energy,
     Layout,
     Lossless,
-    Pair,
     Remove,
     Rule,
+    SeamName,
     Thresholds,
     check_rule,
 )
@@ -59,18 +59,20 @@ def choose_ranks(
     ranks = []
     for unit in units:
         wanted = max(_cut(unit, pair, spectra, rule) for pair in pairs_of(unit))
-        ranks.append(round_rank(wanted, unit.d, unit.step(spectra, multiple)))
+        step, least = unit.step(spectra, multiple), unit.least(spectra, multiple)
+        ranks.append(round_rank(wanted, unit.d, step, least))
     return spread(units, ranks)
 
 
-def round_rank(rank: int, full: int, multiple: int) -> int:
-    """Round up to a multiple, at least one multiple and at most the full rank."""
-    return min(full, max(multiple, -(-rank // multiple) * multiple))
+def round_rank(rank: int, full: int, multiple: int, least: int | None = None) -> int:
+    """Round up to a multiple, at least ``least`` (one multiple) and at most the full rank."""
+    least = multiple if least is None else least
+    return min(full, max(least, -(-rank // multiple) * multiple))
 
 
-def _cut(unit: Unit, pair: Pair, spectra: Mapping[str, SiteSpectra], rule: Rule) -> int:
+def _cut(unit: Unit, pair: SeamName, spectra: Mapping[str, SiteSpectra], rule: Rule) -> int:
     if isinstance(rule, Thresholds):
-        threshold = rule.qk if pair == "qk" else rule.vo
+        threshold = rule.of(pair)
         if threshold is None:
             return unit.d
         return int((unit.pooled(spectra, pair) > threshold).sum())
@@ -98,6 +100,6 @@ def _check(spectra: Mapping[str, SiteSpectra], rule: Rule, layout: Layout, multi
                 "Layout 'tied' needs one rank for QK and VO, but only "
                 f"{'/'.join(pairs).upper()} can be cut here",
                 where=site,
-                hint="use --layout block, or cut both pairs (not possible across RoPE)",
+                hint="use --layout block, or cut both pairs (not possible across RoPE or a norm)",
             )
     check_rule(rule)

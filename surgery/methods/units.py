@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.choices.rules import PAIRS, Layout, Pair
+from surgery.choices.rules import Layout, SeamName
 from surgery.methods.damage import DamageCurve
 
 
@@ -35,6 +35,7 @@ class PairSpectrum:
         values: Descending, per key/value head.
         cost: Parameters that one vector of one key/value head takes, biases included.
         step: Vectors that only go together: 2 for the rows of a RoPE frequency.
+        least: Vectors of a head that stay at least: 0, or as many as go together.
         damage: What dropping part of the pair does to the model's output, where that was
             measured; without it a component is worth its share of its head's energy.
     """
@@ -42,13 +43,14 @@ class PairSpectrum:
     values: Float[Tensor, "kv d"]
     cost: int
     step: int = 1
+    least: int = 1
     damage: DamageCurve | None = None
 
 
-SiteSpectra = Mapping[Pair, PairSpectrum]
+SiteSpectra = Mapping[SeamName, PairSpectrum]
 """The pairs of one block that may be cut."""
 
-Ranks = dict[str, dict[Pair, list[int]]]
+Ranks = dict[str, dict[SeamName, list[int]]]
 """Site path to pair to one rank a key/value head."""
 
 
@@ -56,10 +58,10 @@ Ranks = dict[str, dict[Pair, list[int]]]
 class Unit:
     """Heads (and pairs) that share one rank: members are (site, pair, head)."""
 
-    members: tuple[tuple[str, Pair, int], ...]
+    members: tuple[tuple[str, SeamName, int], ...]
     d: int
 
-    def pooled(self, spectra: Mapping[str, SiteSpectra], pair: Pair | None = None) -> Tensor:
+    def pooled(self, spectra: Mapping[str, SiteSpectra], pair: SeamName | None = None) -> Tensor:
         """Root mean square over the members' spectra of one pair (or both)."""
         rows = [spectra[s][p].values[h] for s, p, h in self.members if pair in (None, p)]
         return torch.stack(rows).square().mean(dim=0).sqrt()
@@ -71,6 +73,12 @@ class Unit:
     def step(self, spectra: Mapping[str, SiteSpectra], multiple: int) -> int:
         """Ranks of this unit are multiples of this, or full."""
         return lcm(multiple, *(spectra[s][p].step for s, p, _ in self.members))
+
+    def least(self, spectra: Mapping[str, SiteSpectra], multiple: int) -> int:
+        """The smallest rank of this unit: nothing, where all members allow that, or one step."""
+        if all(spectra[s][p].least == 0 for s, p, _ in self.members):
+            return 0
+        return min(self.step(spectra, multiple), self.d)
 
 
 def energy_share(values: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
@@ -94,7 +102,7 @@ def make_units(spectra: Mapping[str, SiteSpectra], layout: Layout) -> list[Unit]
         return _units_of_model(spectra)
     units: list[Unit] = []
     for site, pairs in spectra.items():
-        groups: list[list[tuple[str, Pair, int]]] = []
+        groups: list[list[tuple[str, SeamName, int]]] = []
         for pair, spectrum in pairs.items():
             members = [(site, pair, head) for head in range(spectrum.values.shape[0])]
             groups.extend([[member] for member in members] if layout == "ragged" else [members])
@@ -108,7 +116,7 @@ def make_units(spectra: Mapping[str, SiteSpectra], layout: Layout) -> list[Unit]
 
 
 def _units_of_model(spectra: Mapping[str, SiteSpectra]) -> list[Unit]:
-    groups: dict[tuple[Pair, int], list[tuple[str, Pair, int]]] = {}
+    groups: dict[tuple[SeamName, int], list[tuple[str, SeamName, int]]] = {}
     for site, pairs in spectra.items():
         for pair, spectrum in pairs.items():
             heads, d = spectrum.values.shape
@@ -116,10 +124,9 @@ def _units_of_model(spectra: Mapping[str, SiteSpectra]) -> list[Unit]:
     return [Unit(tuple(group), d) for (_, d), group in groups.items()]
 
 
-def pairs_of(unit: Unit) -> Sequence[Pair]:
-    """Return which pairs the members of ``unit`` belong to."""
-    present = {pair for _, pair, _ in unit.members}
-    return [pair for pair in PAIRS if pair in present]
+def pairs_of(unit: Unit) -> Sequence[SeamName]:
+    """Return which pairs the members of ``unit`` belong to, in their order."""
+    return [*dict.fromkeys(pair for _, pair, _ in unit.members)]
 
 
 def spread(units: Sequence[Unit], ranks: Sequence[int]) -> Ranks:

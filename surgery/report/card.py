@@ -10,6 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from surgery.architectures import ARCHITECTURES
+from surgery.architectures.base import CAUSAL
 from surgery.report.model.report import Report
 from surgery.report.model.tuning import Tuning
 from surgery.report.text.calibration import calibration_sentence, leak_text
@@ -34,16 +36,6 @@ from surgery.report.text.tuning_tables import moved_columns, moved_rows
 from surgery.report.wording import amount, change, count, percent, printable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_CLASSES = {"whisper": "AutoModelForSpeechSeq2Seq", "bert": "AutoModel"}
-"""What most checkpoints of a family are loaded by, where that is no AutoModelForCausalLM."""
-_PIPELINES = {
-    "whisper": "automatic-speech-recognition",
-    "bert": "fill-mask",
-    "gpt2": "text-generation",
-    "llama": "text-generation",
-    "mistral": "text-generation",
-    "qwen2": "text-generation",
-}
 
 
 def to_card(report: Report) -> str:
@@ -54,6 +46,7 @@ def to_card(report: Report) -> str:
     out, since cards are published.
     """
     output = PurePosixPath(report.output or "").name
+    family = ARCHITECTURES.get(report.source.model_type)
     template, context = _contents(report)
     text = (
         _environment()
@@ -67,7 +60,7 @@ def to_card(report: Report) -> str:
             measurements=measured_rows(report),
             options=option_items(report),
             carried=report.tuning is None,  # an adapter is no model
-            auto_class=_CLASSES.get(report.source.model_type, "AutoModelForCausalLM"),
+            auto_class=CAUSAL if family is None else family.auto_class,
             untrusted=_untrusted(report),
             **context,
         )
@@ -161,8 +154,8 @@ def _front_matter(report: Report) -> dict[str, Any]:
     matter: dict[str, Any] = {"library_name": "model-surgery"}
     if _HUB_ID.fullmatch(report.source.name):
         matter["base_model"] = report.source.name
-    if report.source.model_type in _PIPELINES:
-        matter["pipeline_tag"] = _PIPELINES[report.source.model_type]
+    if report.source.model_type in ARCHITECTURES:
+        matter["pipeline_tag"] = ARCHITECTURES[report.source.model_type].pipeline
     tags = ["model-surgery", report.method, report.source.model_type]
     matter["tags"] = [*tags, "pruned"] if is_pruned(report) else tags
     return matter

@@ -16,7 +16,9 @@ HOMES = {
     "gpt2": "gpt2",
     "llama": "rotary",
     "mistral": "rotary",
+    "olmo2": "normed",
     "qwen2": "rotary",
+    "qwen3": "normed",
     "whisper": "whisper",
 }
 """For each ``model_type`` whose restructured attention this runtime runs, the module that does."""
@@ -38,6 +40,10 @@ def family_swap(model_type: str) -> Swap:
         from .rotary import swap_rotary
 
         return swap_rotary
+    if home == "normed":
+        from .normed import swap_normed
+
+        return swap_normed
     if home == "bert":
         from .bert import swap_bert
 

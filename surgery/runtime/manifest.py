@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from .entries import is_count, read_entry
 from .errors import LoadError, malformed
@@ -13,7 +13,7 @@ from .heads import HeadLayout
 from .parts import LINEAR_METHODS
 
 FORMAT_VERSION = 1
-"""Newest format this runtime reads."""
+"""The format that is written, and the newest that is read."""
 
 ABSORB_DECOMPOSE = "absorb-decompose"
 SITE_NUMBERS = ("heads", "kv_heads", "head_dim")
@@ -65,6 +65,31 @@ def read_manifest(block: object) -> Manifest:
     for number, operation in enumerate(operations):
         _read_operation(f"{where}.operations[{number}]", operation, manifest)
     return manifest
+
+
+def read_operations(block: object, where: str) -> list[dict[str, Any]]:
+    """Read the operations of a checkpoint in order, each with all its parts.
+
+    Options and provenance, which no model is built of, may be null in the file, or left out.
+
+    Args:
+        block: The ``surgery`` block as parsed from JSON.
+        where: What to call the block in an error about either.
+
+    Raises:
+        LoadError: As :func:`read_manifest`, or if options or provenance are no objects.
+    """
+    read_manifest(block)
+    operations: list[dict[str, Any]] = []
+    for number, operation in enumerate(cast("Any", block)["operations"]):
+        whole = {**operation, "sites": dict(operation["sites"])}
+        for key in ("options", "provenance"):
+            value = operation.get(key)
+            if value is not None and not isinstance(value, Mapping):
+                raise malformed(f"{where}.operations[{number}].{key}", value, "an object")
+            whole[key] = dict(value or {})
+        operations.append(whole)
+    return operations
 
 
 def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
@@ -125,7 +150,7 @@ def _read_site(where: str, site: object) -> HeadLayout:
         ) from None
 
 
-def respelled(block: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+def renamed(block: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
     """Return the block with its module paths replaced by ``paths``.
 
     A model may name its modules with a prefix that its checkpoint lacks, or the other way about;

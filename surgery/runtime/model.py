@@ -20,7 +20,7 @@ from .cached_step import compare_once
 from .errors import LoadError
 from .families import family_swap
 from .linears import swap_linear
-from .manifest import FORMAT_VERSION, read_manifest, respelled
+from .manifest import FORMAT_VERSION, read_manifest, renamed
 from .parts import FLOAT32_PARTS
 
 
@@ -161,7 +161,7 @@ def _swap(model: PreTrainedModel, block: Any) -> dict[str, Any]:
     for path, (method, entry) in manifest.linears.items():  # after the widths are known
         paths[path] = _resolve(model, path)
         swap_linear(model, paths[path], method, entry)
-    return respelled(block, paths)
+    return renamed(block, paths)
 
 
 def _resolve(model: PreTrainedModel, path: str) -> str:

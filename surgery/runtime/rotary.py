@@ -48,6 +48,11 @@ class RotaryHeads(RestructuredAttention):
         """Keyword arguments that tell the attention implementation of a sliding window."""
         return {}
 
+    def _queries_keys(self: Any, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries and keys by head, (B, H, T, rank) and (B, G, T, rank), before RoPE."""
+        query = self.layout.queries.unpack(self.q_proj(hidden_states))
+        return query, self.layout.keys.unpack(self.k_proj(hidden_states))
+
     def _run(
         self: Any,
         *,
@@ -59,8 +64,7 @@ class RotaryHeads(RestructuredAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``hidden_states (B, T, d)`` to itself and to what is cached."""
         layout: HeadLayout = self.layout
-        query = layout.queries.unpack(self.q_proj(hidden_states))
-        key = layout.keys.unpack(self.k_proj(hidden_states))
+        query, key = self._queries_keys(hidden_states)
         query, key = layout.frequencies.rotate(self._rotate, query, key, *position_embeddings)
 
         value = self.v_proj(hidden_states)

@@ -9,8 +9,8 @@ from typing import Any
 
 from surgery.errors import CheckpointError
 from surgery.runtime.entries import read_entry
-from surgery.runtime.errors import LoadError
 from surgery.runtime.parts import LINEAR_METHODS, linear_method
+from surgery.stored.block import translated
 
 
 class Fields:
@@ -90,19 +90,11 @@ def read_operation(fields: Fields) -> dict[str, Any]:
     method, sites = fields.text("method"), fields.inside("sites")
     if not sites.raw:
         raise fields.malformed("sites", {}, "at least one linear map")
-    try:
+    with translated():
         linear_method(method, fields.place("method"))
         checked = {
             path: read_entry(sites.place(path), method, entry) for path, entry in sites.raw.items()
         }
-    except LoadError as error:
-        raise CheckpointError(
-            error.message,
-            where=error.where,
-            found=error.found,
-            expected=error.expected,
-            hint=error.hint,
-        ) from error
     return {
         "method": method,
         "options": {} if fields.is_null("options") else fields.inside("options").raw,

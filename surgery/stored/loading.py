@@ -13,12 +13,11 @@ from surgery.carried.outdated import note_outdated
 from surgery.checkpoint.directory import DirectorySource
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError, SurgeryError, UsageError
-from surgery.runtime import LoadError
 from surgery.runtime import load as load_directory
 from surgery.runtime.model import add_operation
 from surgery.stored.adapted import AdaptedSource, open_model
 from surgery.stored.adapter import Adapter, is_adapter
-from surgery.stored.block import checkpoint_error
+from surgery.stored.block import translated
 from surgery.stored.dense import dense_directory
 from surgery.stored.spelling import respelled
 from surgery.stored.stream import cast
@@ -59,14 +58,13 @@ def load(
         "attn_implementation": attn_implementation,
         "model_class": model_class,
     }
-    try:
-        if base is None and not is_adapter(path):
-            note_outdated(Path(path))
-            return load_directory(path, **options, **_of_family(Path(path), model_class))
-        with open_model(path, base=base) as source:
-            return load_opened(source, Path(path), **options)
-    except LoadError as error:
-        raise checkpoint_error(error) from error
+    if base is None and not is_adapter(path):
+        note_outdated(Path(path))
+        known = _of_family(Path(path), model_class)
+        with translated():
+            return load_directory(path, **options, **known)
+    with open_model(path, base=base) as source:
+        return load_opened(source, Path(path), **options)
 
 
 def load_opened(source: TensorSource, directory: Path, **options: Any) -> PreTrainedModel:
@@ -82,14 +80,12 @@ def load_opened(source: TensorSource, directory: Path, **options: Any) -> PreTra
     """
     if not isinstance(source, AdaptedSource):
         return load(directory, **options)
-    try:
+    with translated():
         with dense_directory(source.base) as place:
             known = _of_family(place, options.get("model_class"))
             model = load_directory(place, **options, **known)
         if source.adapter.operation is not None:
             add_operation(model, source.adapter.operation)
-    except LoadError as error:
-        raise checkpoint_error(error) from error
     put_tensors(model, source.adapter, whole=options.get("model_class") is None)
     return model
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.writer import TensorSpec
 from surgery.report.accounting import restructured
-from surgery.stored.block import ABSORB_DECOMPOSE, Operation
+from surgery.runtime.manifest import ABSORB_DECOMPOSE
+from surgery.stored.block import Operation
 from surgery.stored.pack import read_site, write_site
 from surgery.stored.stored import Stored
 from surgery.stored.stream import Computed, cast

@@ -131,18 +131,6 @@ def write_site(
     }
 
 
-def vector_cost(site: AttentionSite) -> tuple[int, int]:
-    """Return what one vector of one key/value head costs in QK and in VO, biases included."""
-
-    def one(role: Role) -> int:
-        projection = site.projection(role)
-        repeat = site.groups if role in ("q", "o") else 1
-        width = projection.out_features if role == "o" else projection.in_features
-        return repeat * (width + (projection.bias is not None and role != "o"))
-
-    return one("q") + one("k"), one("v") + one("o")
-
-
 def _fused_axis(piece: Tensor) -> int:
     # Fused maps are concatenated along their outputs: the last axis of Conv1D's (in, out)
     # and of a bias alike.

@@ -27,14 +27,14 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.errors import CheckpointError, UnsupportedModelError
 from surgery.report.accounting import restructured
-from surgery.runtime.errors import LoadError
+from surgery.runtime.manifest import read_manifest
 from surgery.runtime.parts import LINEAR_METHODS, merged_bias, merged_weight, part_shapes
 from surgery.stored.block import (
     Operation,
-    checkpoint_error,
-    read_linears,
     read_operations,
     read_ranks,
+    surgery_block,
+    translated,
 )
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -138,24 +138,25 @@ def read_stored(source: TensorSource) -> Stored:
     config = Config(family, raw, where)
     check_config(source)
     operations = read_operations(raw, where=where)
-    treated = read_linears(operations, where=where)
+    manifest = read_manifest(surgery_block(operations))
     parts = {
         f"{path}.{part}"
-        for path, (method, _) in treated.items()
+        for path, (method, _) in manifest.linears.items()
         for part in LINEAR_METHODS[method].parts
     }
     names = [name for name in source.infos if name not in parts]
     claims = claim(family, config, names, where=source.name)
-    if claims.model_class is not None and claims.model_class.name not in names_of(config):
-        source.name_class(claims.model_class.name)  # so that what is made of it can be loaded
-    ranks = read_ranks(operations, claims.sites, where=where)
+    one = claims.model_class
+    if one is not None and one.name not in names_of(raw.get("architectures")):
+        source.name_class(one.name)  # so that what is made of it can be loaded
+    ranks = read_ranks(manifest.layouts, claims.sites, where=where)
     _check_floats(source, claims)
     _check_shapes(source, family, config, claims, ranks)
     shapes = {name: source.infos[name].shape for name in names}
     maps = {one.path: one for one in linear_maps(family, claims, shapes)}
     linears = {
         path: _treated(source, maps, path, method, entry)
-        for path, (method, entry) in treated.items()
+        for path, (method, entry) in manifest.linears.items()
     }
     return Stored(source, family, config, claims, tuple(operations), ranks, maps, linears)
 
@@ -168,10 +169,8 @@ def check_config(source: TensorSource) -> None:
     """
     from surgery.runtime import configuration  # late: it imports transformers
 
-    try:
+    with translated():
         configuration.check_config(source.config, f"{source.name}/config.json")
-    except LoadError as error:
-        raise checkpoint_error(error) from error
 
 
 def check_loads(source: TensorSource) -> None:
@@ -182,10 +181,8 @@ def check_loads(source: TensorSource) -> None:
     """
     from surgery.runtime.stock import check_built  # late: it imports transformers' models
 
-    try:
+    with translated():
         check_built(source.config, f"{source.name}/config.json")
-    except LoadError as error:
-        raise checkpoint_error(error) from error
 
 
 def stored_dtype(source: TensorSource) -> str:
@@ -276,10 +273,8 @@ def _treated(
             hint="the file was edited, or belongs to other weights",
         )
     one = maps[path]
-    try:
+    with translated():
         shapes = part_shapes(method, entry, one.out_features, one.in_features)
-    except LoadError as error:
-        raise checkpoint_error(error) from error
     for part, shape in shapes.items():
         info = source.infos.get(f"{path}.{part}")
         if info is None or info.shape != shape or info.dtype not in FLOATS:

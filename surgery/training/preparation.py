@@ -8,7 +8,7 @@ from typing import Any
 from surgery.choices.common import ScopeChoice
 from surgery.choices.option import SCOPE, TARGETS, Option, option
 from surgery.choices.parts import PARTS, listed, taking
-from surgery.choices.rules import Pair
+from surgery.choices.rules import SeamName
 from surgery.errors import UsageError
 
 DEFAULT_RANK = 8
@@ -48,7 +48,7 @@ class Preparation:
         default=None,
         metadata=_of("layers", ": which layers; default: all.", reads="numbers", metavar="0,2,…"),
     )
-    pairs: tuple[Pair, ...] | None = field(
+    pairs: tuple[SeamName, ...] | None = field(
         default=None,
         metadata=_of("pairs", ": which; default: both.", reads="words", metavar="qk,vo"),
     )

@@ -7,7 +7,7 @@ import shlex
 from surgery.choices.common import choice
 from surgery.choices.parts import PARTS
 from surgery.errors import UnsupportedModelError, UsageError
-from surgery.stored.block import ABSORB_DECOMPOSE
+from surgery.runtime.manifest import ABSORB_DECOMPOSE
 from surgery.stored.stored import Stored
 from surgery.training.preparation import Preparation
 
@@ -50,13 +50,13 @@ def what_is_trained(stored: Stored, train: str | None) -> str:
 
 
 def _check_learns(stored: Stored) -> None:
-    named = str((stored.source.config.get("architectures") or [""])[0])
-    if not named.endswith(("ForCausalLM", "LMHeadModel", "WhisperForConditionalGeneration")):
+    one, known = stored.claims.model_class, stored.family.classes
+    if one is None or not one.predicts_next:
         raise UnsupportedModelError(
             "Only causal language models and Whisper can be tuned",
             where=f"{stored.source.name}/config.json: architectures",
-            found=named or "nothing",
-            expected="…ForCausalLM, GPT2LMHeadModel or WhisperForConditionalGeneration",
+            found="nothing" if one is None else one.name,
+            expected=" or ".join(each.name for each in known if each.predicts_next),
         )
 
 

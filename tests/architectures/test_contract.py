@@ -8,6 +8,7 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from surgery.architectures import ARCHITECTURES, Config, architecture_of, check_shapes, claim
+from surgery.architectures.config import value
 from surgery.errors import CheckpointError, UnsupportedModelError
 from tests.models import TINY, tiny_model
 
@@ -61,32 +62,47 @@ def test_every_known_family_is_in_the_contract() -> None:
 
 
 def test_an_unknown_family_is_told_the_known_ones() -> None:
-    with pytest.raises(UnsupportedModelError, match="whisper, llama, mistral, qwen2, bert, gpt2"):
+    with pytest.raises(UnsupportedModelError, match="whisper, llama, mistral, qwen2, qwen3, olmo2"):
         architecture_of({"model_type": "mamba"})
 
 
 @pytest.mark.parametrize(
-    ("raw", "name"),
+    ("model", "change", "seams", "reason"),
     [
-        ({"model_type": "qwen3"}, "QK-norm"),
-        ({"model_type": "gemma2"}, "soft-capping"),
-        ({"model_type": "gpt_oss"}, "attention sinks"),
-        ({"model_type": "llama", "attn_logit_softcapping": 50.0}, "soft-capping"),
-        ({"model_type": "bert", "position_embedding_type": "relative_key"}, "relative position"),
+        ("qwen3", {}, {"qk"}, "QK-norm"),
+        ("olmo2", {}, {"qk"}, "QK-norm"),
+        ("llama", {"attn_logit_softcapping": 50.0}, {"qk"}, "soft-capping"),
+        ("llama", {"off_by_one_softmax": True}, {"qk", "vo"}, "sum to one"),
+        ("bert", {"position_embedding_type": "relative_key"}, {"qk"}, "relative position"),
+        ("llama", {"attn_logit_softcapping": None}, set(), ""),
+        ("whisper", {}, set(), ""),
     ],
 )
-def test_what_is_not_exact_is_refused_by_name(raw: dict[str, object], name: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=name):
-        architecture_of(raw)
+def test_what_is_not_exact_closes_its_seam_and_no_other(
+    model: str, change: dict[str, object], seams: set[str], reason: str
+) -> None:
+    built = tiny_model(model)
+    raw = built.config.to_dict() | change
+    family = architecture_of(raw)
+    claims = claim(family, Config(family, raw, "config.json"), list(built.state_dict()))
+    for site in claims.sites:
+        assert {*site.closed} == seams
+        assert all(reason in told for told in site.closed.values())
+
+
+def test_a_model_with_parts_that_nobody_describes_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="cross-attention"):
+        architecture_of({"model_type": "bert", "add_cross_attention": True})
 
 
 @pytest.mark.parametrize("tensor", ["self_attn.q_norm.weight", "self_attn.sinks"])
-def test_a_norm_or_sinks_among_the_tensors_are_refused(tensor: str) -> None:
+def test_a_norm_or_sinks_among_the_tensors_are_of_another_family(tensor: str) -> None:
     model = tiny_model("llama")
     raw = model.config.to_dict()
     names = [*model.state_dict(), f"model.layers.0.{tensor}"]
-    with pytest.raises(UnsupportedModelError, match=tensor):
+    with pytest.raises(CheckpointError, match=tensor) as refused:
         claim(architecture_of(raw), Config(architecture_of(raw), raw, "config.json"), names)
+    assert "model_type of their own" in str(refused.value)
 
 
 def test_a_stray_tensor_is_an_error_that_names_it() -> None:
@@ -155,6 +171,8 @@ def test_configurations_mean_what_transformers_makes_of_them(name: str, empty: b
     for kind in family.attentions:
         for attribute in (getattr(kind, used) for used in USED):
             ours, library = getattr(mine, attribute, None), getattr(theirs, attribute, None)
+            if library is None and attribute in family.derived:
+                library = value(theirs, family.derived[attribute])
             if ours is None and attribute == kind.kv_heads:
                 ours = getattr(mine, kind.heads)
             if ours is None and attribute == kind.head_dim:
@@ -166,9 +184,8 @@ def test_configurations_mean_what_transformers_makes_of_them(name: str, empty: b
     assert sizes  # an absent one would let transformers build, and fill, a model of another shape
     for attribute in sizes:
         library = getattr(theirs, attribute)
-        if library is None and attribute in family.multiples:
-            times, other = family.multiples[attribute]
-            library = times * getattr(theirs, other)
+        if library is None and attribute in family.derived:
+            library = value(theirs, family.derived[attribute])
         assert getattr(mine, attribute) == library, attribute
 
 

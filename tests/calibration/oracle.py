@@ -56,7 +56,12 @@ def heads_of(model: Any, site: AttentionSite, role: str, x: Tensor) -> Tensor:
     bias = torch.zeros(weight.shape[0]) if stored.bias is None else state[stored.bias]
     rows = slice(stored.part * stored.out_features, (stored.part + 1) * stored.out_features)
     out = x @ weight[rows].T + bias.double()[rows]
-    return out.reshape(len(x), -1, site.head_dim)
+    if stored.norm is None:
+        return out.reshape(len(x), -1, site.head_dim)
+    gain, epsilon = state[f"{stored.norm}.weight"].double(), model.config.rms_norm_eps
+    rows_of = out.reshape(-1, len(gain))  # of one head, or of all at once
+    normed = [gain * row / ((row * row).mean() + epsilon).sqrt() for row in rows_of]
+    return torch.stack(normed).reshape(len(x), -1, site.head_dim)
 
 
 def rotated(heads: Tensor, theta: float) -> Tensor:

@@ -60,11 +60,13 @@ def decompose(model: Any, sites: tuple[AttentionSite, ...]) -> dict[str, SiteDec
 
 
 def ragged(sites: tuple[AttentionSite, ...]) -> Ranks:
-    """Another rank for every head, of every size from one step to all."""
+    """Another rank for every head, of every size from one step to all; closed seams stay whole."""
     qk, vo = itertools.cycle((4, 2, 6, 8)), itertools.cycle((3, 5, 1, 8, 2))
     return {
         site.path: (
-            [min(next(qk), site.head_dim) for _ in range(site.kv_heads)],
+            [site.head_dim] * site.kv_heads
+            if "qk" in site.closed
+            else [min(next(qk), site.head_dim) for _ in range(site.kv_heads)],
             [min(next(vo), site.head_dim) for _ in range(site.kv_heads)],
         )
         for site in sites
@@ -209,13 +211,11 @@ def test_what_is_kept_of_a_pair_is_a_projection() -> None:
 
 
 def test_frequencies_stay_or_go_with_both_rows_in_the_order_of_their_worth() -> None:
-    identity = torch.eye(6, dtype=torch.float64).expand(2, 6, 6)
     part = PairDecomposition(
         spectrum=torch.tensor([[3.0, 3.0, 2.0, 2.0, 1.0, 1.0]] * 2, dtype=torch.float64),
-        left=identity,
-        right=identity,
         norm=torch.ones(2, dtype=torch.float64),
-        frequencies=torch.tensor([[2, 0, 1], [1, 2, 0]]),
+        order=torch.tensor([[2, 5, 0, 3, 1, 4], [1, 4, 2, 5, 0, 3]]),
+        step=2,
     )
     kept = kept_product(part, [2, 4])
     assert torch.equal(kept[0].diagonal(), torch.tensor([0, 0, 1, 0, 0, 1.0]).double())

@@ -305,8 +305,11 @@ def test_pairs_that_stay_as_they_are_are_not_tried(heard: Witness, micro: Micro)
 def part_of(spectrum: Tensor, step: int) -> PairDecomposition:
     kv, d = spectrum.shape
     identity = torch.eye(d, dtype=torch.float64).expand(kv, d, d)
-    frequencies = torch.arange(d // 2).expand(kv, d // 2) if step == 2 else None
-    return PairDecomposition(spectrum, identity, identity, spectrum.norm(dim=1), frequencies)
+    norm = spectrum.norm(dim=1)
+    if step == 1:
+        return PairDecomposition(spectrum, norm, identity, identity)
+    order = torch.arange(d).reshape(2, -1).T.flatten().expand(kv, d)
+    return PairDecomposition(spectrum, norm, order=order, step=step)
 
 
 @settings(max_examples=60, deadline=None)

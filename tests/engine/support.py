@@ -102,7 +102,8 @@ def regauge(model: Any, c: float = 1.3) -> Any:
     for site in sites(model):
         module = model.get_submodule(site.path)
         names = site.projections or ("c_attn", "c_attn", "c_attn", "c_proj")
-        for index, (name, factor) in enumerate(zip(names, (c, 1 / c, c, 1 / c), strict=True)):
+        to_q, to_k = (1.0, 1.0) if site.normed else (c, 1 / c)
+        for index, (name, factor) in enumerate(zip(names, (to_q, to_k, c, 1 / c), strict=True)):
             projection = module.get_submodule(name)
             part = index if site.projections is None and index < 3 else None
             _scale(projection.weight, factor, part)

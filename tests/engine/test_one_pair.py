@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import surgery
-from surgery.choices.rules import Pair
+from surgery.choices.rules import SeamName
 from surgery.report.html import to_html
 from surgery.report.model.report import Report
 from surgery.report.wording import percent
@@ -23,7 +23,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.txt").write_text(TEXT * 4)
 
 
-def cut(*pairs: Pair) -> Report:
+def cut(*pairs: SeamName) -> Report:
     options = surgery.Options(
         surgery.Remove(0.25), pairs=pairs, calibrate=surgery.Calibrate("text.txt")
     )
@@ -39,7 +39,7 @@ def shown(*more: str) -> str:
 
 
 @pytest.mark.parametrize("pair", ["vo", "qk"])
-def test_headline_prices_and_parameters_speak_of_the_pair(pair: Pair) -> None:
+def test_headline_prices_and_parameters_speak_of_the_pair(pair: SeamName) -> None:
     report = cut(pair)
     savings = {one.name: one for one in report.savings}
     # Either pair is half of attention, but for biases; a step more may go than was asked.

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from surgery.architectures.base import ROLES, AttentionSite, StoredProjection
 from surgery.architectures.ranks import SiteRanks, full_ranks
+from surgery.architectures.seams import seams_of
 from surgery.report.accounting import site_parameters
-from surgery.stored.pack import read_site, vector_cost, vectors, write_site
+from surgery.stored.pack import read_site, vectors, write_site
 
 
 def make_site(
@@ -202,7 +203,7 @@ def test_one_vector_costs_what_one_rank_less_saves(
 ) -> None:
     site, _ = case
     full = full_ranks(site)
-    qk_cost, vo_cost = vector_cost(site)
+    qk_cost, vo_cost = (seam.cost for seam in seams_of(site).values())
     less = tuple(rank - (head == 0) for head, rank in enumerate(full.qk))
     whole = site_parameters(site, full)
     assert whole - site_parameters(site, SiteRanks(less, full.vo)) == qk_cost

@@ -25,7 +25,8 @@ from transformers import AutoModel, AutoModelForCausalLM, dynamic_module_utils
 from transformers.models.auto import modeling_auto
 
 import surgery
-from surgery.carried.auto_classes import CLASSES
+from surgery.architectures import ARCHITECTURES
+from surgery.architectures.base import BASE
 from surgery.carried.flatten import flatten
 from surgery.carried.remote_code import FILE, place_code, remote_code
 from surgery.choices.parts import PARTS
@@ -123,7 +124,7 @@ def config(family: str, *methods: str) -> dict[str, Any]:
     operations = [{"method": method, "sites": {}} for method in methods]
     return {
         "model_type": family,
-        "architectures": list(CLASSES[family])[1:2],
+        "architectures": [ARCHITECTURES[family].classes[0].name],
         "surgery": {"format_version": 1, "operations": operations},
     }
 
@@ -208,12 +209,16 @@ def test_the_same_version_writes_the_same_bytes() -> None:
 
 
 def test_auto_classes_are_those_that_transformers_lists() -> None:
-    assert CLASSES.keys() == HOMES.keys()
-    for family, classes in CLASSES.items():
-        for name, autos in classes.items():
-            for auto in autos:
+    assert ARCHITECTURES.keys() == HOMES.keys()
+    for family, one in ARCHITECTURES.items():
+        for known in one.classes:
+            for auto in known.autos:
                 listed = getattr(modeling_auto, auto)._model_mapping._model_mapping[family]
-                assert name in ([listed] if isinstance(listed, str) else listed)
+                assert known.name in ([listed] if isinstance(listed, str) else listed)
+        assert [known.name for known in one.classes if BASE in known.autos] == [
+            modeling_auto.MODEL_MAPPING_NAMES[family]
+        ]
+        assert hasattr(modeling_auto, one.auto_class)
 
 
 def test_only_names_that_are_known_get_into_the_file() -> None:

@@ -17,10 +17,10 @@ from surgery.methods import (
     LAYOUTS,
     DamageCurve,
     Layout,
-    Pair,
     PairSpectrum,
     Ranks,
     Remove,
+    SeamName,
     SiteSpectra,
     choose_ranks,
     most_removable,
@@ -41,7 +41,7 @@ def spectrum(
     draw = torch.Generator().manual_seed(seed)
     values = torch.rand(heads, d // step, generator=draw, dtype=torch.float64)
     values = values.sort(dim=-1, descending=True).values.repeat_interleave(step, dim=-1)
-    return PairSpectrum(values, cost, step, damage)
+    return PairSpectrum(values, cost, step, damage=damage)
 
 
 def scaled(curve: DamageCurve, by: float) -> DamageCurve:
@@ -61,7 +61,7 @@ def model(
     }
 
 
-def members(spectra: Spectra) -> list[tuple[str, Pair, int]]:
+def members(spectra: Spectra) -> list[tuple[str, SeamName, int]]:
     return [
         (site, pair, head)
         for site, pairs in spectra.items()
@@ -176,7 +176,7 @@ def test_where_all_steps_cost_the_same_no_choice_damages_less(
 def with_curve(spectra: Spectra, curve: DamageCurve | None) -> Spectra:
     return {
         site: {
-            pair: PairSpectrum(each.values, each.cost, each.step, curve)
+            pair: PairSpectrum(each.values, each.cost, each.step, damage=curve)
             for pair, each in pairs.items()
         }
         for site, pairs in spectra.items()
@@ -237,8 +237,8 @@ def test_the_most_that_can_go_can_go_and_no_more(layout: Layout, multiple: int) 
 def test_a_large_last_step_lets_smaller_ones_before_it_be_undone() -> None:
     spectra: Spectra = {
         "a": {
-            "qk": PairSpectrum(torch.tensor([[1.0, 0.5]]).double(), 100, 1, LINEAR),
-            "vo": PairSpectrum(torch.tensor([[1.0, 0.01]]).double(), 10, 1, LINEAR),
+            "qk": PairSpectrum(torch.tensor([[1.0, 0.5]]).double(), 100, 1, damage=LINEAR),
+            "vo": PairSpectrum(torch.tensor([[1.0, 0.01]]).double(), 10, 1, damage=LINEAR),
         }
     }
     # vo's step is cheap and goes first; then qk's is needed, which alone is enough.
@@ -250,7 +250,10 @@ def test_pairs_that_hurt_less_are_cut_more() -> None:
     harmless, harmful = (DamageCurve((0.5,), (at,)) for at in (1e-4, 1.0))
     even = torch.ones(2, 8, dtype=torch.float64)
     spectra: Spectra = {
-        "a": {"qk": PairSpectrum(even, 1, 1, harmless), "vo": PairSpectrum(even, 1, 1, harmful)}
+        "a": {
+            "qk": PairSpectrum(even, 1, 1, damage=harmless),
+            "vo": PairSpectrum(even, 1, 1, damage=harmful),
+        }
     }
     ranks = choose_ranks(spectra, Remove(0.4))["a"]
     # 12.8 of 32 vectors: 13 of the harmless 14 that may go.
@@ -260,7 +263,7 @@ def test_pairs_that_hurt_less_are_cut_more() -> None:
 def test_energy_already_lost_makes_the_next_step_dearer() -> None:
     """Two equal blocks whose damage is the square of the energy share the cut evenly."""
     square = DamageCurve((0.01, 1.0), (1e-4, 1.0))
-    even = PairSpectrum(torch.ones(1, 8, dtype=torch.float64), 1, 1, square)
+    even = PairSpectrum(torch.ones(1, 8, dtype=torch.float64), 1, 1, damage=square)
     ranks = choose_ranks({"a": {"vo": even}, "b": {"vo": even}}, Remove(0.5))
     assert ranks == {"a": {"vo": [4]}, "b": {"vo": [4]}}
 

@@ -107,8 +107,9 @@ def test_what_frequencies_have_in_common_counts() -> None:
 
 def test_nothing_is_mixed_and_every_row_of_a_frequency_is_worth_the_same() -> None:
     found = ranked(correlated(5, 2, 30, 8), correlated(6, 2, 30, 8))
-    identity = torch.eye(8, dtype=torch.float64).expand(2, 8, 8)
-    assert torch.equal(found.left, identity) and torch.equal(found.right, identity)
+    assert found.left is None and found.right is None and found.order is not None
+    assert torch.equal(found.order[:, 1::2], found.order[:, 0::2] + 4)
+    assert torch.equal(found.order.sort(dim=-1).values, torch.arange(8).expand(2, 8))
     assert torch.equal(found.spectrum[:, 0::2], found.spectrum[:, 1::2])
     assert torch.all(found.spectrum[:, :-1] >= found.spectrum[:, 1:])
     weights = block(2, 8)

@@ -102,6 +102,15 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen2-mixed-layers": _rotary(
         "Qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
     ),
+    "qwen3-wide": _rotary("Qwen3", head_dim=12),
+    "qwen3-biased-mixed-layers": _rotary(
+        "Qwen3",
+        attention_bias=True,
+        use_sliding_window=True,
+        sliding_window=WINDOW,
+        max_window_layers=1,
+    ),
+    "olmo2": _rotary("Olmo2"),
     "bert-masked": _bert("BertForMaskedLM"),
     "bert-plain": _bert("BertModel"),
     "bert-classifier": _bert("BertForSequenceClassification"),
@@ -143,6 +152,16 @@ class Site:
     head_dim: int
     rotary: bool
     projections: tuple[str, str, str, str] | None  # None: fused
+    normed: bool = False  # queries and keys go through a norm, and stay whole
+
+
+ROTARY = (
+    "LlamaAttention",
+    "MistralAttention",
+    "Qwen2Attention",
+    "Qwen3Attention",
+    "Olmo2Attention",
+)
 
 
 def sites(model: PreTrainedModel) -> list[Site]:
@@ -153,10 +172,11 @@ def sites(model: PreTrainedModel) -> list[Site]:
             heads = module.num_heads
             names = ("q_proj", "k_proj", "v_proj", "out_proj")
             found.append(Site(path, heads, heads, module.head_dim, False, names))
-        elif kind in ("LlamaAttention", "MistralAttention", "Qwen2Attention"):
+        elif kind in ROTARY:
             heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
             names = ("q_proj", "k_proj", "v_proj", "o_proj")
-            found.append(Site(path, heads, kv_heads, module.head_dim, True, names))
+            normed = hasattr(module, "q_norm")
+            found.append(Site(path, heads, kv_heads, module.head_dim, True, names, normed))
         elif kind == "BertAttention":
             heads, size = module.self.num_attention_heads, module.self.attention_head_size
             names = ("self.query", "self.key", "self.value", "output.dense")
@@ -189,7 +209,8 @@ def choose_ranks(model: PreTrainedModel, layout: str, *, seed: int = 0) -> Ranks
             shift = 0 if layout == "full" else len(chosen) % 2
             qk, v = [low + shift] * count, [high + shift] * count
         if site.rotary:
-            qk = [full] * count if layout in ("full", "tied") else [rank + rank % 2 for rank in qk]
+            whole = site.normed or layout in ("full", "tied")
+            qk = [full] * count if whole else [rank + rank % 2 for rank in qk]
         chosen[site.path] = (qk, v)
     return chosen
 

@@ -23,7 +23,8 @@ from surgery.events import Event, Progress, ignore
 from surgery.methods import SiteDecomposition, SiteSpectra
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.report import Report
-from surgery.stored.block import ABSORB_DECOMPOSE, Operation, site_entry
+from surgery.runtime.manifest import ABSORB_DECOMPOSE
+from surgery.stored.block import Operation, site_entry
 
 if TYPE_CHECKING:
     from surgery.calibration.cut import OutputChange

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from surgery.architectures.known import predicts_next
 from surgery.calibration.data import CalibrationData
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.measure.heads import has_words, writes
+from surgery.engine.measure.input import data_kind
 from surgery.errors import UsageError
 from surgery.methods import MaxPplIncrease, MaxWerIncrease, Rule
-
-SILENT = ("whisper", "bert")
-"""Families that predict no running text."""
 
 
 def check_bound(rule: Rule | None, data: CalibrationData | None, source: TensorSource) -> None:
@@ -32,7 +31,8 @@ def check_bound(rule: Rule | None, data: CalibrationData | None, source: TensorS
             hint="give --calibrate DIR|FILE, or use --max-error, which can be predicted",
         )
     if isinstance(rule, MaxPplIncrease):
-        if model_type in SILENT or not has_words(source):
+        reads = data_kind(source) == "text"
+        if not (reads and predicts_next(model_type) and has_words(source)):
             refuse_perplexity(model_type)
         return
     if data.kind != "audio" or not writes(source):

@@ -37,7 +37,7 @@ from surgery.engine.measure.shipped import shipped_data
 from surgery.errors import UsageError, note_kept
 from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Progress
-from surgery.methods import Bound, Pair, Rule, UpTo
+from surgery.methods import Bound, Rule, SeamName, UpTo
 from surgery.stored.dense import dense_directory
 from surgery.stored.loading import check_device, load
 
@@ -67,7 +67,7 @@ class CalibrationRun:
         if settings is None:
             raise ValueError("the plan asks for no calibration")
         self.plan, self.settings, self.progress = plan, settings, progress
-        self.sites = [each.site for each in plan.sites if each.qk or each.vo]
+        self.sites = [each.site for each in plan.sites if each.treated]
         check_device(settings.device)
         if data_kind(plan.source) == "audio":
             check_hears(plan.source, "--calibrate")
@@ -265,13 +265,9 @@ class CalibrationRun:
         return self.data
 
     @property
-    def pairs(self) -> list[tuple[str, Pair]]:
+    def pairs(self) -> list[tuple[str, SeamName]]:
         """Every pair that is treated, and the block that it is of."""
-        pairs: list[tuple[str, Pair]] = []
-        for each in self.plan.sites:
-            pairs += [(each.site.path, "qk")] if each.qk else []
-            pairs += [(each.site.path, "vo")] if each.vo else []
-        return pairs
+        return [(each.site.path, seam) for each in self.plan.sites for seam in each.treated]
 
     def tried(self, statistics: Statistics) -> bool:
         """Whether every pair that is treated was cut on trial at the ridge that is asked for."""

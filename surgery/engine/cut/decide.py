@@ -21,14 +21,13 @@ from surgery.engine.cut.trials import make_trials
 from surgery.evaluation.bootstrap import Estimate
 from surgery.events import Progress
 from surgery.methods import (
-    PAIRS,
     Bound,
     DamageCurve,
     MaxError,
     MaxWerIncrease,
-    Pair,
     PairDecomposition,
     Ranks,
+    SeamName,
     SiteDecomposition,
     SiteSpectra,
     UpTo,
@@ -171,9 +170,9 @@ def _of_one_model(
     return shared
 
 
-def _curves(trials: Trials, path: str) -> dict[Pair, DamageCurve | None]:
+def _curves(trials: Trials, path: str) -> dict[SeamName, DamageCurve | None]:
     return {
-        pair: DamageCurve.measured(trials[path, pair]) for pair in PAIRS if (path, pair) in trials
+        pair: DamageCurve.measured(tried) for (site, pair), tried in trials.items() if site == path
     }
 
 

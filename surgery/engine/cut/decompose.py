@@ -7,10 +7,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from surgery.architectures.base import AttentionSite
+from surgery.architectures.seams import Seam, seams_of
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.choices.cutting import BY_INPUT, BY_WEIGHTS, CUTTING
-from surgery.choices.rules import Pair
+from surgery.choices.rules import SeamName
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.events import Event, Progress
 from surgery.methods import (
@@ -22,7 +24,7 @@ from surgery.methods import (
     SiteSpectra,
 )
 from surgery.methods.activation_aware import SecondMoments
-from surgery.stored.pack import read_site, vector_cost
+from surgery.stored.pack import read_site
 from surgery.stored.parallel import map_ahead
 
 
@@ -73,18 +75,17 @@ def decompose_sites(
     def decompose(each: SitePlan) -> SiteDecomposition:
         for name in each.site.tensors():
             check_finite(name, plan.source.tensor(name))
-        weights = load_block(plan.source, each)
+        weights, treated = load_block(plan.source, each), each.treated
+        pairs = {"qk": "qk" in treated, "vo": "vo" in treated}
         found: SiteDecomposition
         if seen is None:
-            method = CUTTING[plan.options.baseline or BY_WEIGHTS]
-            found = method.decompose(weights, qk=each.qk, vo=each.vo)
+            found = CUTTING[plan.options.baseline or BY_WEIGHTS].decompose(weights, **pairs)
             return found
         found = CUTTING[BY_INPUT].decompose(
             weights,
             seen[each.site.path],
-            qk=each.qk,
-            vo=each.vo,
-            rotary=each.rotary,
+            **pairs,
+            rotary="qk" in treated and not each.mixes("qk"),
             ridge=plan.options.calibrate.ridge if plan.options.calibrate else 0.0,
         )
         return found
@@ -94,7 +95,7 @@ def decompose_sites(
         path = each.site.path
         progress(Event("Decomposing attention", index, len(plan.sites), path))
         if spill is not None and path in done:
-            yield each, _from_tensors(spill.unspill(_key(path)))
+            yield each, _from_tensors(spill.unspill(_key(path)), each.site)
             continue
         decomposition = next(fresh)
         if spill is not None:
@@ -110,45 +111,40 @@ def _key(path: str) -> str:
 def spectra_of(
     site_plan: SitePlan,
     decomposition: SiteDecomposition,
-    damage: Mapping[Pair, DamageCurve | None] | None = None,
+    damage: Mapping[SeamName, DamageCurve | None] | None = None,
 ) -> SiteSpectra:
     """Return what may be cut in one block, what each vector costs, and what its loss does."""
-    qk_cost, vo_cost = vector_cost(site_plan.site)
-    spectra: dict[Pair, PairSpectrum] = {}
-    parts: tuple[tuple[Pair, PairDecomposition | None, int], ...] = (
-        ("qk", decomposition.qk, qk_cost),
-        ("vo", decomposition.vo, vo_cost),
-    )
-    for pair, part, cost in parts:
-        if part is not None:
-            curve = damage.get(pair) if damage is not None else None
-            spectra[pair] = PairSpectrum(part.spectrum, cost, part.step, curve)
-    return spectra
+    seams = seams_of(site_plan.site)
+    return {
+        name: PairSpectrum(
+            part.spectrum,
+            seams[name].cost,
+            part.step,
+            seams[name].least,
+            None if damage is None else damage.get(name),
+        )
+        for name, part in decomposition.parts.items()
+    }
+
+
+FIELDS = ("spectrum", "norm", "left", "right", "order")
+"""What is kept of a pair: tensors of :class:`PairDecomposition`."""
 
 
 def _to_tensors(decomposition: SiteDecomposition) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for pair, part in (("qk", decomposition.qk), ("vo", decomposition.vo)):
-        if part is not None:
-            tensors |= {
-                f"{pair}.spectrum": part.spectrum.contiguous(),
-                f"{pair}.left": part.left.contiguous(),
-                f"{pair}.right": part.right.contiguous(),
-                f"{pair}.norm": part.norm.contiguous(),
-            }
-            if part.frequencies is not None:
-                tensors[f"{pair}.frequencies"] = part.frequencies.contiguous()
-    return tensors
+    return {
+        f"{name}.{field}": value.contiguous()
+        for name, part in decomposition.parts.items()
+        for field in FIELDS
+        if (value := getattr(part, field)) is not None
+    }
 
 
-def _from_tensors(tensors: dict[str, Tensor]) -> SiteDecomposition:
-    def part(pair: str) -> PairDecomposition | None:
-        if f"{pair}.spectrum" not in tensors:
-            return None
-        spectrum, left, right, norm = (
-            tensors[f"{pair}.{name}"] for name in ("spectrum", "left", "right", "norm")
-        )
-        frequencies = tensors.get(f"{pair}.frequencies")
-        return PairDecomposition(spectrum, left, right, norm, frequencies)
+def _from_tensors(tensors: dict[str, Tensor], site: AttentionSite) -> SiteDecomposition:
+    def part(seam: Seam) -> PairDecomposition | None:
+        found = {
+            field: tensors[name] for field in FIELDS if (name := f"{seam.name}.{field}") in tensors
+        }
+        return PairDecomposition(**found, step=seam.step) if found else None
 
-    return SiteDecomposition(qk=part("qk"), vo=part("vo"))
+    return SiteDecomposition(**{name: part(seam) for name, seam in seams_of(site).items()})

@@ -12,9 +12,9 @@ from surgery.choices.common import DTYPES, RIDGE, SCOPES, SHIPPED, ScopeChoice, 
 from surgery.choices.cutting import baselines
 from surgery.choices.option import DTYPE, option
 from surgery.choices.rules import (
+    ATTENTION_SEAMS,
     LAYOUTS,
     OF,
-    PAIRS,
     Bound,
     Energy,
     Layout,
@@ -22,9 +22,9 @@ from surgery.choices.rules import (
     MaxError,
     MaxPplIncrease,
     MaxWerIncrease,
-    Pair,
     Remove,
     Rule,
+    SeamName,
     Thresholds,
     UpTo,
 )
@@ -78,7 +78,7 @@ class Options:
         ),
     )
     scope: ScopeChoice | None = field(default=None, metadata=_what("Which attention blocks."))
-    pairs: tuple[Pair, ...] | None = field(
+    pairs: tuple[SeamName, ...] | None = field(
         default=None,
         metadata=_what("Which pairs: qk, vo, or both.", reads="words", metavar="qk,vo"),
     )
@@ -111,7 +111,7 @@ class Options:
         choice("--dtype", self.dtype, (None, *DTYPES))
         choice("--preset", self.preset, (None, "paper"))
         for pair in self.pairs or ():
-            choice("--pairs", pair, PAIRS)
+            choice("--pairs", pair, ATTENTION_SEAMS)
         if self.pairs is not None and not self.pairs:
             raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
         self._check_rule()
@@ -180,13 +180,13 @@ class Options:
         """
         preset = family.preset
         if isinstance(self.rule, Lossless):
-            return replace(self, scope=self.scope or "all", pairs=self.pairs or PAIRS)
+            return replace(self, scope=self.scope or "all", pairs=self.pairs or ATTENTION_SEAMS)
         if self.preset is not None:
             return self._published(family)
         calibrate = self.calibrate or (Calibrate(SHIPPED) if self.needs_input else None)
         chosen = replace(self, scope=self.scope or preset.scope, calibrate=calibrate)
         if self.rule is not None:
-            return replace(chosen, pairs=self.pairs or PAIRS)
+            return replace(chosen, pairs=self.pairs or ATTENTION_SEAMS)
         rule = UpTo(preset.fraction) if self.needs_input else Remove(preset.fraction)
         reason = f"{family.title}: {preset.reason}"
         if self.needs_input:
@@ -206,7 +206,7 @@ class Options:
             self,
             rule=Thresholds(found.threshold_qk, found.threshold_vo),
             scope=self.scope or found.scope,
-            pairs=self.pairs or PAIRS,
+            pairs=self.pairs or ATTENTION_SEAMS,
             preset=None,
             reason=f"{family.title}: {found.reason}",
         )

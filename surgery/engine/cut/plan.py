@@ -3,50 +3,48 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from surgery.architectures import Architecture, AttentionSite, Claims, Config
+from surgery.architectures.seams import ACROSS_ROPE, Seam, seams_of
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.cut.options import Options
 from surgery.errors import CheckpointError, UsageError
 from surgery.methods import AttentionWeights, Lossless, prepare
 from surgery.stored.stored import output_dtype, read_stored
 
-ROPE = (
-    "RoPE turns q and k by their positions between the two maps, so their product cannot be "
-    "absorbed; whole frequencies can go by what they are worth on real input (--calibrate)"
-)
-NOT_ASKED = "not asked for (--pairs)"
+NOT_ASKED = "not asked for (--seams)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SitePlan:
-    """One attention block in scope: which pairs are restructured, and why the others not."""
+    """One attention block in scope.
+
+    Attributes:
+        site: The block.
+        untouched: Why seams are left as they are, by their names.
+    """
 
     site: AttentionSite
-    qk_untouched: str | None
-    vo_untouched: str | None
+    untouched: Mapping[str, str]
 
     @property
-    def qk(self) -> bool:
-        """Whether the query-key pair is restructured."""
-        return self.qk_untouched is None
+    def treated(self) -> dict[str, Seam]:
+        """The seams that are restructured, by name."""
+        seams = seams_of(self.site)
+        return {name: seam for name, seam in seams.items() if name not in self.untouched}
 
-    @property
-    def vo(self) -> bool:
-        """Whether the value-output pair is restructured."""
-        return self.vo_untouched is None
-
-    @property
-    def rotary(self) -> bool:
-        """Whether queries and keys can only lose whole RoPE frequencies, unmixed."""
-        return "rope" in self.site.between
+    def mixes(self, name: str) -> bool:
+        """Whether the vectors of a seam are mixed: it is treated, and nothing forbids that."""
+        seam = self.treated.get(name)
+        return seam is not None and seam.mixes
 
     def prepare(self, weights: AttentionWeights) -> AttentionWeights:
         """Remove the bias terms that the treated pairs make redundant, exactly."""
-        return prepare(weights, qk=self.qk and not self.rotary, vo=self.vo)
+        return prepare(weights, qk=self.mixes("qk"), vo=self.mixes("vo"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
     family, claims = stored.family, stored.claims
     options = options.resolve(family)
     sites = tuple(
-        SitePlan(site, _why_not("qk", site, options), _why_not("vo", site, options))
+        SitePlan(site, _untouched(site, options))
         for site in claims.sites
         if options.scope in ("all", site.scope)
     )
@@ -100,12 +98,15 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
             where="--scope",
             expected=", ".join(dict.fromkeys(site.scope for site in claims.sites)) + ", all",
         )
-    if not any(plan.qk or plan.vo for plan in sites):
+    if not any(plan.treated for plan in sites):
+        reasons = {name: why for name, why in sites[0].untouched.items() if why != NOT_ASKED}
+        open_ = [name for name, why in sites[0].untouched.items() if why == NOT_ASKED]
+        told = "; ".join(f"{name} is left exact here: {why}" for name, why in reasons.items())
         raise UsageError(
             "Nothing can be restructured with these options",
-            where="--pairs",
+            where="--seams",
             found=", ".join(options.pairs or ()),
-            expected=f"vo, since qk is left exact here: {sites[0].qk_untouched}",
+            expected=f"{', '.join(open_)}, since {told}" if open_ else told,
         )
     return Plan(source, asked, family, stored.config, claims, options, sites)
 
@@ -115,9 +116,14 @@ def _by_frequency(options: Options) -> bool:
     return options.calibrate is not None and not isinstance(options.rule, Lossless)
 
 
-def _why_not(pair: str, site: AttentionSite, options: Options) -> str | None:
-    if pair == "qk" and "rope" in site.between and not _by_frequency(options):
-        return ROPE
-    if pair not in (options.pairs or ()):
-        return NOT_ASKED
-    return None
+def _untouched(site: AttentionSite, options: Options) -> dict[str, str]:
+    """Return by seam why it is left as it is: closed, across RoPE without input, or not asked."""
+    found = {}
+    for name, seam in seams_of(site).items():
+        if seam.why_not is not None:
+            found[name] = seam.why_not
+        elif not seam.mixes and not _by_frequency(options):
+            found[name] = ACROSS_ROPE
+        elif name not in (options.pairs or ()):
+            found[name] = NOT_ASKED
+    return found

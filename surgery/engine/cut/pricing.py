@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from surgery.architectures.seams import seams_of
 from surgery.calibration.cut import OutputChange, SiteCut, cut_heads, kept_product
 from surgery.calibration.held_out import Price as HeldOutPrice
 from surgery.engine.cut.calibration_run import CalibrationRun
@@ -16,7 +17,6 @@ from surgery.engine.cut.refit import refit_outputs
 from surgery.errors import UsageError
 from surgery.events import Event
 from surgery.methods import (
-    PAIRS,
     Layout,
     Ranks,
     Remove,
@@ -26,7 +26,6 @@ from surgery.methods import (
     predicted_damage,
 )
 from surgery.report.model.calibration import Price
-from surgery.stored.pack import vector_cost
 
 BUDGETS = tuple(number / 16 for number in range(1, 13))
 """Fractions of the attention in scope on a price curve."""
@@ -87,9 +86,9 @@ class Pricing:
         """Return the fraction of the attention, or of the one pair, in scope that these remove."""
         gone = 0
         for each in self.plan.sites:
-            costs = dict(zip(PAIRS, vector_cost(each.site), strict=True))
+            seams = seams_of(each.site)
             for pair, kept in ranks.get(each.site.path, {}).items():
-                gone += (len(kept) * each.site.head_dim - sum(kept)) * costs[pair]
+                gone += (len(kept) * each.site.head_dim - sum(kept)) * seams[pair].cost
         return gone / self._whole
 
     def ranks(self, fraction: float, layout: Layout | None = None) -> Ranks:
@@ -163,15 +162,12 @@ class Pricing:
         """Return what becomes of each block; of pairs that lose nothing only if ``whole``."""
         cuts: dict[str, SiteCut] = {}
         for path, pairs in ranks.items():
-            found = self.decompositions[path]
             products = {
                 pair: kept_product(part, pairs[pair])
-                for pair in PAIRS
-                if pair in pairs
-                and (part := found.pair(pair)) is not None
-                and (whole or min(pairs[pair]) < part.spectrum.shape[1])
+                for pair, part in self.decompositions[path].parts.items()
+                if pair in pairs and (whole or min(pairs[pair]) < part.spectrum.shape[1])
             }
-            cuts[path] = SiteCut(products.get("qk"), products.get("vo"))
+            cuts[path] = SiteCut.of(products)
         return cuts
 
     def curve(self, *, measure: bool) -> list[Price]:

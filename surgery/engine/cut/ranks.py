@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.choices.rules import Pair, check_rule
+from surgery.choices.rules import ATTENTION_SEAMS, SeamName, check_rule
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.methods import (
     Bound,
@@ -22,7 +22,6 @@ from surgery.methods import (
     choose_ranks,
 )
 from surgery.report.accounting import site_parameters
-from surgery.stored.pack import vector_cost
 
 
 def plan_ranks(
@@ -74,7 +73,7 @@ def site_ranks(
 
 
 def _of_site(
-    each: SitePlan, chosen: Mapping[Pair, list[int]], decomposition: SiteDecomposition | None
+    each: SitePlan, chosen: Mapping[SeamName, list[int]], decomposition: SiteDecomposition | None
 ) -> SiteRanks:
     full = full_ranks(each.site)
     qk, vo = tuple(chosen.get("qk", full.qk)), tuple(chosen.get("vo", full.vo))
@@ -96,7 +95,7 @@ def budget_base(plan: Plan, rule: Remove) -> int | None:
         towers = [names for names in plan.claims.towers.values() if treated & set(names)]
         return sum(infos[name].numel for names in towers for name in names)
     # The budget is a fraction of the pairs that were asked for, prunable or not.
-    if plan.options.pairs is not None and len(plan.options.pairs) == 2:
+    if plan.options.pairs is not None and {*plan.options.pairs} >= {*ATTENTION_SEAMS}:
         return sum(site_parameters(e.site, full_ranks(e.site)) for e in plan.sites)
     return None
 
@@ -112,14 +111,15 @@ def check_ranks(plan: Plan) -> None:
     """
     flat: dict[str, SiteSpectra] = {}
     for each in plan.sites:
-        qk_cost, vo_cost = vector_cost(each.site)
-        ones = torch.ones(each.site.kv_heads, each.site.head_dim, dtype=torch.float64)
-        spectra: dict[Pair, PairSpectrum] = {}
-        if each.qk:
-            spectra["qk"] = PairSpectrum(ones, qk_cost, 2 if each.rotary else 1)
-        if each.vo:
-            spectra["vo"] = PairSpectrum(ones, vo_cost)
-        flat[each.site.path] = spectra
+        flat[each.site.path] = {
+            name: PairSpectrum(
+                torch.ones(seam.groups, seam.width, dtype=torch.float64),
+                seam.cost,
+                seam.step,
+                seam.least,
+            )
+            for name, seam in each.treated.items()
+        }
     # A bound is kept by removing nothing, if need be; but its layout must be possible.
     rule = plan.options.rule
     if isinstance(rule, Bound | UpTo):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 
 from surgery.architectures.ranks import SiteRanks
-from surgery.choices.rules import PAIRS, Pair
+from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.engine.cut.rewrite import Errors, tensor_table
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
@@ -14,7 +14,6 @@ from surgery.methods.units import energy_share
 from surgery.report.accounting import restructured, savings
 from surgery.report.costs import beside_attention, quantities, sequence_lengths
 from surgery.report.model.report import PairReport, Report, Saving, SiteReport, Source
-from surgery.stored.pack import vector_cost
 from surgery.stored.stored import stored_dtype
 from surgery.version import versions
 
@@ -82,17 +81,15 @@ def _with_pair(
     plan: Plan, ranks: Mapping[str, SiteRanks], counted: Sequence[Saving]
 ) -> list[Saving]:
     """Add what budgets are fractions of, where only one pair is in scope: that pair."""
-    pairs = plan.options.pairs or PAIRS
+    pairs = plan.options.pairs or ATTENTION_SEAMS
     if len(pairs) > 1:
         return list(counted)
     (pair,) = pairs
     before = stored = 0
     for each in plan.sites:
-        if each.qk if pair == "qk" else each.vo:
-            cost = vector_cost(each.site)[PAIRS.index(pair)]
-            kept = ranks[each.site.path]
-            before += each.site.kv_heads * each.site.head_dim * cost
-            stored += sum(kept.qk if pair == "qk" else kept.vo) * cost
+        if (seam := each.treated.get(pair)) is not None:
+            before += seam.groups * seam.width * seam.cost
+            stored += sum(ranks[each.site.path].of(pair)) * seam.cost
     title = f"{pair.upper()} in scope ({', '.join(pair.upper())})"
     return [counted[0], Saving(pair, title, before, stored, stored), *counted[1:]]
 
@@ -100,21 +97,18 @@ def _with_pair(
 def _pair(
     plan: Plan,
     each: SitePlan,
-    pair: Pair,
+    pair: SeamName,
     ranks: Mapping[str, SiteRanks],
     decompositions: Mapping[str, SiteDecomposition],
     errors: Errors,
 ) -> PairReport:
     path = each.site.path
-    kept = list(ranks[path].qk if pair == "qk" else ranks[path].vo)
+    kept = list(ranks[path].of(pair))
     measured = errors.get(path)
     decomposition = decompositions.get(path)
-    part: PairDecomposition | None = None
-    if decomposition is not None:
-        part = decomposition.qk if pair == "qk" else decomposition.vo
-    threshold = None
-    if isinstance(plan.options.rule, Thresholds):
-        threshold = plan.options.rule.qk if pair == "qk" else plan.options.rule.vo
+    part = None if decomposition is None else decomposition.parts.get(pair)
+    rule = plan.options.rule
+    threshold = rule.of(pair) if isinstance(rule, Thresholds) else None
     return PairReport(
         ranks=kept,
         full_rank=each.site.head_dim,
@@ -122,7 +116,7 @@ def _pair(
         cut_error=[] if part is None else cut_errors(part, kept),
         exact_error=measured["exact"].get(pair, []) if measured else [],
         cast_error=measured["written"].get(pair, []) if measured else [],
-        untouched=each.qk_untouched if pair == "qk" else each.vo_untouched,
+        untouched=each.untouched.get(pair),
         threshold=threshold,
     )
 
@@ -135,8 +129,8 @@ def cut_errors(part: PairDecomposition, ranks: list[int]) -> list[float]:
 
 def _notes(plan: Plan) -> list[str]:
     notes: list[str] = []
-    if any(each.qk and not each.rotary and each.site.k.bias for each in plan.sites):
+    if any(each.mixes("qk") and each.site.k.bias for each in plan.sites):
         notes.append("The bias of k was dropped: softmax over keys does not see it.")
-    if any(each.vo and each.site.v.bias and each.site.o.bias for each in plan.sites):
+    if any(each.mixes("vo") and each.site.v.bias and each.site.o.bias for each in plan.sites):
         notes.append("The bias of v was moved into o's: attention weights sum to one.")
     return notes

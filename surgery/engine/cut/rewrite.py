@@ -106,9 +106,9 @@ def _restructure(
     }
     # Reading back what is about to be written proves the packing as well as the rounding.
     written = read_site(tensors.__getitem__, site, ranks)
-    if site_plan.qk and ready.k_bias is None:
+    if "qk" in site_plan.treated and ready.k_bias is None:
         written = replace(written, k_bias=None)
-    if site_plan.vo and ready.v_bias is None:
+    if "vo" in site_plan.treated and ready.v_bias is None:
         written = replace(written, v_bias=None)
     return Computed(tensors, _errors(decomposition, ready, exact, written))
 
@@ -120,14 +120,9 @@ def _errors(
     written: AttentionWeights,
 ) -> BlockErrors:
     errors: BlockErrors = {"exact": {}, "written": {}}
-    pairs = (
-        ("qk", decomposition.qk, AttentionWeights.qk_factors),
-        ("vo", decomposition.vo, AttentionWeights.vo_factors),
-    )
-    for pair, part, factors in pairs:
-        if part is None:
-            continue
-        left, right = factors(ready)
-        measured = probed_product_errors(left, right, [factors(exact), factors(written)], part.norm)
+    for pair, part in decomposition.parts.items():
+        left, right = ready.factors(pair)
+        results = [exact.factors(pair), written.factors(pair)]
+        measured = probed_product_errors(left, right, results, part.norm)
         errors["exact"][pair], errors["written"][pair] = (each.tolist() for each in measured)
     return errors

@@ -12,7 +12,7 @@ from surgery.calibration.sensitivity import Trials, Tried, measure_sensitivities
 from surgery.calibration.statistics import Statistics
 from surgery.engine.cut.calibration_run import CalibrationRun
 from surgery.engine.cut.decompose import Spill
-from surgery.methods import Pair, SiteDecomposition
+from surgery.methods import SeamName, SiteDecomposition
 
 TRIED = "tried"
 """Name of the one tensor of a kept trial, float64, (cuts, 2): share of energy dropped, damage."""
@@ -32,7 +32,7 @@ def make_trials(run: CalibrationRun, decompositions: Mapping[str, SiteDecomposit
     of_these = replace(saved, ridge=run.settings.ridge, output=run.witness.output)
     found = _known(saved, run) | kept_trials(run.spill, run.pairs)
 
-    def keep(path: str, pair: Pair, tried: Tried) -> None:
+    def keep(path: str, pair: SeamName, tried: Tried) -> None:
         found[path, pair] = tried
         if run.spill is not None:
             run.spill.spill(trial_key(path, pair), {TRIED: _tensor(tried)})
@@ -51,7 +51,7 @@ def make_trials(run: CalibrationRun, decompositions: Mapping[str, SiteDecomposit
     return trials
 
 
-def kept_trials(spill: Spill | None, pairs: Sequence[tuple[str, Pair]]) -> Trials:
+def kept_trials(spill: Spill | None, pairs: Sequence[tuple[str, SeamName]]) -> Trials:
     """Return the trials that an interrupted run left, of those that are whole."""
     found: Trials = {}
     for path, pair in pairs if spill is not None else ():
@@ -63,7 +63,7 @@ def kept_trials(spill: Spill | None, pairs: Sequence[tuple[str, Pair]]) -> Trial
     return found
 
 
-def trial_key(path: str, pair: Pair) -> str:
+def trial_key(path: str, pair: SeamName) -> str:
     """Return under which key the trials of a pair are kept."""
     return f"trial:{path}:{pair}"
 

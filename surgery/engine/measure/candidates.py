@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgery.architectures import ARCHITECTURES
+from surgery.architectures.known import predicts_next
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.measure.heads import writes
 from surgery.engine.measure.input import data_kind, read_processor
@@ -118,26 +120,25 @@ def load_candidates(
         UsageError: Their vocabularies or front ends differ, or only some predict text.
         CheckpointError: One cannot be loaded, or has no tokenizer.
     """
-    whisper = data_kind(candidates[0].source) == "audio"
-    for one in candidates if whisper else ():
+    taken = data_kind(candidates[0].source)
+    audio = taken == "audio"
+    for one in candidates if audio else ():
         if not writes(one.source):
-            raise _silent(one.asked)
-    tokenizers = [
-        read_processor(one.directory, "audio" if whisper else "text") for one in candidates
-    ]
+            raise _silent(one)
+    tokenizers = [read_processor(one.directory, taken) for one in candidates]
     for one, tokenizer in zip(candidates[1:], tokenizers[1:], strict=True):
-        _check_same_words(candidates[0], one, tokenizers[0], tokenizer, whisper=whisper)
+        _check_same_words(candidates[0], one, tokenizers[0], tokenizer, audio=audio)
     models: list[Any] = [
         load_opened(one.source, one.directory, dtype=dtype, device=device) for one in candidates
     ]
-    return models, tokenizers[0], _kind(candidates, models, whisper=whisper)
+    return models, tokenizers[0], _kind(candidates, models, audio=audio)
 
 
 def _check_same_words(
-    first: Candidate, other: Candidate, ours: Any, theirs: Any, *, whisper: bool
+    first: Candidate, other: Candidate, ours: Any, theirs: Any, *, audio: bool
 ) -> None:
     found: object = None
-    if whisper:
+    if audio:
         ears = [
             (each.feature_extractor.feature_size, each.feature_extractor.n_samples)
             for each in (ours, theirs)
@@ -160,23 +161,24 @@ def _check_same_words(
         )
 
 
-def _silent(asked: str) -> CheckpointError:
+def _silent(one: Candidate) -> CheckpointError:
+    family = ARCHITECTURES[one.source.config["model_type"]]
     return CheckpointError(
-        "This Whisper has no text head on both towers, so it transcribes nothing",
-        where=asked,
-        expected="architectures: WhisperForConditionalGeneration in config.json",
+        f"This {family.title} has no text head on both towers, so it transcribes nothing",
+        where=one.asked,
+        expected=f"architectures: {family.classes[0].name} in config.json",
         hint="surgery verify compares what its encoder says",
     )
 
 
-def _kind(candidates: Sequence[Candidate], models: Sequence[Any], *, whisper: bool) -> Kind:
+def _kind(candidates: Sequence[Candidate], models: Sequence[Any], *, audio: bool) -> Kind:
     """Return what all models are for."""
     speaks = [model.get_output_embeddings() is not None for model in models]
-    if whisper:
+    if audio:
         if not all(speaks):
-            raise _silent(candidates[speaks.index(False)].asked)
+            raise _silent(candidates[speaks.index(False)])
         return "speech"
-    if candidates[0].source.config["model_type"] == "bert":
+    if not predicts_next(candidates[0].source.config["model_type"]):
         return "embedding"
     if len(set(speaks)) > 1:
         raise UsageError(

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from surgery.architectures import ARCHITECTURES, ModelClass
+from surgery.architectures.known import input_of, named_class
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import UsageError
 
 
 def hears(source: TensorSource) -> bool:
     """Whether a Whisper has an encoder."""
-    one = _class(source)
+    one = named_class(source.config)
     return one is None or "encoder" not in one.without
 
 
 def has_words(source: TensorSource) -> bool:
     """Whether a model has an output layer for words."""
-    one = _class(source)
+    one = named_class(source.config)
     return one is None or bool(one.tied)
 
 
 def writes(source: TensorSource) -> bool:
     """Whether a Whisper has both towers, and a head for words."""
-    one = _class(source)
+    one = named_class(source.config)
     return has_words(source) and (one is None or not one.without)
 
 
@@ -43,20 +43,13 @@ def check_hears(source: TensorSource, where: str) -> None:
 
 def unmeasured(source: TensorSource) -> str | None:
     """Say what of a model's outputs no measurement shows; ``None`` where that is nothing."""
-    if source.config["model_type"] != "whisper" or writes(source):
+    if input_of(source.config["model_type"]) != "audio" or writes(source):
         return None
     if not hears(source):
         return f"Outputs were not measured: {_name(source)} has no encoder, so it hears nothing."
     return f"Of outputs only the encoder's was measured: {_name(source)} writes no text."
 
 
-def _class(source: TensorSource) -> ModelClass | None:
-    config = source.config
-    family, named = ARCHITECTURES.get(config["model_type"]), config.get("architectures") or ()
-    known = () if family is None else family.classes
-    return next((one for one in known if one.name in named), None)
-
-
 def _name(source: TensorSource) -> str:
-    one = _class(source)
+    one = named_class(source.config)
     return "the model" if one is None else one.name

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from surgery.architectures.known import input_of
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.measure.heads import check_hears, writes
 from surgery.errors import CheckpointError, UsageError
@@ -53,7 +54,7 @@ def check_data(source: TensorSource, data: str | Path | None) -> None:
 
 def data_kind(source: TensorSource) -> Kind:
     """Return what a model is run on: recordings, or text."""
-    return "audio" if source.config["model_type"] == "whisper" else "text"
+    return input_of(source.config["model_type"])
 
 
 def read_processor(directory: Path, kind: Kind, *, words: bool = True) -> Any:

@@ -54,7 +54,7 @@ def calibrations(config: Mapping[str, Any], *, where: str) -> list[Calibration]:
     """
     found = []
     for operation in read_operations(config, where=where):
-        entry = (operation.get("provenance") or {}).get("calibration")
+        entry = operation["provenance"].get("calibration")
         if entry is None:
             continue
         found.append(_calibration(entry, where))

@@ -51,7 +51,8 @@ def measure(
     if data is None and sample is None and source.name != EMBEDDED:
         return []
     check_data(source, data)
-    if data_kind(source) == "audio" and not hears(source):
+    audio = data_kind(source) == "audio"
+    if audio and not hears(source):
         return []
     stage, named = "Measuring on real input", str(data or "embedded data")
     progress(Event(stage, 0, 1, named))
@@ -59,9 +60,8 @@ def measure(
     def told(share: float) -> None:
         progress(Event(stage, share, 1, named))
 
-    family = source.config["model_type"]
     with dense_directory(source) as directory:
-        if family == "whisper":
+        if audio:
             # Windows of a few seconds and a tiny model: more at once is twice as quick.
             batch = 48 if source.name == EMBEDDED else 8
             with _clips(source, sample, data) as (clips, name):

@@ -48,9 +48,9 @@ def _only_as_shipped(result: TensorSource) -> bool:
     """Whether every calibration of a result was on what ships, whole, and there was no other."""
     where = f"{result.name}: config.json"
     calibrated = [
-        operation.get("options") or {}
+        operation["options"]
         for operation in read_operations(result.config, where=where)
-        if (operation.get("provenance") or {}).get("calibration") is not None
+        if operation["provenance"].get("calibration") is not None
     ]
     # Statistics from a file, or of some samples, may be fitted to other rows.
     settings = {"calibrate": SHIPPED, "samples": None, "statistics": None}

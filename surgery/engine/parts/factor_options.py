@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
 from surgery.choices.option import DTYPE, SCOPE, option
-from surgery.choices.rules import PAIRS, Pair
+from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.choices.settings import FORMS, Form
 from surgery.errors import UsageError
 
@@ -33,7 +33,7 @@ class FactorOptions:
     """
 
     form: Form
-    pairs: tuple[Pair, ...] | None = field(
+    pairs: tuple[SeamName, ...] | None = field(
         default=None,
         metadata=option(
             "core, diagonal: behind keys (qk), values (vo), or (default) both.",
@@ -57,7 +57,7 @@ class FactorOptions:
         choice("--scope", self.scope, SCOPES)
         choice("--dtype", self.dtype, (None, *DTYPES))
         for pair in self.pairs or ():
-            choice("--pairs", pair, PAIRS)
+            choice("--pairs", pair, ATTENTION_SEAMS)
         if self.pairs is not None and not self.pairs:
             raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
         if self.up_block is not None and self.up_block < 0:
@@ -75,13 +75,13 @@ class FactorOptions:
         rotary = any("rope" in kind.between for kind in family.attentions)
         usual = UP_BLOCK if rotary and self.form == "core" else 0
         up_block = usual if self.up_block is None else self.up_block
-        return replace(self, pairs=self.pairs or PAIRS, up_block=up_block)
+        return replace(self, pairs=self.pairs or ATTENTION_SEAMS, up_block=up_block)
 
     def plain(self) -> dict[str, Any]:
         """Return the options as JSON values, by the command line's names."""
         plain = {
             "method": self.form,
-            "pairs": list(self.pairs or PAIRS),
+            "pairs": list(self.pairs or ATTENTION_SEAMS),
             "scope": self.scope,
             "dtype": self.dtype,
         }

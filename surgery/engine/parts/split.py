@@ -21,7 +21,7 @@ from surgery.engine.parts.small_parts import SmallParts
 from surgery.engine.result import default_output, produce
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
-from surgery.methods import Form, Pair
+from surgery.methods import Form, SeamName
 from surgery.report.model.report import Report
 
 
@@ -90,7 +90,7 @@ def reparam(
     method: str = "hra",
     reflections: int | None = None,
     targets: Sequence[str] | None = None,
-    pairs: Sequence[Pair] | None = None,
+    pairs: Sequence[SeamName] | None = None,
     up_block: int | None = None,
     scope: ScopeChoice = "all",
     seed: int = 0,

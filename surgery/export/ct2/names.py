@@ -22,7 +22,6 @@ from surgery.export.whisper.form import embedding, output
 from surgery.stored.merged import MergedTensors
 from surgery.stored.stored import Stored
 
-KIND = "WhisperSpec"
 REVISION = 3
 GELU = 3
 """Number of the activation x Φ(x), which every Whisper has."""

@@ -16,7 +16,7 @@ from surgery.checkpoint.transaction import Transaction
 from surgery.events import Event, Progress
 from surgery.export.ct2.files import write_files
 from surgery.export.ct2.model import new_model, write_variables
-from surgery.export.ct2.names import KIND, REVISION, stored_widths, whisper_variables
+from surgery.export.ct2.names import REVISION, stored_widths, whisper_variables
 from surgery.export.ct2.quantise import QUANTIZATIONS
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference
@@ -46,7 +46,7 @@ class CTranslate2(Target):
 
     def fit(self, stored: Stored, choice: Choice) -> Fit:  # noqa: ARG002 (any type fits)
         """See :meth:`Target.fit`."""
-        if stored.family.model_type != "whisper":
+        if self.name not in stored.family.exports:
             return refused("only Whisper is written for CTranslate2", remedy="--to hf")
         if reason := no_speech(stored):
             return refused(f"{reason}, and CTranslate2 runs whole Whispers only")
@@ -78,7 +78,8 @@ class CTranslate2(Target):
         transaction.reserve(
             sum(prod(info.shape) * _bytes(choice, info.dtype.itemsize) for info in infos)
         )
-        with new_model(transaction.staging / "model.bin", KIND, REVISION) as model:
+        kind = stored.family.exports[self.name]
+        with new_model(transaction.staging / "model.bin", kind, REVISION) as model:
             done = 0
 
             def written(name: str) -> None:

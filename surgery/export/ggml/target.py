@@ -47,8 +47,8 @@ class Ggml(Target):
 
     def fit(self, stored: Stored, choice: Choice) -> Fit:
         """See :meth:`Target.fit`: a Whisper with OpenAI's vocabulary and window."""
-        if stored.family.model_type != "whisper":
-            other = "--to hf" if stored.family.model_type in ("bert", "gpt2") else "--to gguf"
+        if self.name not in stored.family.exports:
+            other = "--to gguf" if "gguf" in stored.family.exports else "--to hf"
             return refused(f"{stored.family.title} is no Whisper", remedy=other)
         dims = dimensions(stored)
         reason = obstacle(stored) or speaks(stored)

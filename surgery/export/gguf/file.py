@@ -14,7 +14,7 @@ from surgery.events import Event, Progress
 from surgery.export.gguf.chat import Chat, write_chat
 from surgery.export.gguf.form import BLOCK, GgufForm
 from surgery.export.gguf.tensors import GgufTensors, Placed
-from surgery.export.gguf.words import Words
+from surgery.export.gguf.words import SCORED, Words
 from surgery.export.hf.config import effective, plain_config
 from surgery.stored.stored import Stored
 from surgery.stored.stream import cast
@@ -131,7 +131,7 @@ def _speak(writer: Any, words: Words, stored: Stored) -> None:
     if words.merges:
         writer.add_token_merges(words.merges)
     writer.add_add_bos_token(words.begins)
-    if words.model == "llama":
+    if words.model == SCORED:
         writer.add_add_space_prefix(words.prefix)
     config = effective(plain_config(stored.source.config))
     for name in ("bos", "pad"):

@@ -5,6 +5,8 @@
 * ``mimo2``: one width for queries and keys, one for values. Only RoPE's usual frequencies, no
   biases, and the output layer is always stored.
 * ``qwen2``: what everybody writes Qwen2 as; one width, usual frequencies.
+* ``qwen3``, ``olmo2``: with norms behind queries and keys; the original widths, usual frequencies,
+  no biases.
 
 Everything is global: a head of less rank is filled up with zeros, to the widest of the model.
 """
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from surgery.export.hf.config import effective, frequencies, plain_config
-from surgery.export.hf.forms import Native, decoder, mimo_form, own_form, rope_kind
+from surgery.export.hf.forms import Native, mimo_form, normed, own_form, rope_kind
 from surgery.export.output_layer import WordLayers, lacking, word_layers
 from surgery.stored.stored import Stored
 
@@ -28,7 +30,8 @@ EMBEDDING, OUTPUT = "embed_tokens.weight", "lm_head.weight"
 """Names of the token embedding (below the prefix) and of the output layer."""
 BLOCK = 32
 """Values that share a scale where llama.cpp quantises rows of weights, or of its KV cache."""
-MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+GENERAL = "llama"
+"""llama.cpp's architecture for any table of frequencies and any width of heads."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,17 @@ class GgufForm:
     @property
     def interleaved(self) -> bool:
         """Whether RoPE turns rows 2i and 2i + 1, not i and i + half the width."""
-        return self.arch == "llama"
+        return self.arch == GENERAL
 
 
 def obstacle(stored: Stored) -> str | None:
     """Say why llama.cpp cannot run a checkpoint in any form; ``None`` where it can."""
     raw = stored.source.config
-    if not decoder(stored):
+    if "gguf" not in stored.family.exports:
         return f"{stored.family.title} is not of the LLaMA kind"
     named = (raw.get("architectures") or ["a model without a named class"])[0]
-    if named not in MODELS:
+    one = stored.claims.model_class
+    if one is None or not one.predicts_next:
         return f"{named} has no output layer that llama.cpp knows"
     if raw.get("hidden_act", "silu") != "silu":
         return f"its activation is {raw['hidden_act']}, and there it is always silu"
@@ -80,6 +84,11 @@ def obstacle(stored: Stored) -> str | None:
         return "some of its layers attend to a sliding window, which is not done there"
     if rope_kind(raw) not in TABLES:
         return f"its RoPE is {rope_kind(raw)}, whose frequencies are no single table"
+    if normed(stored):
+        if rope_kind(raw) != "default":
+            return f"its RoPE is {rope_kind(raw)}, which is not written beside norms of queries"
+        if _biased(stored):
+            return "its projections have biases, which are not read there beside norms of queries"
     names = stored.claims.prefix + EMBEDDING, OUTPUT
     if not any(name in stored.source.infos for name in names):
         return "it has no token embedding"
@@ -92,16 +101,22 @@ def forms(stored: Stored) -> list[GgufForm]:
     raw = stored.source.config
     full = stored.claims.sites[0].head_dim
     dense = Native(False, full, full, None, full)
-    plain = stored.family.model_type == "qwen2" and rope_kind(raw) == "default"
-    found = [_with_table(stored, "qwen2" if plain else "llama", dense, smaller=False)]
+    arch = stored.family.exports["gguf"] if rope_kind(raw) == "default" else GENERAL
+    if normed(stored):
+        return [GgufForm(arch, dense, smaller=False)]
+    found = [_with_table(stored, arch, dense, smaller=False)]
     own = own_form(stored)
     if own.head_dim < full:
-        found.append(_with_table(stored, "llama", own, smaller=True))
+        found.append(_with_table(stored, GENERAL, own, smaller=True))
     mimo = mimo_form(stored)
-    biased = any(info.endswith("proj.bias") for info in stored.source.infos)
-    if mimo.pairs is None and mimo.value_dim < full and rope_kind(raw) == "default" and not biased:
+    usual = mimo.pairs is None and rope_kind(raw) == "default"
+    if usual and mimo.value_dim < full and not _biased(stored):
         found.append(GgufForm("mimo2", mimo, smaller=True, output=layers(stored).tied))
     return found
+
+
+def _biased(stored: Stored) -> bool:
+    return any(info.endswith("proj.bias") for info in stored.source.infos)
 
 
 def choose(stored: Stored) -> GgufForm:

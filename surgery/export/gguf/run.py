@@ -11,7 +11,7 @@ import torch
 
 from surgery.checkpoint.byte_bpe import to_bytes
 from surgery.errors import SurgeryError
-from surgery.export.gguf.words import BYTE, NORMAL, Words
+from surgery.export.gguf.words import BYTE, MERGED, NORMAL, Words
 from surgery.export.reference import Reference, difference
 
 STEPS = 12
@@ -186,7 +186,7 @@ def partial(words: Words) -> list[int]:
         raw = None
         if kind == BYTE:
             raw = bytes([int(token[1:-1], 16)])
-        elif kind == NORMAL and words.model == "gpt2":
+        elif kind == NORMAL and words.model == MERGED:
             raw = to_bytes(token)
         try:
             (raw or b"").decode()

@@ -17,7 +17,7 @@ from surgery.export.gguf.run import compare
 from surgery.export.gguf.tensors import GgufTensors
 from surgery.export.gguf.words import Words, read_words
 from surgery.export.hf.config import effective, plain_config
-from surgery.export.hf.forms import kept, rope_kind
+from surgery.export.hf.forms import kept, normed, rope_kind
 from surgery.export.reference import Reference
 from surgery.export.target import NOTHING, WHOLE, Choice, Comparison, Fit, Target, fits, refused
 from surgery.stored.adapted import AdaptedSource
@@ -46,8 +46,8 @@ class Gguf(Target):
     def fit(self, stored: Stored, choice: Choice) -> Fit:
         """See :meth:`Target.fit`; without a quantization, the type that is stored is kept."""
         if reason := obstacle(stored):
-            whisper = stored.family.model_type == "whisper"
-            return refused(reason, remedy="--to ct2" if whisper else "--to hf")
+            other = "--to ct2" if "ct2" in stored.family.exports else "--to hf"
+            return refused(reason, remedy=other)
         form = choose(stored)
         words = f"architecture {form.arch}, {_kind(stored, choice)}"
         share = _share(stored, form)
@@ -142,6 +142,8 @@ def _widths(form: GgufForm) -> str:
 
 
 def _remedy(stored: Stored) -> str:
+    if normed(stored):
+        return "transformers runs the checkpoint as small as it is, with trust_remote_code=True"
     biased = any(name.endswith("proj.bias") for name in stored.source.infos)
     if rope_kind(stored.source.config) == "default" and not biased and not layers(stored).tied:
         return "prune with --pairs vo and --layout model: one V rank for the whole model"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,12 +25,19 @@ INSIDE = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
 """Modules of a layer, here and there."""
+BEHIND = {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+"""Where norms stand behind attention and MLP, as in OLMo 2."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,11 @@ class GgufTensors:
         prefix, words = self._stored.claims.prefix, layers(self._stored)
         both = prefix + EMBEDDING, OUTPUT
         specs = {spec.name: spec for shard in self._tensors.specs().values() for spec in shard}
+        behind = any(name.endswith("post_feedforward_layernorm.weight") for name in specs)
+        inside = INSIDE | (BEHIND if behind else {})
         for name, spec in specs.items():
             if not name.endswith(BUFFER) and name not in both:
-                yield _placed(_there(name.removeprefix(prefix)), spec)
+                yield _placed(_there(name.removeprefix(prefix), inside), spec)
         yield _placed(EMBEDDED, specs[words.embedding])
         if self._form.output or not words.tied:
             yield _placed(SAID, specs[words.output])
@@ -121,10 +130,10 @@ def _placed(there: str, spec: TensorSpec) -> Placed:
     return Placed(there, spec.name, spec.shape, spec.dtype)
 
 
-def _there(name: str) -> str:
+def _there(name: str, inside: Mapping[str, str]) -> str:
     """Return llama.cpp's name of a tensor."""
     if name == NORM[0]:
         return NORM[1]
     _, layer, rest = name.split(".", 2)  # layers.3.self_attn.q_proj.weight
     module, _, part = rest.rpartition(".")
-    return f"blk.{layer}.{INSIDE[module]}.{part}"
+    return f"blk.{layer}.{inside[module]}.{part}"

@@ -15,6 +15,8 @@ from typing import Any
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Kinds of tokens."""
+SCORED, MERGED = "llama", "gpt2"
+"""What llama.cpp calls tokenizers with ``▁`` for spaces, and of bytes, whatever the model is."""
 
 SPLITS = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -30,14 +32,14 @@ class Words:
     """A tokenizer in llama.cpp's terms.
 
     Attributes:
-        model: ``llama`` (``▁`` for spaces) or ``gpt2`` (bytes).
+        model: :data:`SCORED` or :data:`MERGED`.
         tokens: Text of every token.
         kinds: Kind of every token.
-        scores: Of ``llama``: the higher, the earlier two tokens become this one.
-        merges: Of ``gpt2``: the merges in order.
-        split: Of ``gpt2``: how text is split into words.
+        scores: Of :data:`SCORED`: the higher, the earlier two tokens become this one.
+        merges: Of :data:`MERGED`: the merges in order.
+        split: Of :data:`MERGED`: how text is split into words.
         begins: Whether a text begins with the first token.
-        prefix: Of ``llama``: whether a space is put before a text.
+        prefix: Of :data:`SCORED`: whether a space is put before a text.
         stand_in: These are no words but numbers: the model is told tokens, not text.
     """
 
@@ -71,7 +73,7 @@ def read_words(path: Path | None, size: int) -> Words:
     if found is not None:
         return found
     tokens = [f"[{place}]" for place in range(size)]
-    return Words("llama", tokens, [NORMAL] * size, [0.0] * size, stand_in=True)
+    return Words(SCORED, tokens, [NORMAL] * size, [0.0] * size, stand_in=True)
 
 
 def _words(raw: Mapping[str, Any], size: int) -> Words | None:
@@ -93,7 +95,7 @@ def _words(raw: Mapping[str, Any], size: int) -> Words | None:
     begins = _begins(raw.get("post_processor"))
     if (split := _split(raw)) is not None:
         lines = [" ".join(pair) for pair in merges]
-        return Words("gpt2", tokens, kinds, merges=lines, split=split, begins=begins)
+        return Words(MERGED, tokens, kinds, merges=lines, split=split, begins=begins)
     if not model.get("byte_fallback") or not _spaces(raw):
         return None
     unknown = vocabulary.get(model.get("unk_token") or "")
@@ -103,7 +105,7 @@ def _words(raw: Mapping[str, Any], size: int) -> Words | None:
     for rank, pair in enumerate(merges):
         first.setdefault("".join(pair), rank)
     scores = [-float(first.get(token, len(merges))) for token in tokens]
-    return Words("llama", tokens, kinds, scores, begins=begins, prefix=_prefix(raw))
+    return Words(SCORED, tokens, kinds, scores, begins=begins, prefix=_prefix(raw))
 
 
 def _steps(part: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:

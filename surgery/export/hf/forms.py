@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from surgery.architectures import AttentionSite
+from surgery.architectures.base import BASE, CAUSAL
+from surgery.architectures.known import named_class
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.report.accounting import site_parameters
 from surgery.stored.stored import Stored
 
 MIMO = "mimo_v2_flash"
-MIMO_HEADS = {"ForCausalLM": "MiMoV2FlashForCausalLM", "Model": "MiMoV2FlashModel"}
-"""What the end of a decoder's class is called there; it has no other heads."""
+MIMO_HEADS = {CAUSAL: "MiMoV2FlashForCausalLM", BASE: "MiMoV2FlashModel"}
+"""By auto class, the class that stands for a decoder's; it has no other heads."""
 
 STATIC = ("default", "linear", "llama3", "yarn", "longrope")
 """Kinds of RoPE whose frequencies are a table, whatever the length of the text."""
@@ -105,6 +107,11 @@ def decoder(stored: Stored) -> bool:
     return all("rope" in site.between for site in stored.claims.sites)
 
 
+def normed(stored: Stored) -> bool:
+    """Whether a norm behind queries and keys holds them, and so all heads, at their width."""
+    return any(site.q.norm is not None for site in stored.claims.sites)
+
+
 def rope_kind(raw: Mapping[str, Any]) -> str:
     """Return what transformers calls the RoPE of a configuration."""
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
@@ -118,11 +125,14 @@ def no_mimo(stored: Stored) -> str | None:
     raw = stored.source.config
     if mimo_class(raw) is None:
         return f"MiMoV2Flash has no {(raw.get('architectures') or ['class that is not named'])[0]}"
+    if normed(stored):
+        return "MiMoV2Flash has no norm behind queries and keys"
     if any(site.o.bias is not None for site in stored.claims.sites):
         return "MiMoV2Flash has no bias behind attention"
     if raw.get("mlp_bias"):
         return "MiMoV2Flash has no biases in its MLPs"
-    if _slides(raw):
+    slides = getattr(stored.config, "use_sliding_window", False)
+    if slides or "sliding_attention" in (raw.get("layer_types") or ()):
         return "MiMoV2Flash has another kind of sliding window"
     package = find_spec("transformers")
     if package is None or not (Path(str(package.origin)).parent / "models" / MIMO).is_dir():
@@ -132,16 +142,9 @@ def no_mimo(stored: Stored) -> str | None:
 
 def mimo_class(raw: Mapping[str, Any]) -> str | None:
     """Return the class of MiMoV2Flash that stands for the one a configuration names."""
-    named = str((raw.get("architectures") or [""])[0])
-    return next((mimo for end, mimo in MIMO_HEADS.items() if named.endswith(end)), None)
-
-
-def _slides(raw: Mapping[str, Any]) -> bool:
-    if "sliding_attention" in (raw.get("layer_types") or ()):
-        return True
-    if raw["model_type"] == "mistral":
-        return raw.get("sliding_window", 4096) is not None
-    return bool(raw.get("use_sliding_window"))
+    one = named_class(raw)
+    autos = () if one is None else one.autos
+    return next((MIMO_HEADS[auto] for auto in autos if auto in MIMO_HEADS), None)
 
 
 def own_form(stored: Stored) -> Native:

@@ -14,12 +14,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from surgery.carried.auto_classes import auto_classes
+from surgery.architectures.base import BASE
+from surgery.architectures.known import auto_classes
 from surgery.checkpoint.transaction import Transaction
 from surgery.events import Progress
 from surgery.export.hf.config import as_stored, native_config, plain_config
 from surgery.export.hf.forms import (
     MIMO,
+    MIMO_HEADS,
     STATIC,
     Native,
     decoder,
@@ -27,6 +29,7 @@ from surgery.export.hf.forms import (
     mimo_class,
     native,
     no_mimo,
+    normed,
     rope_kind,
 )
 from surgery.export.hf.tensors import NativeTensors
@@ -44,8 +47,8 @@ ROUNDINGS = 8
 """What rounding weights to half precision once more may cost the outputs, in its units."""
 
 ANYWHERE = "the checkpoint itself stays small: load it with trust_remote_code=True"
-WORDS = {"whisper": "AutoProcessor"}
-"""What reads a family's input; a tokenizer, of all others."""
+WORDS = {"audio": "AutoProcessor", "text": "AutoTokenizer"}
+"""What reads a family's input."""
 
 USAGE = """from transformers import {model}, {words}
 
@@ -100,11 +103,11 @@ class HuggingFace(Target):
         stream(source, transaction, tensors.specs(), tensors.blocks(), tensors.compute, progress)
         sidecars = source.write_sidecars(transaction.staging)
         foreign = None
-        if stored.family.model_type in WORDS:
+        if stored.family.input == "audio":
             foreign = drop_foreign(transaction.staging, config, stored.config)
         transaction.write_text("config.json", json.dumps(config, indent=2) + "\n")
         self._auto = auto_class(config)
-        self._words = WORDS.get(stored.family.model_type, "AutoTokenizer")
+        self._words = WORDS[stored.family.input]
         told = [note for note in (foreign, source.left_out()) if note is not None]
         return [*_notes(stored, form, sidecars), *told]
 
@@ -144,14 +147,15 @@ def auto_class(config: dict[str, Any]) -> str:
     """Return the auto class that loads what ``architectures`` names; else the class itself."""
     named = str((config.get("architectures") or ["AutoModel"])[0])
     if config["model_type"] == MIMO:
-        return "AutoModelForCausalLM" if named.endswith("ForCausalLM") else "AutoModel"
+        return next((auto for auto, mimo in MIMO_HEADS.items() if mimo == named), BASE)
     known = auto_classes(config)
     return next((auto for auto, one in known.items() if one == named), named)
 
 
 def _remedy(stored: Stored) -> str:
-    if not decoder(stored) or rope_kind(stored.source.config) not in STATIC:
-        if stored.family.model_type == "whisper":
+    held = normed(stored) or rope_kind(stored.source.config) not in STATIC
+    if held or not decoder(stored):
+        if "ct2" in stored.family.exports:
             return f"--to ct2 keeps heads of --layout tied small; {ANYWHERE}"
         return ANYWHERE
     why = no_mimo(stored)

@@ -54,7 +54,7 @@ def load_openai_whisper(
     with open_model(checkpoint, base=base) as source:
         stored = read_stored(source)
         family = stored.family
-        if family.model_type == "whisper":
+        if "openai-whisper" in family.exports:
             reason = obstacle(stored) or misread(stored, dimensions(stored).n_vocab)
         else:
             reason = f"it is a {family.title}"

@@ -57,7 +57,7 @@ class OpenAIWhisper(Target):
 
     def fit(self, stored: Stored, choice: Choice) -> Fit:  # noqa: ARG002 (nothing to choose)
         """See :meth:`Target.fit`: every Whisper with its activation fits, at original shapes."""
-        if stored.family.model_type != "whisper":
+        if self.name not in stored.family.exports:
             return refused(f"{stored.family.title} is no Whisper", remedy="--to hf")
         if reason := obstacle(stored):
             return refused(reason, remedy="--to hf")

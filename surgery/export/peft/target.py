@@ -158,7 +158,7 @@ def _trained_besides(stored: Stored, linears: Mapping[str, TreatedLinear]) -> li
 
 def _source(operation: Operation) -> str:
     """Return the name of the model that an operation was applied to."""
-    return str(operation.get("provenance", {}).get("source"))
+    return str(operation["provenance"].get("source"))
 
 
 def _place(operation: Operation, given: str | None, original: TensorSource) -> str:
@@ -190,7 +190,7 @@ def open_base(operation: Operation, original: str | None, *, proved: bool = Fals
             where=name,
             hint="say where it is with --original",
         ) from error
-    if not proved and source.sha256() != operation.get("provenance", {}).get("sha256"):
+    if not proved and source.sha256() != operation["provenance"].get("sha256"):
         source.close()
         raise CheckpointError(
             "This is not the model that was operated on",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from surgery.architectures import LinearMap
+from surgery.architectures.base import BASE, CAUSAL
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.events import Event, Progress
@@ -18,8 +19,8 @@ from surgery.stored.stored import Stored, TreatedLinear
 
 TIGHT = 1e-8  # what was split off has its rank exactly, but for the rounding of the rest
 
-TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
-"""End of a model class's name to PEFT's task; others are loaded without one."""
+TASKS = {CAUSAL: "CAUSAL_LM"}
+"""PEFT's task by a model class's auto class; others are loaded without one."""
 
 
 class AdapterWriter:
@@ -47,6 +48,8 @@ class AdapterWriter:
     ) -> None:
         self._stored, self._original, self._place = stored, original, place
         self._linears, self._kind = linears, kind
+        one = stored.claims.model_class
+        self._autos = () if one is None else one.autos
         self.errors: dict[str, float] = {}
         self.parameters = 0
 
@@ -115,18 +118,11 @@ class AdapterWriter:
 
     def _module(self, path: str) -> str:
         """Return how the model class that ``architectures`` names spells a module path."""
-        from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
-        claims, family = self._stored.claims, self._stored.family
-        named = (self._stored.source.config.get("architectures") or [None])[0]
-        bare = path.removeprefix(claims.prefix)
-        if named == MODEL_MAPPING_NAMES.get(family.model_type):
-            return bare
-        return family.prefixes[0] + bare
+        bare = path.removeprefix(self._stored.claims.prefix)
+        return bare if BASE in self._autos else self._stored.family.prefixes[0] + bare
 
     def _task(self) -> str | None:
-        named = str((self._stored.source.config.get("architectures") or [""])[0])
-        return next((task for end, task in TASKS.items() if named.endswith(end)), None)
+        return next((task for auto, task in TASKS.items() if auto in self._autos), None)
 
 
 def _dense(stored: Stored, one: LinearMap, *, raw: bool = False) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgery.architectures.rotary import rotary_decoder
+from surgery.architectures.families.rotary import rotary_decoder
 
 DEFAULTS = {
     "num_hidden_layers": 32,
@@ -14,4 +14,4 @@ DEFAULTS = {
     "num_key_value_heads": 32,
 }
 
-QWEN2 = rotary_decoder("qwen2", "Qwen2", "Qwen2", defaults=DEFAULTS, qkv_bias=True)
+QWEN2 = rotary_decoder("qwen2", "Qwen2", "Qwen2", defaults=DEFAULTS, qkv_bias=True, gguf="qwen2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from surgery.architectures.base import (
+    BASE,
     Architecture,
     AttentionKind,
     ModelClass,
@@ -13,6 +14,12 @@ from surgery.architectures.base import (
     Shape,
 )
 from surgery.architectures.shapes import affine
+
+HEADS = ("CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+LAYER_NORMS: Mapping[str, Shape] = {
+    "input_layernorm": ("hidden_size",),
+    "post_attention_layernorm": ("hidden_size",),
+}
 
 
 def rotary_decoder(
@@ -24,6 +31,11 @@ def rotary_decoder(
     qkv_bias: bool | str = False,
     o_bias: bool | str = False,
     mlp_bias: str | None = None,
+    norms: Mapping[str, Shape] = LAYER_NORMS,
+    qk_norms: Mapping[str, Shape] | None = None,
+    derived: Mapping[str, str] | None = None,
+    heads: tuple[str, ...] = HEADS,
+    gguf: str = "llama",
 ) -> Architecture:
     """Return a family of the LLaMA kind.
 
@@ -35,11 +47,21 @@ def rotary_decoder(
         qkv_bias: Whether q, k and v have a bias, or the attribute that decides.
         o_bias: Whether o has one.
         mlp_bias: The attribute that decides whether the MLP maps have one; ``None``: they never do.
+        norms: The norms of a layer, and their shapes.
+        qk_norms: Norms behind q and k by their module's name, and their shapes; queries' first.
+        derived: See :class:`Architecture`.
+        heads: Its model classes beside the base model, by what follows the family's name.
+        gguf: Its architecture in llama.cpp.
     """
+    behind = dict(qk_norms or {})
+    q_norm, k_norm = behind or (None, None)
     mlp = [f"layers.{{layer}}.mlp.{name}_proj" for name in ("gate", "up", "down")]
     return Architecture(
         model_type=model_type,
         title=title,
+        input="text",
+        predicts="next token",
+        pipeline="text-generation",
         prefixes=("model.", "transformer.", ""),  # transformers' question answering: the second
         attentions=(
             AttentionKind(
@@ -49,8 +71,8 @@ def rotary_decoder(
                 heads="num_attention_heads",
                 kv_heads="num_key_value_heads",
                 width="hidden_size",
-                q=Projection("q_proj", bias=qkv_bias),
-                k=Projection("k_proj", bias=qkv_bias),
+                q=Projection("q_proj", bias=qkv_bias, norm=q_norm),
+                k=Projection("k_proj", bias=qkv_bias, norm=k_norm),
                 v=Projection("v_proj", bias=qkv_bias),
                 o=Projection("o_proj", bias=o_bias),
                 between=("rope",),
@@ -65,14 +87,14 @@ def rotary_decoder(
         tensors={
             "embed_tokens.weight": ("vocab_size", "hidden_size"),
             "norm.weight": ("hidden_size",),
-            "layers.{layer}.input_layernorm.weight": ("hidden_size",),
-            "layers.{layer}.post_attention_layernorm.weight": ("hidden_size",),
+            **{f"layers.{{layer}}.{name}.weight": shape for name, shape in norms.items()},
+            **{f"layers.{{layer}}.self_attn.{name}.weight": behind[name] for name in behind},
             **_mlp(mlp, biased=mlp_bias is not None),
         },
         untouched=(
             "embed_tokens.weight",
-            "layers.*.input_layernorm.weight",
-            "layers.*.post_attention_layernorm.weight",
+            *(f"layers.*.{name}.weight" for name in norms),
+            *(f"layers.*.self_attn.{name}.weight" for name in behind),
             "norm.weight",
             "/lm_head.weight",
             "/score.weight",
@@ -80,15 +102,19 @@ def rotary_decoder(
             "/qa_outputs.*",
         ),
         towers={"decoder": "layers.*"},
-        classes=_classes(classes),
+        exports={"gguf": gguf},
+        classes=_classes(classes, heads),
         ignored=("layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
         when={} if mlp_bias is None else {f"{path}.bias": mlp_bias for path in mlp},
         defaults={"tie_word_embeddings": False, **defaults},
+        derived=derived or {},
         preset=Preset(
             scope="decoder",
             pairs=("vo",),
             fraction=0.25,
-            reason="a quarter of VO; QK stands across RoPE and stays as it was",
+            reason="a quarter of VO; QK stands across "
+            + ("a norm" if behind else "RoPE")
+            + " and stays as it was",
         ),
     )
 
@@ -103,13 +129,20 @@ def _mlp(paths: list[str], *, biased: bool) -> dict[str, Shape]:
     return {name: shape for name, shape in every.items() if biased or not name.endswith(".bias")}
 
 
-def _classes(family: str) -> tuple[ModelClass, ...]:
+def _classes(family: str, heads: tuple[str, ...]) -> tuple[ModelClass, ...]:
     output: dict[str, Shape] = {"/lm_head.weight": ("vocab_size", "hidden_size")}
     score = affine("/score", "num_labels", "hidden_size")
-    return (
-        ModelClass(f"{family}ForCausalLM", output, {"/lm_head.weight": "embed_tokens.weight"}),
-        ModelClass(f"{family}ForSequenceClassification", {"/score.weight": score["/score.weight"]}),
-        ModelClass(f"{family}ForTokenClassification", score),
-        ModelClass(f"{family}ForQuestionAnswering", affine("/qa_outputs", 2, "hidden_size")),
-        ModelClass(f"{family}Model"),
-    )
+    beside: dict[str, dict[str, Shape]] = {
+        "CausalLM": output,
+        "SequenceClassification": {"/score.weight": score["/score.weight"]},
+        "TokenClassification": score,
+        "QuestionAnswering": affine("/qa_outputs", 2, "hidden_size"),
+    }
+    tied = {"CausalLM": {"/lm_head.weight": "embed_tokens.weight"}}
+    made = [
+        ModelClass(
+            f"{family}For{task}", beside[task], tied.get(task, {}), autos=(f"AutoModelFor{task}",)
+        )
+        for task in heads
+    ]
+    return (*made, ModelClass(f"{family}Model", autos=(BASE,)))

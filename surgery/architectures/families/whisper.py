@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from surgery.architectures.base import (
+    BASE,
+    CAUSAL,
     Architecture,
     AttentionKind,
     ModelClass,
@@ -53,6 +55,9 @@ def _tower(tower: str) -> dict[str, Shape]:
 WHISPER = Architecture(
     model_type="whisper",
     title="Whisper",
+    input="audio",
+    predicts="next token",
+    pipeline="automatic-speech-recognition",
     prefixes=("model.", ""),
     attentions=(
         _attention("encoder", "encoder.layers.{layer}.self_attn", "encoder"),
@@ -89,10 +94,13 @@ WHISPER = Architecture(
     ),
     towers={"encoder": "encoder.*", "decoder": "decoder.*"},
     convolutions={"encoder.conv1.weight": 2, "encoder.conv2.weight": 1},  # conv2 has stride 2
+    exports={"ct2": "WhisperSpec", "ggml": "whisper", "openai-whisper": "whisper"},
     classes=(
-        ModelClass("WhisperForConditionalGeneration", OUTPUT, TIED),
-        ModelClass("WhisperModel"),
-        ModelClass("WhisperForCausalLM", OUTPUT, TIED, without=("encoder",)),
+        ModelClass(
+            "WhisperForConditionalGeneration", OUTPUT, TIED, autos=("AutoModelForSpeechSeq2Seq",)
+        ),
+        ModelClass("WhisperModel", autos=(BASE,)),
+        ModelClass("WhisperForCausalLM", OUTPUT, TIED, without=("encoder",), autos=(CAUSAL,)),
         ModelClass(
             "WhisperForAudioClassification",
             {
@@ -101,6 +109,7 @@ WHISPER = Architecture(
                 **affine("/classifier", "num_labels", "classifier_proj_size"),
             },
             without=("decoder",),
+            autos=("AutoModelForAudioClassification",),
         ),
     ),
     when={"/layer_weights": "use_weighted_layer_sum"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from surgery.architectures.base import (
+    BASE,
+    CAUSAL,
     Architecture,
     AttentionKind,
     ModelClass,
@@ -23,6 +25,9 @@ def _fused(part: int) -> Projection:
 GPT2 = Architecture(
     model_type="gpt2",
     title="GPT-2",
+    input="text",
+    predicts="next token",
+    pipeline="text-generation",
     prefixes=("transformer.", ""),
     attentions=(
         AttentionKind(
@@ -69,20 +74,28 @@ GPT2 = Architecture(
         reason="a quarter of all attention",
     ),
     classes=(
-        ModelClass("GPT2LMHeadModel", OUTPUT, TIED),
+        ModelClass("GPT2LMHeadModel", OUTPUT, TIED, autos=(CAUSAL, "AutoModelForPreTraining")),
         ModelClass(
             "GPT2DoubleHeadsModel",
             {**OUTPUT, **affine("/multiple_choice_head.summary", 1, "hidden_size")},
             TIED,
         ),
         ModelClass(
-            "GPT2ForSequenceClassification", {"/score.weight": ("num_labels", "hidden_size")}
+            "GPT2ForSequenceClassification",
+            {"/score.weight": ("num_labels", "hidden_size")},
+            autos=("AutoModelForSequenceClassification",),
         ),
         ModelClass(
-            "GPT2ForTokenClassification", affine("/classifier", "num_labels", "hidden_size")
+            "GPT2ForTokenClassification",
+            affine("/classifier", "num_labels", "hidden_size"),
+            autos=("AutoModelForTokenClassification",),
         ),
-        ModelClass("GPT2ForQuestionAnswering", affine("/qa_outputs", 2, "hidden_size")),
-        ModelClass("GPT2Model"),
+        ModelClass(
+            "GPT2ForQuestionAnswering",
+            affine("/qa_outputs", 2, "hidden_size"),
+            autos=("AutoModelForQuestionAnswering",),
+        ),
+        ModelClass("GPT2Model", autos=(BASE,)),
     ),
     # causal masks that old checkpoints carry
     ignored=("h.*.attn.bias", "h.*.attn.masked_bias"),
@@ -94,14 +107,14 @@ GPT2 = Architecture(
         "vocab_size": 50257,
         "n_positions": 1024,
     },
-    multiples={"n_inner": (4, "hidden_size")},
+    derived={"n_inner": "4 * hidden_size"},
     aliases={
         "num_hidden_layers": "n_layer",
         "num_attention_heads": "n_head",
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",
     },
-    inexact={
+    undescribed={
         "add_cross_attention": (
             False,
             "cross-attention blocks of GPT-2 decoders are not described",

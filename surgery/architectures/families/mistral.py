@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from surgery.architectures.rotary import rotary_decoder
+from dataclasses import replace
+
+from surgery.architectures.families.rotary import rotary_decoder
 
 DEFAULTS = {
     "num_hidden_layers": 32,
@@ -12,6 +14,10 @@ DEFAULTS = {
     "vocab_size": 32000,
     "max_position_embeddings": 131072,
     "num_key_value_heads": 8,
+    "sliding_window": 4096,
 }
 
-MISTRAL = rotary_decoder("mistral", "Mistral", "Mistral", defaults=DEFAULTS)
+MISTRAL = replace(
+    rotary_decoder("mistral", "Mistral", "Mistral", defaults=DEFAULTS),
+    aliases={"use_sliding_window": "sliding_window"},  # used wherever there is one
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgery.architectures.rotary import rotary_decoder
+from surgery.architectures.families.rotary import rotary_decoder
 
 DEFAULTS = {
     "num_hidden_layers": 32,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from surgery.architectures.base import (
+    BASE,
+    CAUSAL,
     Architecture,
     AttentionKind,
     ModelClass,
@@ -29,6 +31,9 @@ TIED = {
 BERT = Architecture(
     model_type="bert",
     title="BERT",
+    input="text",
+    predicts="masked token",
+    pipeline="fill-mask",
     prefixes=("bert.", ""),
     attentions=(
         AttentionKind(
@@ -74,15 +79,38 @@ BERT = Architecture(
         reason="a quarter of all attention",
     ),
     classes=(
-        ModelClass("BertForPreTraining", {**POOLER, **PREDICTIONS, **NEXT_SENTENCE}, TIED),
-        ModelClass("BertForMaskedLM", PREDICTIONS, TIED),
-        ModelClass("BertLMHeadModel", PREDICTIONS, TIED),
-        ModelClass("BertForNextSentencePrediction", {**POOLER, **NEXT_SENTENCE}),
-        ModelClass("BertForSequenceClassification", {**POOLER, **CLASSIFIER}),
-        ModelClass("BertForMultipleChoice", {**POOLER, **affine("/classifier", 1, "hidden_size")}),
-        ModelClass("BertForTokenClassification", CLASSIFIER),
-        ModelClass("BertForQuestionAnswering", affine("/qa_outputs", "num_labels", "hidden_size")),
-        ModelClass("BertModel", POOLER),
+        ModelClass(
+            "BertForPreTraining",
+            {**POOLER, **PREDICTIONS, **NEXT_SENTENCE},
+            TIED,
+            autos=("AutoModelForPreTraining",),
+        ),
+        ModelClass("BertForMaskedLM", PREDICTIONS, TIED, autos=("AutoModelForMaskedLM",)),
+        ModelClass("BertLMHeadModel", PREDICTIONS, TIED, autos=(CAUSAL,)),
+        ModelClass(
+            "BertForNextSentencePrediction",
+            {**POOLER, **NEXT_SENTENCE},
+            autos=("AutoModelForNextSentencePrediction",),
+        ),
+        ModelClass(
+            "BertForSequenceClassification",
+            {**POOLER, **CLASSIFIER},
+            autos=("AutoModelForSequenceClassification",),
+        ),
+        ModelClass(
+            "BertForMultipleChoice",
+            {**POOLER, **affine("/classifier", 1, "hidden_size")},
+            autos=("AutoModelForMultipleChoice",),
+        ),
+        ModelClass(
+            "BertForTokenClassification", CLASSIFIER, autos=("AutoModelForTokenClassification",)
+        ),
+        ModelClass(
+            "BertForQuestionAnswering",
+            affine("/qa_outputs", "num_labels", "hidden_size"),
+            autos=("AutoModelForQuestionAnswering",),
+        ),
+        ModelClass("BertModel", POOLER, autos=(BASE, "AutoModelForTextEncoding")),
     ),
     # published files hold the whole pre-training, whatever class they name
     ignored=("embeddings.position_ids", "pooler.*", "/cls.seq_relationship.*"),
@@ -96,11 +124,14 @@ BERT = Architecture(
         "type_vocab_size": 2,
         "max_position_embeddings": 512,
     },
-    inexact={
+    closing={
         "position_embedding_type": (
             "absolute",
+            "qk",
             "relative position terms multiply q and k outside their product",
         ),
+    },
+    undescribed={
         "add_cross_attention": (False, "cross-attention blocks of BERT decoders are not described"),
     },
 )
