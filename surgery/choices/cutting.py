@@ -53,3 +53,8 @@ CUTTING = Table(
 def baselines() -> tuple[str, ...]:
     """Return the names that ``--baseline`` takes."""
     return tuple(name for name, method in CUTTING.items() if method.baseline)
+
+
+def described() -> str:
+    """Return what they are."""
+    return " ".join(f"{name}: {CUTTING[name].help}." for name in baselines())

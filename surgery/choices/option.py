@@ -6,7 +6,8 @@ whatever commands take it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from typing import Any, Literal
 
@@ -64,3 +65,21 @@ def options_of(kind: Any) -> list[tuple[Field[Any], Option]]:
 def flags_of(each: Field[Any]) -> tuple[str, ...]:
     """Return how a field is spelled on the command line."""
     return each.metadata[_KEY].flags or ("--" + each.name.replace("_", "-"),)
+
+
+def command_line(
+    command: str,
+    model: str,
+    given: Mapping[str, Any],
+    output: str | None,
+    defaults: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the shell command that gives options, but for their defaults, by Python's names."""
+    words = ["surgery", command, model]
+    for name, value in given.items():
+        if value is None or value is False or value == (defaults or {}).get(name):
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            words.append(",".join(value) if isinstance(value, (list, tuple)) else f"{value}")
+    return shlex.join(words if output is None else [*words, "-o", output])

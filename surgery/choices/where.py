@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -99,18 +100,17 @@ class Where:
             given["--threshold-qk/--threshold-vo"] = Thresholds(
                 self.threshold_qk, self.threshold_vo
             )
-        if self.energy is not None:
-            given["--energy"] = Energy(self.energy)
-        if self.remove is not None:
-            given["--remove"] = Remove(self.remove, self.per_pair, self.of)
-        if self.up_to is not None:
-            given["--up-to"] = UpTo(self.up_to)
-        if self.max_error is not None:
-            given["--max-error"] = MaxError(self.max_error)
-        if self.max_wer_increase is not None:
-            given["--max-wer-increase"] = MaxWerIncrease(self.max_wer_increase)
-        if self.max_ppl_increase is not None:
-            given["--max-ppl-increase"] = MaxPplIncrease(self.max_ppl_increase)
+        of_a_number: dict[str, Callable[[float], Rule]] = {
+            "energy": Energy,
+            "remove": lambda share: Remove(share, self.per_pair, self.of),
+            "up_to": UpTo,
+            "max_error": MaxError,
+            "max_wer_increase": MaxWerIncrease,
+            "max_ppl_increase": MaxPplIncrease,
+        }
+        for name, kind in of_a_number.items():
+            if (value := getattr(self, name)) is not None:
+                given["--" + name.replace("_", "-")] = kind(value)
         if len(given) > 1:
             raise UsageError(
                 "Two rules say where to cut", found=" and ".join(given), expected="one of them"

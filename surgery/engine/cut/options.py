@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.choices.common import DTYPES, RIDGE, SCOPES, SHIPPED, ScopeChoice, choice
-from surgery.choices.cutting import baselines
-from surgery.choices.option import DTYPE, option
+from surgery.choices.cutting import baselines, described
+from surgery.choices.option import DTYPE, command_line, option
 from surgery.choices.rules import (
     ATTENTION_SEAMS,
     LAYOUTS,
@@ -87,7 +85,9 @@ class Options:
     )
     baseline: str | None = field(
         default=None,
-        metadata=_what("Prune without decomposing, to compare with.", among=baselines),
+        metadata=_what(
+            lambda: f"Prune without decomposing, to compare with. {described()}", among=baselines
+        ),
     )
     dtype: str | None = field(default=None, metadata=option(DTYPE, among=DTYPES))
     calibrate: Calibrate | None = None
@@ -252,26 +252,9 @@ class Options:
             output: Where the result goes, if anywhere.
             as_typed: Name calibration's files as the user did: not for others' eyes.
         """
-        words = ["surgery", "absorb-decompose", model]
         plain = self.plain()
         if as_typed and self.calibrate is not None:
             plain |= {"calibrate": self.calibrate.data, "statistics": self.calibrate.statistics}
-        for name, value in plain.items():
-            flag = "--" + name.replace("_", "-")
-            if name in ("trials", "refit"):
-                words += [] if value is None else [flag if value else f"--no-{name}"]
-                continue
-            if value is None or value is False or value == DEFAULTS.get(name):
-                continue
-            if value is True:
-                words.append(flag)
-            else:
-                words += [
-                    flag,
-                    ",".join(value)
-                    if isinstance(value, Sequence) and not isinstance(value, str)
-                    else f"{value}",
-                ]
-        if output is not None:
-            words += ["-o", output]
-        return shlex.join(words)
+        off = {name for name in ("trials", "refit") if plain.get(name) is False}
+        given = {f"no_{n}" if n in off else n: True if n in off else v for n, v in plain.items()}
+        return command_line("absorb-decompose", model, given, output, DEFAULTS)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
-from surgery.choices.option import DTYPE, SCOPE, option
+from surgery.choices.option import DTYPE, SCOPE, command_line, option
 from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.choices.settings import FORMS, Form
 from surgery.errors import UsageError
@@ -89,12 +88,4 @@ class FactorOptions:
 
     def command(self, model: str, output: str | None) -> str:
         """Return the shell command that asks for the same, what was left open spelled out."""
-        words = ["surgery", "reparam", model]
-        for name, value in self.plain().items():
-            if value is None or (name, value) == ("scope", "all"):
-                continue
-            text = ",".join(value) if isinstance(value, list) else f"{value}"
-            words += ["--" + name.replace("_", "-"), text]
-        if output is not None:
-            words += ["-o", output]
-        return shlex.join(words)
+        return command_line("reparam", model, self.plain(), output, {"scope": "all"})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
-from surgery.choices.option import DTYPE, SCOPE, SEED, TARGETS, option
+from surgery.choices.option import DTYPE, SCOPE, SEED, TARGETS, command_line, option
 from surgery.choices.parts import PARTS
 from surgery.errors import UsageError
 
@@ -65,15 +64,7 @@ class LinearOptions:
     def command(self, model: str, output: str | None) -> str:
         """Return the shell command that asks for the same."""
         defaults = {"scale": 1.0, "solver": "fast", "tolerance": 1e-3, "scope": "all", "seed": 0}
-        words = ["surgery", self.command_name, model]
-        for name, value in self.plain().items():
-            if value is None or value == defaults.get(name):
-                continue
-            text = ",".join(value) if isinstance(value, list) else f"{value}"
-            words += ["--" + name.replace("_", "-"), text]
-        if output is not None:
-            words += ["-o", output]
-        return shlex.join(words)
+        return command_line(self.command_name, model, self.plain(), output, defaults)
 
 
 def treatment_of(method: str, **settings: Any) -> Treatment:
