@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from surgery.choices.option import option
+from surgery.choices.option import asked
 
 Model = Annotated[
     str, typer.Argument(help="Directory, hub id, short name, .pt file, or whisper-micro.")
@@ -29,13 +29,10 @@ Leakage = Annotated[
 class Run:
     """How every command that writes a checkpoint is run."""
 
-    data: str | None = field(
-        default=None,
-        metadata=option("Audio folder or text file to measure the price on.", reads="path"),
+    data: str | None = asked(
+        None, "Audio folder or text file to measure the price on.", reads="path"
     )
-    dry_run: bool = field(
-        default=False, metadata=option("Compute and show everything; write nothing.")
-    )
-    force: bool = field(default=False, metadata=option("Replace what is in OUT."))
-    resume: bool = field(default=False, metadata=option("Go on with an interrupted run."))
-    revision: str | None = field(default=None, metadata=option("Revision on the hub."))
+    dry_run: bool = asked(False, "Compute and show everything; write nothing.")
+    force: bool = asked(False, "Replace what is in OUT.")
+    resume: bool = asked(False, "Go on with an interrupted run.")
+    revision: str | None = asked(None, "Revision on the hub.")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
-from typing import Any, Literal
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, TypeVar, cast
 
 _KEY = "option"
+T = TypeVar("T")
 
 DTYPE = "Dtype of the written weights; default: as stored."
 SCOPE = "Which blocks."
@@ -55,6 +56,12 @@ class Option:
 def option(text: str | Callable[[], str], *flags: str, **said: Any) -> dict[str, Option]:
     """Return the metadata of a field that is an option: its help, as in :class:`Option`."""
     return {_KEY: Option(text, flags, **said)}
+
+
+def asked(default: T, text: str | Callable[[], str], *flags: str, **said: Any) -> T:
+    """Return a field with a default that is an option, as in :func:`option`."""
+    made: Any = field(default=default, metadata=option(text, *flags, **said))
+    return cast(T, made)
 
 
 def options_of(kind: Any) -> list[tuple[Field[Any], Option]]:

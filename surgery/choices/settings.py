@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from surgery.choices.common import choice
-from surgery.choices.option import option
+from surgery.choices.option import asked, option
 from surgery.errors import UsageError
 
 Solver = Literal["fast", "full"]
@@ -27,15 +27,9 @@ class SplitSettings:
     """
 
     rank: int = field(metadata=option("Rank of the principal part.", least=1))
-    scale: float = field(default=1.0, metadata=option("Factor in front of the principal part."))
-    solver: Solver = field(
-        default="fast",
-        metadata=option("fast: block Krylov, with a certified bound. full: exact SVD."),
-    )
-    tolerance: float = field(
-        default=1e-3,
-        metadata=option("Share of the best part's energy that the fast solver may miss."),
-    )
+    scale: float = asked(1.0, "Factor in front of the principal part.")
+    solver: Solver = asked("fast", "fast: block Krylov, with a certified bound. full: exact SVD.")
+    tolerance: float = asked(1e-3, "Share of the best part's energy that the fast solver may miss.")
 
     def __post_init__(self) -> None:
         """Refuse what is out of its range."""
@@ -56,10 +50,7 @@ class HraSettings:
         reflections: Number r of reflections; even, since an odd number starts elsewhere.
     """
 
-    reflections: int = field(
-        default=8,
-        metadata=option("hra: how many reflections, even; default 8.", least=1, told=True),
-    )
+    reflections: int = asked(8, "hra: how many reflections, even; default 8.", least=1, told=True)
 
     def __post_init__(self) -> None:
         """Refuse what cannot start as the model itself."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from surgery.choices.option import option
+from surgery.choices.option import asked
 from surgery.choices.rules import (
     Energy,
     Lossless,
@@ -23,68 +24,50 @@ from surgery.errors import UsageError
 
 WHERE = "Where to cut (default: the family's preset, or less where that harms)"
 
-_where = partial(option, panel=WHERE)
+_where: Any = partial(asked, panel=WHERE)
 
 
 @dataclass(frozen=True)
 class Where:
     """The rules, of which one is given; :meth:`rule` is what the library calls it."""
 
-    lossless: bool = field(default=False, metadata=_where("Restructure only; cut nothing."))
-    threshold_qk: float | None = field(
-        default=None, metadata=_where("Cut QK singular values at or below this.", least=0.0)
+    lossless: bool = _where(False, "Restructure only; cut nothing.")
+    threshold_qk: float | None = _where(None, "Cut QK singular values at or below this.", least=0.0)
+    threshold_vo: float | None = _where(None, "Cut VO singular values at or below this.", least=0.0)
+    energy: float | None = _where(
+        None,
+        "Keep this fraction of what every head does: of its squared singular values.",
+        reads="fraction",
     )
-    threshold_vo: float | None = field(
-        default=None, metadata=_where("Cut VO singular values at or below this.", least=0.0)
+    remove: float | None = _where(
+        None,
+        "Remove this fraction of the attention parameters in scope, with --pairs of that "
+        "pair's: 25% or 0.25.",
+        reads="fraction",
     )
-    energy: float | None = field(
-        default=None,
-        metadata=_where(
-            "Keep this fraction of what every head does: of its squared singular values.",
-            reads="fraction",
-        ),
+    per_pair: bool = _where(False, "With --remove: QK and VO lose F each.")
+    of: Of = _where(
+        "qkvo",
+        "With --remove: a fraction of the attention (or pair) in scope, of its encoder or "
+        "decoder, or of the model.",
     )
-    remove: float | None = field(
-        default=None,
-        metadata=_where(
-            "Remove this fraction of the attention parameters in scope, with --pairs of that "
-            "pair's: 25% or 0.25.",
-            reads="fraction",
-        ),
+    up_to: float | None = _where(
+        None,
+        "Remove this fraction, or as much less as does little harm: an error of 0.1, a "
+        "perplexity 10 % higher.",
+        reads="fraction",
     )
-    per_pair: bool = field(default=False, metadata=_where("With --remove: QK and VO lose F each."))
-    of: Of = field(
-        default="qkvo",
-        metadata=_where(
-            "With --remove: a fraction of the attention (or pair) in scope, of its encoder or "
-            "decoder, or of the model."
-        ),
+    max_error: float | None = _where(
+        None, "Remove as much as keeps the output's error on real input below this.", least=0.0
     )
-    up_to: float | None = field(
-        default=None,
-        metadata=_where(
-            "Remove this fraction, or as much less as does little harm: an error of 0.1, a "
-            "perplexity 10 % higher.",
-            reads="fraction",
-        ),
+    max_wer_increase: float | None = _where(
+        None,
+        "As much as costs at most so many points of word error rate.",
+        least=0.0,
+        metavar="POINTS",
     )
-    max_error: float | None = field(
-        default=None,
-        metadata=_where(
-            "Remove as much as keeps the output's error on real input below this.", least=0.0
-        ),
-    )
-    max_wer_increase: float | None = field(
-        default=None,
-        metadata=_where(
-            "As much as costs at most so many points of word error rate.",
-            least=0.0,
-            metavar="POINTS",
-        ),
-    )
-    max_ppl_increase: float | None = field(
-        default=None,
-        metadata=_where("As much as raises perplexity by at most this: 2% or 0.02.", reads="share"),
+    max_ppl_increase: float | None = _where(
+        None, "As much as raises perplexity by at most this: 2% or 0.02.", reads="share"
     )
 
     def rule(self) -> Rule | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, Literal, get_args
 
 from surgery.choices.common import DTYPES, choice
-from surgery.choices.option import SEED, option
+from surgery.choices.option import SEED, asked
 from surgery.choices.parts import PARTS, listed, penalised, recipes
 from surgery.choices.small_part import SCHEDULES, Schedule
 from surgery.errors import UsageError
@@ -52,68 +52,38 @@ class TuneOptions:
         tensorboard: Write a log for tensorboard.
     """
 
-    recipe: str | None = field(
-        default=None, metadata=option(lambda: f"{', '.join(recipes())}; default: fitting.")
+    recipe: str | None = asked(None, lambda: f"{', '.join(recipes())}; default: fitting.")
+    epochs: float | None = asked(None, "Passes over the data.")
+    steps: int | None = asked(None, "Optimiser steps, not epochs.")
+    batch: int | None = asked(None, "Samples a step, over all processes together.")
+    micro_batch: int | None = asked(None, "Samples at once in a process: what memory allows.")
+    learning_rate: float | None = asked(
+        None, "Peak learning rate of AdamW.", "--learning-rate", "--lr"
     )
-    epochs: float | None = field(default=None, metadata=option("Passes over the data."))
-    steps: int | None = field(default=None, metadata=option("Optimiser steps, not epochs."))
-    batch: int | None = field(
-        default=None, metadata=option("Samples a step, over all processes together.")
+    schedule: Schedule | None = asked(None, "How the learning rate falls.")
+    warmup: float | None = asked(None, "Steps of warm-up, or, below 1, share of all steps.")
+    weight_decay: float = asked(0.0, "Of AdamW.")
+    clip: float = asked(1.0, "Largest norm of the gradient; 0: any.")
+    penalty: float | None = asked(
+        None, lambda: f"Weight of the regulariser of {listed(penalised(), 'or')}."
     )
-    micro_batch: int | None = field(
-        default=None, metadata=option("Samples at once in a process: what memory allows.")
+    also: tuple[Also, ...] = asked(
+        (), "What is trained beside.", reads="words", metavar="biases,norms"
     )
-    learning_rate: float | None = field(
-        default=None, metadata=option("Peak learning rate of AdamW.", "--learning-rate", "--lr")
-    )
-    schedule: Schedule | None = field(default=None, metadata=option("How the learning rate falls."))
-    warmup: float | None = field(
-        default=None, metadata=option("Steps of warm-up, or, below 1, share of all steps.")
-    )
-    weight_decay: float = field(default=0.0, metadata=option("Of AdamW."))
-    clip: float = field(default=1.0, metadata=option("Largest norm of the gradient; 0: any."))
-    penalty: float | None = field(
-        default=None,
-        metadata=option(lambda: f"Weight of the regulariser of {listed(penalised(), 'or')}."),
-    )
-    also: tuple[Also, ...] = field(
-        default=(),
-        metadata=option("What is trained beside.", reads="words", metavar="biases,norms"),
-    )
-    length: int | None = field(
-        default=None, metadata=option("Tokens a row of packed text; default: at most 512.")
-    )
-    language: str = field(default="en", metadata=option("What is spoken, if not English."))
-    held_out: float = field(
-        default=0.05,
-        metadata=option("Share of the data kept back to watch, at most 64 samples."),
-    )
-    evaluate_every: int | None = field(
-        default=None, metadata=option("Steps between looks at it; default: ten looks a run.")
-    )
-    transcribe: bool = field(
-        default=True,
-        metadata=option("Word error rate of it, too.", "--transcribe/--no-transcribe"),
-    )
-    log_every: int = field(default=5, metadata=option("Steps between logged losses."))
-    save_every: int = field(default=50, metadata=option("Steps between states to resume from."))
-    precision: Precision = field(default="float32", metadata=option("Mixed precision."))
-    dtype: str = field(
-        default="float32",
-        metadata=option("Of the frozen weights; small parts are float32.", among=DTYPES),
-    )
-    gradient_checkpointing: bool = field(
-        default=False, metadata=option("Save memory, take longer.")
-    )
-    seed: int = field(default=0, metadata=option(SEED, least=0))
-    device: str | None = field(
-        default=None,
-        metadata=option("Default: the accelerator, where there is one.", among=DEVICES),
-    )
-    workers: int = field(default=0, metadata=option("Processes that prepare data.", least=0))
-    tensorboard: bool = field(
-        default=False, metadata=option("Log for tensorboard, in OUT/tensorboard.")
-    )
+    length: int | None = asked(None, "Tokens a row of packed text; default: at most 512.")
+    language: str = asked("en", "What is spoken, if not English.")
+    held_out: float = asked(0.05, "Share of the data kept back to watch, at most 64 samples.")
+    evaluate_every: int | None = asked(None, "Steps between looks at it; default: ten looks a run.")
+    transcribe: bool = asked(True, "Word error rate of it, too.", "--transcribe/--no-transcribe")
+    log_every: int = asked(5, "Steps between logged losses.")
+    save_every: int = asked(50, "Steps between states to resume from.")
+    precision: Precision = asked("float32", "Mixed precision.")
+    dtype: str = asked("float32", "Of the frozen weights; small parts are float32.", among=DTYPES)
+    gradient_checkpointing: bool = asked(False, "Save memory, take longer.")
+    seed: int = asked(0, SEED, least=0)
+    device: str | None = asked(None, "Default: the accelerator, where there is one.", among=DEVICES)
+    workers: int = asked(0, "Processes that prepare data.", least=0)
+    tensorboard: bool = asked(False, "Log for tensorboard, in OUT/tensorboard.")
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""

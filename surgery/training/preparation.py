@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgery.choices.common import ScopeChoice
-from surgery.choices.option import SCOPE, TARGETS, Option, option
+from surgery.choices.option import SCOPE, TARGETS, asked
 from surgery.choices.parts import PARTS, listed, taking
 from surgery.choices.rules import SeamName
 from surgery.errors import UsageError
@@ -14,9 +14,9 @@ from surgery.errors import UsageError
 DEFAULT_RANK = 8
 
 
-def _of(setting: str, told: str, **said: Any) -> dict[str, Option]:
-    """Say which methods have a setting, and what it is."""
-    return option(lambda: f"Of {listed(taking(setting))}{told}", **said)
+def _of(setting: str, told: str, **said: Any) -> Any:
+    """Return a field that says which methods have a setting, and what it is."""
+    return asked(None, lambda: f"Of {listed(taking(setting))}{told}", **said)
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,17 @@ class Preparation:
             families with rotary positions.
     """
 
-    rank: int | None = field(
-        default=None, metadata=_of("rank", f"; default: {DEFAULT_RANK}.", least=1)
+    rank: int | None = _of("rank", f"; default: {DEFAULT_RANK}.", least=1)
+    reflections: int | None = _of("reflections", ", even; default: 8.", least=2)
+    targets: tuple[str, ...] | None = asked(None, TARGETS, reads="words", metavar="q,v,…")
+    scope: ScopeChoice = asked("all", SCOPE)
+    layers: tuple[int, ...] | None = _of(
+        "layers", ": which layers; default: all.", reads="numbers", metavar="0,2,…"
     )
-    reflections: int | None = field(
-        default=None, metadata=_of("reflections", ", even; default: 8.", least=2)
+    pairs: tuple[SeamName, ...] | None = _of(
+        "pairs", ": which; default: both.", reads="words", metavar="qk,vo"
     )
-    targets: tuple[str, ...] | None = field(
-        default=None, metadata=option(TARGETS, reads="words", metavar="q,v,…")
-    )
-    scope: ScopeChoice = field(default="all", metadata=option(SCOPE))
-    layers: tuple[int, ...] | None = field(
-        default=None,
-        metadata=_of("layers", ": which layers; default: all.", reads="numbers", metavar="0,2,…"),
-    )
-    pairs: tuple[SeamName, ...] | None = field(
-        default=None,
-        metadata=_of("pairs", ": which; default: both.", reads="words", metavar="qk,vo"),
-    )
-    up_block: int | None = field(
-        default=None,
-        metadata=_of("up_block", ": rows of a block of up projections; 0: none.", least=0),
-    )
+    up_block: int | None = _of("up_block", ": rows of a block of up projections; 0: none.", least=0)
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON values, by the command line's names."""

@@ -50,10 +50,8 @@ def at_random(weights: AttentionWeights, *, qk: bool, vo: bool) -> SiteDecomposi
     heads, d, _ = left.shape
     generator = torch.Generator().manual_seed(0)
     orders = torch.stack([torch.randperm(d, generator=generator) for _ in range(heads)])
-    permutation = torch.eye(d, dtype=left.dtype)[orders]
     worth = torch.arange(d, 0, -1, dtype=left.dtype).expand(heads, d).clone()
-    norm = product_norm(left, right)
-    part = PairDecomposition(worth, permutation, permutation.clone(), norm)
+    part = PairDecomposition(worth, product_norm(left, right), order=orders)
     return SiteDecomposition(qk=None, vo=part)
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from surgery.choices.common import RIDGE, SHIPPED
-from surgery.choices.option import option
+from surgery.choices.option import asked
 from surgery.errors import UsageError
 
 PADDING_WEIGHT = 0.1
 """What a frame of the silence that fills up a Whisper window counts, against 1 for sound."""
 
-_option = partial(option, panel="Calibration: decide by what the model computes on real input")
+_option: Any = partial(asked, panel="Calibration: decide by what the model computes on real input")
 
 
 @dataclass(frozen=True)
@@ -44,74 +44,55 @@ class Calibrate:
         UsageError: There is neither data nor statistics, or a number is out of range.
     """
 
-    data: str | None = field(
-        default=None,
-        metadata=_option(
-            "Recordings (Whisper), or text, .jsonl, or a folder of them. Default: 'shipped', what "
-            "comes with surgery.",
-            "--calibrate",
-            metavar="DIR|FILE",
-        ),
+    data: str | None = _option(
+        None,
+        "Recordings (Whisper), or text, .jsonl, or a folder of them. Default: 'shipped', what "
+        "comes with surgery.",
+        "--calibrate",
+        metavar="DIR|FILE",
     )
-    statistics: str | None = field(
-        default=None,
-        metadata=_option(
-            "Keep what calibration found here; used again where it exists.",
-            reads="path",
-            metavar="FILE",
-        ),
+    statistics: str | None = _option(
+        None,
+        "Keep what calibration found here; used again where it exists.",
+        reads="path",
+        metavar="FILE",
     )
-    padding_weight: float = field(
-        default=PADDING_WEIGHT,
-        metadata=_option(
-            f"What a frame of the silence that fills a window counts; default {PADDING_WEIGHT}.",
-            least=0.0,
-            most=1.0,
-            told=True,
-        ),
+    padding_weight: float = _option(
+        PADDING_WEIGHT,
+        f"What a frame of the silence that fills a window counts; default {PADDING_WEIGHT}.",
+        least=0.0,
+        most=1.0,
+        told=True,
     )
-    ridge: float = field(
-        default=RIDGE,
-        metadata=_option(
-            f"Share of white input that is mixed in; default {RIDGE}. More is more cautious.",
-            least=0.0,
-            most=1.0,
-            told=True,
-        ),
+    ridge: float = _option(
+        RIDGE,
+        f"Share of white input that is mixed in; default {RIDGE}. More is more cautious.",
+        least=0.0,
+        most=1.0,
+        told=True,
     )
-    varied: bool = field(
-        default=True,
-        metadata=_option(
-            "Do not vary the recordings in speed, noise and bandwidth.",
-            "--as-recorded",
-            inverted=True,
-        ),
+    varied: bool = _option(
+        True,
+        "Do not vary the recordings in speed, noise and bandwidth.",
+        "--as-recorded",
+        inverted=True,
     )
-    samples: int | None = field(
-        default=None,
-        metadata=_option("Calibrate on the first so many recordings or documents only.", least=1),
+    samples: int | None = _option(
+        None, "Calibrate on the first so many recordings or documents only.", least=1
     )
-    language: str = field(
-        default="en", metadata=_option("What is spoken, for a multilingual decoder.")
+    language: str = _option("en", "What is spoken, for a multilingual decoder.")
+    device: str | None = _option(None, "Where the model runs: cpu (the default), cuda, cuda:1, …")
+    trials: bool | None = _option(
+        None,
+        "Cut every pair on trial to learn what each costs: many passes. Default: with your "
+        "own data.",
+        "--trials/--no-trials",
     )
-    device: str | None = field(
-        default=None, metadata=_option("Where the model runs: cpu (the default), cuda, cuda:1, …")
-    )
-    trials: bool | None = field(
-        default=None,
-        metadata=_option(
-            "Cut every pair on trial to learn what each costs: many passes. Default: with your "
-            "own data.",
-            "--trials/--no-trials",
-        ),
-    )
-    refit: bool | None = field(
-        default=None,
-        metadata=_option(
-            "Fit each output projection to what its heads keep: three more passes. Default: with "
-            "your own data.",
-            "--refit/--no-refit",
-        ),
+    refit: bool | None = _option(
+        None,
+        "Fit each output projection to what its heads keep: three more passes. Default: with "
+        "your own data.",
+        "--refit/--no-refit",
     )
 
     def __post_init__(self) -> None:

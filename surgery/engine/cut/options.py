@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.choices.common import DTYPES, RIDGE, SCOPES, SHIPPED, ScopeChoice, choice
 from surgery.choices.cutting import baselines, described
-from surgery.choices.option import DTYPE, command_line, option
+from surgery.choices.option import DTYPE, asked, command_line
 from surgery.choices.rules import (
     ATTENTION_SEAMS,
     LAYOUTS,
@@ -44,7 +44,7 @@ DEFAULTS = {
 }
 """What a command need not spell out."""
 
-_what = partial(option, panel="What to cut, and how")
+_what: Any = partial(asked, panel="What to cut, and how")
 
 
 @dataclass(frozen=True)
@@ -68,38 +68,26 @@ class Options:
     """
 
     rule: Rule | None = None
-    layout: Layout = field(
-        default="ragged",
-        metadata=_what(
-            "ragged: every head its own ranks. block: one QK and one VO rank a block. "
-            "tied: one rank a block. model: one QK and one VO rank for all blocks."
-        ),
+    layout: Layout = _what(
+        "ragged",
+        "ragged: every head its own ranks. block: one QK and one VO rank a block. "
+        "tied: one rank a block. model: one QK and one VO rank for all blocks.",
     )
-    scope: ScopeChoice | None = field(default=None, metadata=_what("Which attention blocks."))
-    pairs: tuple[SeamName, ...] | None = field(
-        default=None,
-        metadata=_what("Which pairs: qk, vo, or both.", reads="words", metavar="qk,vo"),
+    scope: ScopeChoice | None = _what(None, "Which attention blocks.")
+    pairs: tuple[SeamName, ...] | None = _what(
+        None, "Which pairs: qk, vo, or both.", reads="words", metavar="qk,vo"
     )
-    multiple: int = field(
-        default=1, metadata=_what("Ranks are multiples of this, or full.", least=1)
+    multiple: int = _what(1, "Ranks are multiples of this, or full.", least=1)
+    baseline: str | None = _what(
+        None, lambda: f"Prune without decomposing, to compare with. {described()}", among=baselines
     )
-    baseline: str | None = field(
-        default=None,
-        metadata=_what(
-            lambda: f"Prune without decomposing, to compare with. {described()}", among=baselines
-        ),
-    )
-    dtype: str | None = field(default=None, metadata=option(DTYPE, among=DTYPES))
+    dtype: str | None = asked(None, DTYPE, among=DTYPES)
     calibrate: Calibrate | None = None
-    by_weights: bool = field(
-        default=False,
-        metadata=option(
-            "Decide by the weights alone: needs no input, and may ruin the model.", panel=WHERE
-        ),
+    by_weights: bool = asked(
+        False, "Decide by the weights alone: needs no input, and may ruin the model.", panel=WHERE
     )
-    preset: PresetChoice | None = field(
-        default=None,
-        metadata=option("paper: the thresholds that a paper gives.", panel=WHERE),
+    preset: PresetChoice | None = asked(
+        None, "paper: the thresholds that a paper gives.", panel=WHERE
     )
     reason: str | None = None
 

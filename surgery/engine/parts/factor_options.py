@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
-from surgery.choices.option import DTYPE, SCOPE, command_line, option
+from surgery.choices.option import DTYPE, SCOPE, asked, command_line
 from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.choices.settings import FORMS, Form
 from surgery.errors import UsageError
@@ -32,23 +32,19 @@ class FactorOptions:
     """
 
     form: Form
-    pairs: tuple[SeamName, ...] | None = field(
-        default=None,
-        metadata=option(
-            "core, diagonal: behind keys (qk), values (vo), or (default) both.",
-            reads="words",
-            metavar="qk,vo",
-        ),
+    pairs: tuple[SeamName, ...] | None = asked(
+        None,
+        "core, diagonal: behind keys (qk), values (vo), or (default) both.",
+        reads="words",
+        metavar="qk,vo",
     )
-    scope: ScopeChoice = field(default="all", metadata=option(SCOPE))
-    up_block: int | None = field(
-        default=None,
-        metadata=option(
-            f"core: rows of up that share a block, 0: none; default {UP_BLOCK} with RoPE, else 0.",
-            least=0,
-        ),
+    scope: ScopeChoice = asked("all", SCOPE)
+    up_block: int | None = asked(
+        None,
+        f"core: rows of up that share a block, 0: none; default {UP_BLOCK} with RoPE, else 0.",
+        least=0,
     )
-    dtype: str | None = field(default=None, metadata=option(DTYPE, among=DTYPES))
+    dtype: str | None = asked(None, DTYPE, among=DTYPES)
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
-from surgery.choices.option import DTYPE, SCOPE, SEED, TARGETS, command_line, option
+from surgery.choices.option import DTYPE, SCOPE, SEED, TARGETS, asked, command_line
 from surgery.choices.parts import PARTS
 from surgery.errors import UsageError
 
@@ -27,12 +27,10 @@ class LinearOptions:
     """
 
     treatment: Treatment
-    targets: tuple[str, ...] | None = field(
-        default=None, metadata=option(TARGETS, reads="words", metavar="q,v,…")
-    )
-    scope: ScopeChoice = field(default="all", metadata=option(SCOPE))
-    seed: int = field(default=0, metadata=option(SEED, least=0))
-    dtype: str | None = field(default=None, metadata=option(DTYPE, among=DTYPES))
+    targets: tuple[str, ...] | None = asked(None, TARGETS, reads="words", metavar="q,v,…")
+    scope: ScopeChoice = asked("all", SCOPE)
+    seed: int = asked(0, SEED, least=0)
+    dtype: str | None = asked(None, DTYPE, among=DTYPES)
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""
