@@ -16,7 +16,7 @@ from rich.text import Text
 from surgery.errors import SurgeryError
 from surgery.report.model.report import Report, SiteReport
 from surgery.report.text.damage import damage_text
-from surgery.report.text.executed import executed_text, executes_more_parameters
+from surgery.report.text.executed import executed_text
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.summary import (
     PAIR_NAMES,
@@ -103,12 +103,9 @@ def _contents(report: Report) -> RenderableType:
 
 
 def _savings(report: Report) -> RenderableType:
-    padded = executes_more_parameters(report)
-    heads = ["before", "stored", *(["executed"] if padded else []), "removed"]
-    shown = table("Parameters", *heads)
+    shown = table("Parameters", "before", "stored", "removed")
     for saving in report.savings:
         cells = [count(saving.before), count(saving.stored)]
-        cells += [count(saving.executed)] if padded else []
         removed = Text(percent(saving.removed), style="bold cyan" if saving.removed else "dim")
         shown.add_row(Text(saving.title), *map(Text, cells), removed)
     return capped(shown)

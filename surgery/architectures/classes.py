@@ -74,6 +74,7 @@ def check_whole(
     one: ModelClass | None,
     names: Collection[str],
     prefix: str,
+    attention: Collection[str],
     *,
     where: str,
 ) -> None:
@@ -82,7 +83,7 @@ def check_whole(
     Raises:
         CheckpointError: Names them.
     """
-    stored = set(map(_today, names))
+    stored, attention = set(map(_today, names)), set(attention)
     needed = {place(name, prefix) for name in expected(family, config, one)}
     lacking = sorted(needed - stored)
     if one is not None:
@@ -98,10 +99,8 @@ def check_whole(
         )
     spare = [
         name
-        for name in stored - needed
-        if one is not None
-        and not _is_body(family, name, prefix)
-        and not matches(name, family.ignored, prefix)
+        for name in stored - needed - attention
+        if one is not None and not matches(name, family.ignored, prefix)
     ]
     if spare:
         raise CheckpointError(

@@ -217,7 +217,7 @@ def claim(
             linears[name] = roles[0]
         elif rest:
             untouched.append(name)
-    check_whole(family, config, one, names, prefix, where=where)
+    check_whole(family, config, one, names, prefix, attention, where=where)
     return Claims(
         prefix=prefix,
         sites=sites,

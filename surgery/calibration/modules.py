@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from surgery.architectures.base import ROLES, AttentionSite, Role
 from surgery.errors import UsageError
+from surgery.runtime.spelling import path_in
 
 
 class AttentionModules:
@@ -83,12 +84,9 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     Raises:
         UsageError: The model has no such module.
     """
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    for candidate in (path, prefix + path, path.removeprefix(prefix)):
-        try:
-            return model.get_submodule(candidate)
-        except AttributeError:
-            continue
+    found = path_in(model, path)
+    if found is not None:
+        return model.get_submodule(found)
     raise UsageError(
         "The model does not have an attention block that statistics are wanted of.",
         where=path,

@@ -150,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: It is not there, or it is something else.
     """
     try:
-        loaded = json.loads(path.read_bytes().decode("utf-8"))
+        loaded = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise CheckpointError(
             f"The checkpoint has no {path.name}.",
@@ -168,6 +168,13 @@ def read_json(path: Path) -> dict[str, Any]:
             "The file is no JSON object.", where=path, found=type(loaded).__name__
         )
     return loaded
+
+
+def _no_number(name: str) -> float:
+    """Take infinity, as some configurations hold it; nothing can be computed with NaN."""
+    if name == "NaN":
+        raise ValueError("NaN is no number")
+    return float(name)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -198,6 +205,14 @@ def index_shards(index: dict[str, Any], where: object) -> dict[str, str]:
     weights = index.get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError("The index has no weight_map.", where=where)
+    if not isinstance(index.get("metadata"), dict):
+        raise CheckpointError(
+            "The index has no metadata, without which transformers loads nothing.",
+            where=where,
+            found=index.get("metadata"),
+            expected="an object",
+            hint='write "metadata": {} into it',
+        )
     for tensor, shard in weights.items():
         if not isinstance(shard, str) or not shard.endswith(".safetensors"):
             raise CheckpointError(

@@ -196,7 +196,9 @@ def layout(
 
 def _load_json(text: bytes, where: object) -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        loaded = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        loaded = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_json
+        )
         json.dumps(loaded, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
     except (ValueError, RecursionError) as error:  # includes bad UTF-8 and bad JSON
         _corrupt("The safetensors header is not valid JSON.", where, found=error)
@@ -206,6 +208,10 @@ def _load_json(text: bytes, where: object) -> tuple[dict[str, Any], dict[str, st
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         _corrupt("The safetensors __metadata__ is no map of strings.", where, found=metadata)
     return loaded, metadata
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON, and other readers refuse it")
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

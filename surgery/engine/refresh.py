@@ -12,7 +12,7 @@ from surgery.checkpoint.directory import ADAPTER, DirectorySource
 from surgery.checkpoint.disk import target_errors
 from surgery.errors import UsageError
 from surgery.runtime.releases import RUNTIME
-from surgery.stored.stored import read_stored
+from surgery.stored.stored import check_loads, read_stored
 
 
 def refresh(checkpoint: str | Path) -> bool:
@@ -43,6 +43,7 @@ def refresh(checkpoint: str | Path) -> bool:
         config = source.config
         if "surgery" in config:
             read_stored(source)  # code that runs nothing would be no help
+            check_loads(source)
     code = place_code(config)
     if code is None:
         raise UsageError(

@@ -1,8 +1,8 @@
 """From shapes and ranks to parameters and tensors: counting, and nothing else.
 
 Every figure is a pure function of the architecture's description and of tensor shapes, so
-that what a plan predicts and what a run reports come from the same lines. *Stored* is what the
-file holds, *executed* what a forward pass multiplies by. Bytes and FLOPs are in ``costs``.
+that what a plan predicts and what a run reports come from the same lines. Bytes and FLOPs are in
+``costs``: a forward pass multiplies by what is stored, and pads only the activations in between.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 
 from surgery.architectures.base import ROLES, AttentionSite, Role
-from surgery.architectures.ranks import SiteRanks, full_ranks
+from surgery.architectures.ranks import SiteRanks
 from surgery.report.model.report import Saving
 
 TensorInfo = tuple[tuple[int, ...], int]
@@ -22,15 +22,6 @@ def projection_widths(site: AttentionSite, ranks: SiteRanks) -> dict[Role, int]:
     """Return each projection's packed width: query heads repeat their key/value head's rank."""
     qk, vo = sum(ranks.qk), sum(ranks.vo)
     return {"q": site.groups * qk, "k": qk, "v": vo, "o": site.groups * vo}
-
-
-def executed_parameters(site: AttentionSite, ranks: SiteRanks) -> int:
-    """Return the parameters a forward pass multiplies by: exactly those stored.
-
-    The runtime keeps projections and caches packed, and pads only the activations between
-    them; its FLOPs are counted by :func:`surgery.report.costs.attention_flops`.
-    """
-    return site_parameters(site, ranks)
 
 
 def projection_shape(site: AttentionSite, role: Role, width: int) -> tuple[int, int]:
@@ -92,7 +83,6 @@ def _count(infos: Mapping[str, TensorInfo], names: Iterable[str]) -> int:
 
 def savings(
     sites: Sequence[AttentionSite],
-    ranks: Mapping[str, SiteRanks],
     before: Mapping[str, TensorInfo],
     after: Mapping[str, TensorInfo],
     towers: Mapping[str, Collection[str]],
@@ -101,7 +91,6 @@ def savings(
 
     Args:
         sites: Attention blocks in scope of the surgery.
-        ranks: Kept ranks after it, by ``site.path``; a missing block counts as untouched.
         before: Every tensor of the checkpoint before.
         after: Every tensor of the checkpoint after, under the same names.
         towers: Tensor names of each tower; towers without a block in ``sites`` are left out.
@@ -110,16 +99,10 @@ def savings(
         ``attention``, one entry a tower that was cut, and ``model``.
     """
     attention = list(dict.fromkeys(name for site in sites for name in site.tensors()))
-    padding: dict[str, int] = {}
-    for site in sites:
-        kept = ranks.get(site.path, full_ranks(site))
-        padding[site.path] = executed_parameters(site, kept) - site_parameters(site, kept)
 
     def saving(name: str, title: str, names: Collection[str]) -> Saving:
-        members = set(names)
         stored = _count(after, names)
-        extra = sum(padding[site.path] for site in sites if site.q.weight in members)
-        return Saving(name, title, _count(before, names), stored, stored + extra)
+        return Saving(name, title, _count(before, names), stored, stored)
 
     result = [saving("attention", "Attention in scope (Q, K, V, O)", attention)]
     for tower, names in towers.items():

@@ -16,7 +16,7 @@ from surgery.report.model.report import Report
 from surgery.report.model.tuning import Tuning
 from surgery.report.text.calibration import calibration_sentence, leak_text
 from surgery.report.text.damage import damage_text, is_priced
-from surgery.report.text.executed import executed_text, executes_more_parameters
+from surgery.report.text.executed import executed_text
 from surgery.report.text.linear_tables import columns, role_rows
 from surgery.report.text.linear_views import byte_rows, is_linear
 from surgery.report.text.linear_words import words
@@ -104,7 +104,6 @@ def _attention(report: Report) -> tuple[str, dict[str, Any]]:
         "priced": is_priced(report),
         "what": cut_text(report),
         "executed": executed_text(report),
-        "padded": executes_more_parameters(report),
         "tables": quantity_tables(report.quantities),
         "untouched": untouched_reasons(report),
     }

@@ -35,7 +35,7 @@ def amount(value: float, unit: str) -> str:
     if unit == "%":
         return f"{value:.2f} %"
     number = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-    return f"{number} {unit}".rstrip()
+    return f"{number} {printable(unit)}".rstrip()
 
 
 def _joined(number: str, unit: str) -> str:

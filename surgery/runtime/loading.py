@@ -134,7 +134,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LoadError(
             "A file of the model directory cannot be read.",
             where=path,
@@ -178,7 +178,15 @@ def _check_weight_files(directory: Path) -> None:
             where=directory,
             expected=f"{WEIGHTS} or {WEIGHTS_INDEX}",
         )
-    shards = _read_json(index).get("weight_map")
+    content = _read_json(index)
+    if not isinstance(content.get("metadata"), dict):
+        raise LoadError(
+            "The index has no metadata, without which transformers loads nothing.",
+            where=index,
+            found=repr(content.get("metadata")),
+            expected="an object, which may be empty",
+        )
+    shards = content.get("weight_map")
     names = set(shards.values()) if isinstance(shards, dict) else {None}
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:

@@ -22,6 +22,7 @@ from .families import family_swap
 from .linears import swap_linear
 from .manifest import FORMAT_VERSION, read_manifest, renamed
 from .parts import FLOAT32_PARTS
+from .spelling import path_in
 
 
 class RestructuredModel:
@@ -166,13 +167,9 @@ def _swap(model: PreTrainedModel, block: Any) -> dict[str, Any]:
 
 def _resolve(model: PreTrainedModel, path: str) -> str:
     """Return how ``model`` spells a module path of the checkpoint."""
-    prefix = f"{model.base_model_prefix}."
-    for candidate in (path, prefix + path, path.removeprefix(prefix)):
-        try:
-            model.get_submodule(candidate)
-        except AttributeError:
-            continue
-        return candidate
+    found = path_in(model, path)
+    if found is not None:
+        return found
     raise LoadError(
         "The surgery block names a module that the model does not have.",
         where=f"config.json: surgery, site {path!r}",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from surgery.architectures import ARCHITECTURES, Config, class_of, find_prefix
+from surgery.architectures import ARCHITECTURES, Architecture, Config, class_of, find_prefix
+from surgery.architectures.classes import matches
 from surgery.carried.outdated import note_outdated
 from surgery.checkpoint.directory import DirectorySource
+from surgery.checkpoint.header import TensorInfo
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.runtime import load as load_directory
 from surgery.runtime.model import add_operation
+from surgery.runtime.spelling import spelled_in
 from surgery.stored.adapted import AdaptedSource, open_model
 from surgery.stored.adapter import Adapter, is_adapter
 from surgery.stored.block import translated
 from surgery.stored.dense import dense_directory
-from surgery.stored.spelling import respelled
 from surgery.stored.stream import cast
 
 
@@ -104,12 +107,33 @@ def _of_family(directory: Path, model_class: type[Any] | None) -> dict[str, Any]
     family = ARCHITECTURES.get(raw["model_type"])
     if family is None:
         return {}
+    prefix = find_prefix(family, names, where=str(directory))
+    check_floats(family, names, prefix, where=str(directory))
     if model_class is not None:
         return {"ignored": family.ignored}
     config = Config(family, raw, f"{directory.name}/config.json")
-    prefix = find_prefix(family, names, where=str(directory))
     one = class_of(family, config, names, prefix, where=str(directory))
     return {"ignored": family.ignored, "fallback": None if one is None else one.name}
+
+
+def check_floats(
+    family: Architecture, infos: Mapping[str, TensorInfo], prefix: str, *, where: str
+) -> None:
+    """Require floating-point weights: transformers takes integers for what they are as numbers.
+
+    Raises:
+        CheckpointError: One is of another dtype, and no buffer of an older release.
+    """
+    for name, info in infos.items():
+        if info.dtype.is_floating_point or matches(name, family.ignored, prefix):
+            continue
+        raise CheckpointError(
+            f"Tensor {name} is not a floating-point weight",
+            where=where,
+            found=info.dtype,
+            expected="float32, float16 or bfloat16",
+            hint="use the unquantised checkpoint",
+        )
 
 
 @torch.no_grad()
@@ -128,7 +152,7 @@ def put_tensors(model: PreTrainedModel, adapter: Adapter, *, whole: bool = True)
     body = {name for name, _ in model.base_model.named_children()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, info in adapter.infos.items():
-        spelled = respelled(name, parameters, prefix)
+        spelled = spelled_in(parameters, name, prefix)
         if spelled is None and not whole and _top(name, prefix) not in body:
             continue
         found = None if spelled is None else tuple(parameters[spelled].shape)

@@ -9,7 +9,7 @@ from torch import nn
 
 from surgery.errors import CheckpointError
 from surgery.runtime.linears import PartedLinear
-from surgery.stored.spelling import respelled
+from surgery.runtime.spelling import spelled_in
 from surgery.stored.stored import Stored
 from surgery.training.options import Also
 
@@ -73,7 +73,7 @@ def names_in_file(
     prefix = str(getattr(model, "base_model_prefix", ""))
     found = []
     for name, parameter in parameters.items():
-        every = (respelled(one, known, prefix) for one in aliases[id(parameter)])
+        every = (spelled_in(known, one, prefix) for one in aliases[id(parameter)])
         spelled = [one for one in every if one is not None]
         if not spelled:
             raise _unnamed(name)
@@ -94,7 +94,7 @@ def stored_names(names: Sequence[str], known: Collection[str], prefix: str) -> d
     """
     found = {}
     for name in names:
-        match = respelled(name, known, prefix)
+        match = spelled_in(known, name, prefix)
         if match is None:
             raise _unnamed(name)
         found[name] = match

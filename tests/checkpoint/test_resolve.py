@@ -84,7 +84,7 @@ def test_a_safetensors_file_means_its_directory_or_itself(tmp_path: Path) -> Non
     shard = "model-00001-of-00001.safetensors"
     write_model(tmp_path / "c", shard)
     index = tmp_path / "c" / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a.weight": shard}}))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a.weight": shard}}))
     for file in (shard, index.name):
         assert list(resolve(str(tmp_path / "c" / file)).shards) == [shard]
 
@@ -206,7 +206,7 @@ def test_a_sharded_repository_is_fetched_by_its_index(
 ) -> None:
     shard = "model-00001-of-00001.safetensors"
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a.weight": shard}}))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a.weight": shard}}))
     listing(monkeypatch, "config.json", index.name, shard, "model-extra.safetensors")
     asked: list[str] = []
 
@@ -218,7 +218,9 @@ def test_a_sharded_repository_is_fetched_by_its_index(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert list(resolve("some/model").shards) == [shard]
     assert set(asked) == {"config.json", index.name, shard}
-    index.write_text(json.dumps({"weight_map": {"a.weight": "../../x.safetensors"}}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {"a.weight": "../../x.safetensors"}})
+    )
     with pytest.raises(CheckpointError, match="outside its directory"):
         resolve("some/model")
 

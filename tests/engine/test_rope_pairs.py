@@ -207,7 +207,7 @@ def test_accounts_predict_the_files_and_the_block_reads_back(
     )
     every = dense.claims.sites
     assert restructured(table, every, made.ranks) == after
-    model = savings(every, made.ranks, table, after, dense.claims.towers)[-1]
+    model = savings(every, table, after, dense.claims.towers)[-1]
     assert model.stored == sum(tensor.numel() for tensor in tensors_of(made.path).values())
     told = {
         one.name: one

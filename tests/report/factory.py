@@ -211,7 +211,7 @@ def make_report(
         ),
         versions={"model-surgery": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
         sites=reports,
-        savings=savings(scoped, ranks, infos, after, towers),
+        savings=savings(scoped, infos, after, towers),
         quantities=quantities(sites, ranks, infos, after, sequence_lengths(config), _beside(size)),
         measurements=[] if inspect else [metric, drift],
         seconds={} if inspect else {"spectra": 6.21, "rewrite": 9.7, "verify": 3.3},

@@ -25,7 +25,7 @@ def test_savings_equal_a_count_over_tensors(name: str) -> None:
     infos, claims = counted(name)
     ranks = {site.path: ragged(site) for site in claims.sites}
     after = restructured(infos, claims.sites, ranks)
-    found = {s.name: s for s in savings(claims.sites, ranks, infos, after, claims.towers)}
+    found = {s.name: s for s in savings(claims.sites, infos, after, claims.towers)}
 
     attention = {name for site in claims.sites for name in site.tensors()}
     assert found["attention"].before == sum(prod(infos[name][0]) for name in attention)
@@ -36,6 +36,7 @@ def test_savings_equal_a_count_over_tensors(name: str) -> None:
     removed = {key: one.before - one.stored for key, one in found.items()}
     towers = [key for key in found if key not in ("attention", "model")]
     assert removed["model"] == removed["attention"] == sum(removed[key] for key in towers)
+    assert all(one.executed == one.stored for one in found.values())  # only activations are padded
 
 
 def test_only_towers_in_scope_are_listed() -> None:
@@ -43,7 +44,7 @@ def test_only_towers_in_scope_are_listed() -> None:
     sites = [site for site in claims.sites if site.scope == "encoder"]
     ranks = {site.path: ragged(site) for site in sites}
     after = restructured(infos, sites, ranks)
-    names = [one.name for one in savings(sites, ranks, infos, after, claims.towers)]
+    names = [one.name for one in savings(sites, infos, after, claims.towers)]
     assert names == ["attention", "encoder", "model"]
 
 

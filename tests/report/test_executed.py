@@ -8,7 +8,10 @@ import pytest
 
 from surgery.architectures.base import AttentionSite
 from surgery.architectures.ranks import SiteRanks
+from surgery.report.card import to_card
 from surgery.report.costs import quantities
+from surgery.report.figures.savings import savings_bars
+from surgery.report.html import to_html
 from surgery.report.model.report import PairReport, Report, SiteReport
 from surgery.report.text.executed import executed_text
 from surgery.report.text.quantity_tables import quantity_tables
@@ -92,6 +95,15 @@ def test_a_token_that_multiplies_more_than_before_says_so() -> None:
 
     assert "multiplies more than before" in said(0.1)
     assert "multiplies more than before" not in said(10)
+
+
+@pytest.mark.parametrize(("layout", "times"), [("ragged", 1), ("block", 0)])
+def test_what_is_executed_stands_beside_the_flops_and_nowhere_else(layout: str, times: int) -> None:
+    report = reported("llama", layout, scope="decoder")
+    page, card = to_html(report), to_card(report)
+    assert page.count(">Executed</th>") == times
+    assert card.count("| executed |") == times
+    assert not any("executed" in picture.alt + picture.svg for picture in savings_bars(report))
 
 
 def test_what_runs_as_stored_has_no_column_of_its_own() -> None:

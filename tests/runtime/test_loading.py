@@ -425,7 +425,7 @@ def test_an_index_that_points_elsewhere_is_an_error(
 ) -> None:
     made = own_case("llama")
     (made.path / "model.safetensors").rename(made.path / "a.safetensors")
-    index = {"weight_map": {"model.norm.weight": shard}}
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": shard}}
     (made.path / "model.safetensors.index.json").write_text(json.dumps(index))
 
     with pytest.raises(CheckpointError, match=message):

@@ -62,7 +62,7 @@ def build_report(
             )
             for each in plan.sites
         ],
-        savings=_with_pair(plan, ranks, savings(sites, ranks, before, after, plan.claims.towers)),
+        savings=_with_pair(plan, ranks, savings(sites, before, after, plan.claims.towers)),
         quantities=quantities(
             plan.claims.sites,
             ranks,

@@ -20,6 +20,7 @@ from surgery.errors import CheckpointError, UsageError
 from surgery.events import Progress, ignore
 from surgery.methods import Adopted
 from surgery.report.model.report import Report
+from surgery.runtime.spelling import spelled_in
 from surgery.stored.peft_format import WEIGHTS, Adapter, read_adapter
 from surgery.stored.peft_settings import check_complete
 from surgery.stored.stored import Stored, read_stored
@@ -139,10 +140,10 @@ def _map_path(stored: Stored, path: str, where: Path) -> str:
     Raises:
         CheckpointError: The model has no such linear map.
     """
-    for prefix in ("", *stored.family.prefixes):
-        for candidate in (prefix + path, path.removeprefix(prefix)):
-            if candidate in stored.maps:
-                return candidate
+    for prefix in stored.family.prefixes:
+        found = spelled_in(stored.maps, path, prefix.removesuffix("."))
+        if found is not None:
+            return found
     raise CheckpointError(
         "The adapter belongs to a module that the model does not have",
         where=where,

@@ -1,4 +1,4 @@
-"""Parameters before, stored and executed, in each denominator."""
+"""Parameters before and after, in each denominator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ def savings_bars(report: Report) -> list[Picture]:
     savings = [saving for saving in report.savings if saving.before]
     if not savings:
         return []
-    padded = any(saving.executed != saving.stored for saving in savings)
     height = 34 + _ROW * len(savings) + 30
 
     def paint(figure: Figure) -> None:
@@ -36,16 +35,13 @@ def savings_bars(report: Report) -> list[Picture]:
         axis.set_yticks([])
         axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axis.xaxis.set_major_formatter(percent)
-        axis.set_xlabel("of what it was" + ("; thin bar: executed, padding included" * padded))
+        axis.set_xlabel("of what it was")
         axis.spines["left"].set_visible(False)
         axis.grid(axis="x")
         for row, saving in enumerate(savings):
             stored = saving.stored / saving.before
             axis.barh(row, 1, 0.3, color="#eceef0", edgecolor=CUT, linewidth=0.8, hatch="////")
             axis.barh(row, stored, 0.3, color=PAIR_COLOURS["qk"])
-            if padded:
-                executed = saving.executed / saving.before
-                axis.barh(row + 0.23, executed, 0.08, color="#56b4e9")
             axis.text(0, row - 0.22, saving.title, va="bottom", color=INK)
             axis.text(
                 1,
@@ -68,7 +64,7 @@ def savings_bars(report: Report) -> list[Picture]:
     title = "Parameters that remain"
     alt = " ".join(
         f"{saving.title}: {count(saving.before)} before, {count(saving.stored)} stored "
-        f"({change(saving.before, saving.stored)}), {count(saving.executed)} executed."
+        f"({change(saving.before, saving.stored)})."
         for saving in savings
     )
     caption = "Each bar is what is stored now, as a share of the same denominator before."

@@ -130,8 +130,8 @@ class Trainable:
 class Saving:
     """Parameters before and after, within one denominator.
 
-    ``stored`` are the parameters in the file, ``executed`` those a forward pass multiplies
-    by, padding included.
+    ``stored`` are the parameters in the file. A forward pass multiplies by just these, so
+    ``executed``, which readers of ``report.json`` may ask for, is the same; padding costs FLOPs.
     """
 
     name: str

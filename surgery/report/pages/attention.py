@@ -11,7 +11,7 @@ from surgery.report.model.report import PairReport, Report, SiteReport
 from surgery.report.pages.calibration import calibration_context, calibration_tiles
 from surgery.report.pages.page import Group, Tile, View, measured_tiles
 from surgery.report.text.damage import is_priced
-from surgery.report.text.executed import executed_text, executes_more_parameters
+from surgery.report.text.executed import executed_text
 from surgery.report.text.quantity_tables import quantity_tables
 from surgery.report.text.summary import (
     PAIR_NAMES,
@@ -39,7 +39,6 @@ def attention_view(report: Report) -> View:
             "structure": is_structure(report),
             "pruned": is_pruned(report),
             "executed": capitalised(executed_text(report)),
-            "padded": executes_more_parameters(report),
             "tables": quantity_tables(report.quantities),
             "savings_pictures": savings_bars(report),
             "groups": _groups(report),

@@ -6,16 +6,6 @@ from surgery.report.model.report import Quantity, Report
 from surgery.report.text.summary import PAIRS, pair_of, quantity_named, sites_by_scope
 
 
-def executes_more_parameters(report: Report) -> bool:
-    """Whether a forward pass multiplies by more parameters than are stored."""
-    return any(saving.executed != saving.stored for saving in report.savings)
-
-
-def executes_more(report: Report) -> bool:
-    """Whether padding makes a forward pass multiply by more than is stored."""
-    return executes_more_parameters(report) or any(_is_padded(one) for one in report.quantities)
-
-
 def executed_text(report: Report) -> str:
     """Say why more is executed than is stored, and what spares it; empty where nothing is."""
     sequence = _padded(report, "flops_encoder")
@@ -42,8 +32,4 @@ def _remedy(report: Report, sequence: bool) -> str:
 
 def _padded(report: Report, *names: str) -> list[Quantity]:
     found = (quantity_named(report, name) for name in names)
-    return [one for one in found if one is not None and _is_padded(one)]
-
-
-def _is_padded(one: Quantity) -> bool:
-    return one.executed is not None and one.executed != one.after
+    return [one for one in found if one is not None and one.executed not in (None, one.after)]
