@@ -31,11 +31,11 @@ from peft import HRAConfig, LoraConfig, OFTConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from surgery.choices.parts import recipes
 from surgery.methods.behind import block_sizes
 from surgery.runtime.linears import swap_linear
 from surgery.training.losses import mean_loss
 from surgery.training.penalty import Penalty
-from surgery.training.recipes import RECIPES
 from surgery.training.trained import freeze, parted_linears
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -128,7 +128,7 @@ def contestant(name: str, shape: Shape) -> tuple[Any, Penalty | None]:
         for part_name, part in one.parts().items():
             fill(part_name, part)
     freeze(model)
-    weight = RECIPES[name].penalty if name in RECIPES else None
+    weight = recipes()[name].penalty if name in recipes() else None
     return model, Penalty(name, maps, weight) if weight else None
 
 

@@ -15,6 +15,16 @@ from typing import TYPE_CHECKING, Any
 from surgery.version import VERSION
 
 if TYPE_CHECKING:
+    from surgery.choices.rules import (
+        Energy,
+        Lossless,
+        MaxError,
+        MaxPplIncrease,
+        MaxWerIncrease,
+        Remove,
+        Thresholds,
+        UpTo,
+    )
     from surgery.engine.cut.absorb import absorb_decompose
     from surgery.engine.cut.calibrate import Calibrate
     from surgery.engine.cut.inspect import inspect
@@ -30,20 +40,10 @@ if TYPE_CHECKING:
     from surgery.export.openai_whisper.loader import load_openai_whisper
     from surgery.export.routes import export_routes
     from surgery.export.run import export_model
-    from surgery.methods.rules import (
-        Energy,
-        Lossless,
-        MaxError,
-        MaxPplIncrease,
-        MaxWerIncrease,
-        Remove,
-        Thresholds,
-        UpTo,
-    )
     from surgery.report.model.report import Report
     from surgery.stored.loading import load
     from surgery.training.options import TuneOptions
-    from surgery.training.start import Preparation
+    from surgery.training.preparation import Preparation
     from surgery.training.tune import tune
 
 __version__ = VERSION
@@ -65,18 +65,18 @@ _HOMES = {
     "verify": "surgery.engine.measure.verify",
     "Calibrate": "surgery.engine.cut.calibrate",
     "Options": "surgery.engine.cut.options",
-    "Preparation": "surgery.training.start",
+    "Preparation": "surgery.training.preparation",
     "TuneOptions": "surgery.training.options",
     "SurgeryError": "surgery.errors",
     "Evaluation": "surgery.evaluation.results",
-    "Energy": "surgery.methods.rules",
-    "Lossless": "surgery.methods.rules",
-    "MaxError": "surgery.methods.rules",
-    "MaxPplIncrease": "surgery.methods.rules",
-    "MaxWerIncrease": "surgery.methods.rules",
-    "Remove": "surgery.methods.rules",
-    "Thresholds": "surgery.methods.rules",
-    "UpTo": "surgery.methods.rules",
+    "Energy": "surgery.choices.rules",
+    "Lossless": "surgery.choices.rules",
+    "MaxError": "surgery.choices.rules",
+    "MaxPplIncrease": "surgery.choices.rules",
+    "MaxWerIncrease": "surgery.choices.rules",
+    "Remove": "surgery.choices.rules",
+    "Thresholds": "surgery.choices.rules",
+    "UpTo": "surgery.choices.rules",
     "Report": "surgery.report.model.report",
 }
 

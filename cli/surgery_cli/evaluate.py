@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from surgery.choices.common import DTYPES
+from surgery.choices.option import SEED, Option
 from surgery_cli import common
+from surgery_cli.options import spliced
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -24,14 +26,10 @@ surgery evaluate whisper-tiny ./pruned --data hub:google/fleurs#en_us/test
 """
 
 
-class Division(StrEnum):
-    """What is a document of text."""
-
-    documents = "documents"
-    lines = "lines"
-    running = "running"
+Division = Literal["documents", "lines", "running"]
 
 
+@spliced()
 def command(
     models: Annotated[
         list[str],
@@ -51,23 +49,20 @@ def command(
     ] = None,
     text: Annotated[
         Division | None,
-        typer.Option(
-            help="What is a document of text: rows, lines or files, as it seems (documents, the "
+        Option(
+            "What is a document of text: rows, lines or files, as it seems (documents, the "
             "default); every line; or every file as running text."
         ),
     ] = None,
     language: Annotated[str, typer.Option(help="What is spoken: Whisper's code or name.")] = "en",
     batch: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
-    seed: common.Seed = 0,
+    seed: Annotated[int, Option(SEED, least=0)] = 0,
     resamples: Annotated[int, typer.Option(min=1, help="Draws of the intervals.")] = 2000,
     device: Annotated[str | None, typer.Option(help="cpu (the default), cuda, cuda:1, …")] = None,
     dtype: Annotated[
-        common.Dtype | None, typer.Option(help="Dtype of all models; default on a CPU: float32.")
+        str | None, Option("Dtype of all models; default on a CPU: float32.", among=DTYPES)
     ] = None,
-    allow_leakage: Annotated[
-        bool,
-        typer.Option("--allow-leakage", help="Measure on calibration data too, and label it."),
-    ] = False,
+    allow_leakage: common.Leakage = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the JSON document here, too.")
     ] = None,
@@ -88,13 +83,13 @@ def command(
             models,
             data,
             limit=limit,
-            text=None if text is None else text.value,
+            text=text,
             language=language,
             batch=batch,
             seed=seed,
             resamples=resamples,
             device=device,
-            dtype=None if dtype is None else dtype.value,
+            dtype=dtype,
             allow_leakage=allow_leakage,
             output=output,
             progress=progress,

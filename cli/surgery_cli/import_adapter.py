@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from surgery_cli import common
+from surgery_cli.options import spliced, values
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -21,6 +22,7 @@ surgery import openai/whisper-small --adapter ./hra-adapter -o whisper-hra
 """
 
 
+@spliced(common.Run, without=("dry_run",))
 def command(
     model: common.Model,
     adapter: Annotated[Path, typer.Option(help="PEFT adapter directory: LoRA, PiSSA or HRA.")],
@@ -28,15 +30,9 @@ def command(
         Path | None,
         typer.Option(help="The adapter before training: what PiSSA took out of the weights."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="Where to write; default: checkpoints/<name>-<method>."),
-    ] = None,
-    data: common.Data = None,
-    force: common.Force = False,
-    resume: common.Resume = False,
-    revision: common.Revision = None,
+    out: common.Out = None,
     as_json: common.Json = False,
+    **given: Any,
 ) -> None:
     """Write a base model and an adapter that PEFT trained as one checkpoint, to merge or go on."""
     with session(as_json, resumable=True) as (screen, progress):
@@ -49,11 +45,8 @@ def command(
             adapter,
             out,
             initial_adapter=initial_adapter,
-            data=data,
-            force=force,
-            resume=resume,
-            revision=revision,
             progress=progress,
+            **values(common.Run, given),
         )
         screen.emit(to_json(report))
     screen.show(report_view(report))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
-
+from surgery.choices.option import Option
+from surgery.choices.parts import by_command, described
+from surgery.choices.settings import HraSettings
+from surgery.engine.parts.factor_options import FactorOptions
+from surgery.engine.parts.linear_options import LinearOptions
 from surgery_cli import common
+from surgery_cli.options import spliced, values
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -26,56 +28,15 @@ surgery reparam ./my-llama --method core --pairs vo --up-block 0
 """
 
 
-class Method(StrEnum):
-    """Which map stands in front, or behind."""
-
-    hra = "hra"
-    goft = "goft"
-    qgoft = "qgoft"
-    core = "core"
-    diagonal = "diagonal"
-
-
+@spliced(HraSettings, LinearOptions, FactorOptions, common.Run)
 def command(
     model: common.Model,
     method: Annotated[
-        Method,
-        typer.Option(
-            help="In front: hra (Householder reflections), goft (Givens rotations), qgoft (free "
-            "2×2 blocks). Behind heads: core (square blocks), diagonal (singular values)."
-        ),
-    ] = Method.hra,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="Where to write; default: checkpoints/<name>-<method>."),
-    ] = None,
-    reflections: Annotated[
-        int | None, typer.Option(min=1, help="hra: how many reflections, even; default 8.")
-    ] = None,
-    targets: common.Targets = None,
-    pairs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="qk,vo",
-            help="core, diagonal: behind keys (qk), values (vo), or (default) both.",
-        ),
-    ] = None,
-    up_block: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="core: rows of up that share a block, 0: none; default 64 with RoPE, else 0.",
-        ),
-    ] = None,
-    scope: common.ScopeOption = common.Scope.all,
-    seed: common.Seed = 0,
-    dtype: common.DtypeOption = None,
-    data: common.Data = None,
-    dry_run: common.DryRun = False,
-    force: common.Force = False,
-    resume: common.Resume = False,
-    revision: common.Revision = None,
+        str, Option(lambda: described("reparam"), among=lambda: by_command("reparam"))
+    ] = "hra",
+    out: common.Out = None,
     as_json: common.Json = False,
+    **given: Any,
 ) -> None:
     """Put a small trainable map in front of linear maps, or behind the heads of attention.
 
@@ -89,20 +50,11 @@ def command(
         report = surgery.reparam(
             model,
             out,
-            method=method.value,
-            reflections=reflections,
-            targets=common.roles(targets),
-            pairs=common.roles(pairs),
-            up_block=up_block,
-            scope=scope.value,
-            seed=seed,
-            dtype=None if dtype is None else dtype.value,
-            data=data,
-            force=force,
-            resume=resume,
-            dry_run=dry_run,
-            revision=revision,
+            method=method,
             progress=progress,
+            **values(HraSettings, given),
+            **{**values(LinearOptions, given), **values(FactorOptions, given)},
+            **values(common.Run, given),
         )
         screen.emit(to_json(report))
     screen.show(report_view(report))

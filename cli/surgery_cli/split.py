@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
-
+from surgery.choices.option import Option
+from surgery.choices.parts import by_command, described
+from surgery.choices.settings import SplitSettings
+from surgery.engine.parts.linear_options import LinearOptions
 from surgery_cli import common
+from surgery_cli.options import spliced, values
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -24,48 +25,15 @@ surgery split ./pruned --rank 16 -o pruned-and-split        a pruned checkpoint 
 """
 
 
-class Method(StrEnum):
-    """How the principal part is kept."""
-
-    sorsa = "sorsa"
-    pissa = "pissa"
-
-
-class Solver(StrEnum):
-    """How the SVD is computed."""
-
-    fast = "fast"
-    full = "full"
-
-
+@spliced(SplitSettings, LinearOptions, common.Run)
 def command(
     model: common.Model,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the principal part.")],
     method: Annotated[
-        Method, typer.Option(help="sorsa: U, S and V are trained apart. pissa: two factors.")
-    ] = Method.sorsa,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="Where to write; default: checkpoints/<name>-<method>."),
-    ] = None,
-    targets: common.Targets = None,
-    scope: common.ScopeOption = common.Scope.all,
-    solver: Annotated[
-        Solver, typer.Option(help="fast: block Krylov, with a certified bound. full: exact SVD.")
-    ] = Solver.fast,
-    tolerance: Annotated[
-        float,
-        typer.Option(help="Share of the best part's energy that the fast solver may miss."),
-    ] = 1e-3,
-    scale: Annotated[float, typer.Option(help="Factor in front of the principal part.")] = 1.0,
-    seed: common.Seed = 0,
-    dtype: common.DtypeOption = None,
-    data: common.Data = None,
-    dry_run: common.DryRun = False,
-    force: common.Force = False,
-    resume: common.Resume = False,
-    revision: common.Revision = None,
+        str, Option(lambda: described("split"), among=lambda: by_command("split"))
+    ] = "sorsa",
+    out: common.Out = None,
     as_json: common.Json = False,
+    **given: Any,
 ) -> None:
     """Split linear maps: the top of the SVD to be trained, the rest frozen.
 
@@ -79,21 +47,11 @@ def command(
         report = surgery.split(
             model,
             out,
-            method=method.value,
-            rank=rank,
-            targets=common.roles(targets),
-            scope=scope.value,
-            scale=scale,
-            solver=solver.value,
-            tolerance=tolerance,
-            seed=seed,
-            dtype=None if dtype is None else dtype.value,
-            data=data,
-            force=force,
-            resume=resume,
-            dry_run=dry_run,
-            revision=revision,
+            method=method,
             progress=progress,
+            **values(SplitSettings, given),
+            **values(LinearOptions, given),
+            **values(common.Run, given),
         )
         screen.emit(to_json(report))
     screen.show(report_view(report))

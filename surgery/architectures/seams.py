@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.architectures.base import Architecture, AttentionKind, AttentionSite, Role
+from surgery.choices.rules import ATTENTION_SEAMS
 
 QK_NORM = (
     "QK-norm: a norm stands behind q and k, so scores are no function of the product of the two "
@@ -72,12 +73,10 @@ class Seam:
     cost: int
 
 
-ATTENTION: Mapping[str, tuple[tuple[Role, ...], tuple[Role, ...]]] = {
-    "qk": (("q",), ("k",)),
-    "vo": (("v",), ("o",)),
-}
-"""Seams of an attention block, in the order it computes them: writers and readers."""
-ATTENTION_SEAMS = tuple(ATTENTION)
+ATTENTION: Mapping[str, tuple[tuple[Role, ...], tuple[Role, ...]]] = dict(
+    zip(ATTENTION_SEAMS, ((("q",), ("k",)), (("v",), ("o",))), strict=True)
+)
+"""Seams of an attention block: writers and readers."""
 
 
 def seams_of(site: AttentionSite) -> dict[str, Seam]:

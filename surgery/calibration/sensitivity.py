@@ -15,9 +15,9 @@ import torch
 from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
 from surgery.calibration.witness import Witness
+from surgery.choices.rules import SeamName
 from surgery.events import Event, Progress
 from surgery.methods import PairDecomposition, SiteDecomposition
-from surgery.methods.rules import SeamName
 from surgery.methods.units import dropped_share
 
 TRIALS = (0.25, 0.5, 0.75)

@@ -17,7 +17,7 @@ from surgery.carried.flatten import flatten
 from surgery.carried.pieces import Wanted
 from surgery.runtime.families import HOMES
 from surgery.runtime.manifest import ABSORB_DECOMPOSE
-from surgery.runtime.parts import LINEAR_METHODS
+from surgery.runtime.parts import LINEAR_METHODS, REGISTERED
 from surgery.runtime.releases import NEWEST, OLDEST, RUNTIME
 from surgery.version import VERSION
 
@@ -95,19 +95,21 @@ def remote_code(config: Mapping[str, Any]) -> RemoteCode | None:
         config: The parsed config.json, with its ``surgery`` block.
 
     Returns:
-        ``None`` where there is no such block, or nothing here runs a model of its family.
+        ``None`` where there is no such block, or nothing here runs a model of its family, or one
+            of its methods is registered from elsewhere.
     """
     block = config.get("surgery") or {"operations": ()}
     methods = dict.fromkeys(operation["method"] for operation in block["operations"])
     autos = auto_classes(config)
     family = config.get("model_type")
     pruned = ABSORB_DECOMPOSE in methods
-    if not methods or not autos or (pruned and family not in HOMES):
+    ours = REGISTERED.isdisjoint(methods) and (not pruned or family in HOMES)
+    if not methods or not autos or not ours:
         return None
     wanted = Wanted(
         lazy=frozenset({HOMES[str(family)]} if pruned else ()),
         keys=frozenset(methods),
-        table=frozenset(LINEAR_METHODS),
+        table=frozenset(LINEAR_METHODS) - REGISTERED,
         refusal=("errors", "LoadError"),
     )
     header = HEADER.format(

@@ -1,30 +1,6 @@
 """Methods: the weights of one block or linear map in, what becomes of them out."""
 
-from surgery.methods.absorb_decompose import absorb_decompose
-from surgery.methods.activation_aware import RIDGE, activation_aware
-from surgery.methods.adopted import Adopted
-from surgery.methods.attention import AttentionWeights
-from surgery.methods.behind import (
-    FORMS,
-    Behind,
-    Form,
-    block_sizes,
-    factor_queries_keys,
-    factor_rotary_keys,
-    factor_rows,
-    factor_values_outputs,
-)
-from surgery.methods.budget import most_removable, predicted_damage
-from surgery.methods.damage import DamageCurve
-from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
-from surgery.methods.frequencies import share_frequencies
-from surgery.methods.givens import Goft, Qgoft
-from surgery.methods.householder import Hra
-from surgery.methods.linear import LinearStart, Treatment
-from surgery.methods.low_rank import SOLVERS, Pissa, Solver, Sorsa
-from surgery.methods.magnitude import magnitude
-from surgery.methods.ranks import choose_ranks
-from surgery.methods.rules import (
+from surgery.choices.rules import (
     LAYOUTS,
     LITTLE_ERROR,
     LITTLE_PERPLEXITY,
@@ -43,6 +19,29 @@ from surgery.methods.rules import (
     Thresholds,
     UpTo,
 )
+from surgery.choices.settings import FORMS, Form
+from surgery.methods.absorb_decompose import absorb_decompose
+from surgery.methods.activation_aware import activation_aware
+from surgery.methods.adopted import Adopted
+from surgery.methods.attention import AttentionWeights
+from surgery.methods.behind import (
+    Behind,
+    block_sizes,
+    factor_queries_keys,
+    factor_rotary_keys,
+    factor_rows,
+    factor_values_outputs,
+)
+from surgery.methods.budget import most_removable, predicted_damage
+from surgery.methods.damage import DamageCurve
+from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
+from surgery.methods.frequencies import share_frequencies
+from surgery.methods.givens import Goft, Qgoft
+from surgery.methods.householder import Hra
+from surgery.methods.linear import LinearStart, Treatment
+from surgery.methods.low_rank import Pissa, Sorsa
+from surgery.methods.magnitude import magnitude
+from surgery.methods.ranks import choose_ranks
 from surgery.methods.units import PairSpectrum, Ranks, SiteSpectra
 
 __all__ = [
@@ -51,8 +50,6 @@ __all__ = [
     "LITTLE_ERROR",
     "LITTLE_PERPLEXITY",
     "OF",
-    "RIDGE",
-    "SOLVERS",
     "Adopted",
     "AttentionWeights",
     "Behind",
@@ -79,7 +76,6 @@ __all__ = [
     "SeamName",
     "SiteDecomposition",
     "SiteSpectra",
-    "Solver",
     "Sorsa",
     "Thresholds",
     "Treatment",

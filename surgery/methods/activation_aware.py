@@ -21,13 +21,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.choices.common import RIDGE
 from surgery.linalg import ProductSVD, core_svd, product_svd
 from surgery.methods.attention import AttentionWeights
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
 from surgery.methods.frequencies import rank_frequencies
-
-RIDGE = 0.05
-"""Default share of white input: the most that costs nothing on input like the calibration's."""
 
 FAINT = 1e-7
 """Vectors worth less than this share of a head's largest say nothing measurable of their input."""

@@ -18,17 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.choices.settings import Form
 from surgery.linalg import orthonormal_product, orthonormal_rows, orthonormality_defect
 from surgery.methods.attention import AttentionWeights
 
-Form = Literal["core", "diagonal"]
-FORMS: tuple[Form, ...] = ("core", "diagonal")
 PARTS: dict[Form, str] = {"core": "core_blocks", "diagonal": "singular_values"}
 
 

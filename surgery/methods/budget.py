@@ -8,8 +8,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from torch import Tensor
 
+from surgery.choices.rules import Layout, Remove, SeamName
 from surgery.errors import UsageError
-from surgery.methods.rules import Layout, Remove, SeamName
 from surgery.methods.units import (
     Ranks,
     SiteSpectra,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from surgery.choices.rules import SeamName
 from surgery.methods.attention import AttentionWeights
-from surgery.methods.rules import SeamName
 
 
 @dataclass(frozen=True)

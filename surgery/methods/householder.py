@@ -12,18 +12,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from surgery.choices.settings import HraSettings
 from surgery.methods.linear import LinearStart
 
 
 @dataclass(frozen=True)
-class Hra:
-    """HRA.
+class Hra(HraSettings):
+    """HRA."""
 
-    Attributes:
-        reflections: Number r of reflections; even, since an odd number starts elsewhere.
-    """
-
-    reflections: int
     name: ClassVar[str] = "hra"
     usual_targets: ClassVar[tuple[str, ...]] = ("q", "v")
     starts_exact: ClassVar[bool] = True

@@ -10,35 +10,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from surgery.choices.settings import SplitSettings
 from surgery.linalg import TruncatedSVD, truncated_svd
 from surgery.methods.linear import LinearStart
-
-Solver = Literal["fast", "full"]
-SOLVERS: tuple[Solver, ...] = ("fast", "full")
 
 ROWS = 1024  # rows of a weight that are subtracted at once, in float64
 
 
 @dataclass(frozen=True)
-class _Split(ABC):
-    """Settings of a split.
+class _Split(SplitSettings, ABC):
+    """A split, whatever its factors."""
 
-    Attributes:
-        rank: Rank r of the principal part.
-        scale: Factor in front of the principal part.
-        solver: ``fast`` (block Krylov, certified) or ``full`` SVD.
-        tolerance: Relative energy that the fast solver may leave behind.
-    """
-
-    rank: int
-    scale: float = 1.0
-    solver: Solver = "fast"
-    tolerance: float = 1e-3
     usual_targets: ClassVar[tuple[str, ...]] = ()
     starts_exact: ClassVar[bool] = True
 

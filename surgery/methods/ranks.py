@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from surgery.errors import UsageError
-from surgery.methods.budget import budget_ranks
-from surgery.methods.rules import (
+from surgery.choices.rules import (
     Energy,
     Layout,
     Lossless,
@@ -16,6 +14,8 @@ from surgery.methods.rules import (
     Thresholds,
     check_rule,
 )
+from surgery.errors import UsageError
+from surgery.methods.budget import budget_ranks
 from surgery.methods.units import (
     Ranks,
     SiteSpectra,

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.choices.rules import Layout, SeamName
 from surgery.methods.damage import DamageCurve
-from surgery.methods.rules import Layout, SeamName
 
 
 @dataclass(frozen=True)

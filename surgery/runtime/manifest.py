@@ -16,9 +16,6 @@ FORMAT_VERSION = 1
 """The format that is written, and the newest that is read."""
 
 ABSORB_DECOMPOSE = "absorb-decompose"
-METHODS = (ABSORB_DECOMPOSE, *LINEAR_METHODS)
-"""Methods whose results this runtime runs."""
-
 SITE_NUMBERS = ("heads", "kv_heads", "head_dim")
 SITE_RANKS = ("qk_ranks", "v_ranks")
 
@@ -99,12 +96,13 @@ def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
     if not isinstance(operation, Mapping):
         raise malformed(where, operation, "an object")
     method = operation.get("method")
-    if method not in METHODS:
+    methods = (ABSORB_DECOMPOSE, *LINEAR_METHODS)
+    if method not in methods:
         raise LoadError(
             "The checkpoint was made by a method that this version cannot run.",
             where=f"{where}.method",
             found=repr(method),
-            expected="one of: " + ", ".join(METHODS),
+            expected="one of: " + ", ".join(methods),
             hint="upgrade model-surgery",
         )
     sites = operation.get("sites")

@@ -155,8 +155,11 @@ LINEAR_METHODS: dict[str, LinearMethod] = {
 }
 """Every method, under the name it has in config.json."""
 
-FLOAT32_PARTS = tuple(name for method in LINEAR_METHODS.values() for name in method.parts)
+FLOAT32_PARTS = [name for method in LINEAR_METHODS.values() for name in method.parts]
 """Names of all parts: parameters that stay float32 whatever dtype the model is loaded in."""
+
+REGISTERED: set[str] = set()
+"""Those of the methods that are not this package's own: see :mod:`.registered`."""
 
 
 def linear_method(method: object, where: str = "method") -> LinearMethod:

@@ -24,8 +24,9 @@ from surgery.training.arguments import training_arguments
 from surgery.training.lora import lora_parts, wrap
 from surgery.training.moved import moved_maps
 from surgery.training.penalty import Penalty
+from surgery.training.preparation import DEFAULT_RANK
 from surgery.training.request import Request
-from surgery.training.start import DEFAULT_RANK, lora_paths
+from surgery.training.start import lora_paths
 from surgery.training.tasks import Task, open_task
 from surgery.training.tensorboard import logging_into
 from surgery.training.trained import (

@@ -6,18 +6,16 @@ from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from typing import Any, Literal, get_args
 
-from surgery.engine.choices import DTYPES, choice
+from surgery.choices.common import DTYPES, choice
+from surgery.choices.option import SEED, asked
+from surgery.choices.parts import PARTS, listed, penalised, recipes
+from surgery.choices.small_part import SCHEDULES, Schedule
 from surgery.errors import UsageError
-from surgery.training.recipes import PENALISED, SCHEDULES, Schedule, recipe_of
+from surgery.training.recipes import recipe_of
 
 Precision = Literal["float32", "bf16", "fp16"]
 Also = Literal["biases", "norms"]
-
-SMALL_PARTS = ("diagonal", "core", "sorsa", "pissa", "hra", "goft", "qgoft")
-"""Methods that a checkpoint can be prepared for."""
-
-TRAIN = (*SMALL_PARTS, "lora", "full")
-"""What can be trained."""
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True)
@@ -54,38 +52,44 @@ class TuneOptions:
         tensorboard: Write a log for tensorboard.
     """
 
-    recipe: str | None = None
-    epochs: float | None = None
-    steps: int | None = None
-    batch: int | None = None
-    micro_batch: int | None = None
-    learning_rate: float | None = None
-    schedule: Schedule | None = None
-    warmup: float | None = None
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    penalty: float | None = None
-    also: tuple[Also, ...] = ()
-    length: int | None = None
-    language: str = "en"
-    held_out: float = 0.05
-    evaluate_every: int | None = None
-    transcribe: bool = True
-    log_every: int = 5
-    save_every: int = 50
-    precision: Precision = "float32"
-    dtype: str = "float32"
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    device: str | None = None
-    workers: int = 0
-    tensorboard: bool = False
+    recipe: str | None = asked(None, lambda: f"{', '.join(recipes())}; default: fitting.")
+    epochs: float | None = asked(None, "Passes over the data.")
+    steps: int | None = asked(None, "Optimiser steps, not epochs.")
+    batch: int | None = asked(None, "Samples a step, over all processes together.")
+    micro_batch: int | None = asked(None, "Samples at once in a process: what memory allows.")
+    learning_rate: float | None = asked(
+        None, "Peak learning rate of AdamW.", "--learning-rate", "--lr"
+    )
+    schedule: Schedule | None = asked(None, "How the learning rate falls.")
+    warmup: float | None = asked(None, "Steps of warm-up, or, below 1, share of all steps.")
+    weight_decay: float = asked(0.0, "Of AdamW.")
+    clip: float = asked(1.0, "Largest norm of the gradient; 0: any.")
+    penalty: float | None = asked(
+        None, lambda: f"Weight of the regulariser of {listed(penalised(), 'or')}."
+    )
+    also: tuple[Also, ...] = asked(
+        (), "What is trained beside.", reads="words", metavar="biases,norms"
+    )
+    length: int | None = asked(None, "Tokens a row of packed text; default: at most 512.")
+    language: str = asked("en", "What is spoken, if not English.")
+    held_out: float = asked(0.05, "Share of the data kept back to watch, at most 64 samples.")
+    evaluate_every: int | None = asked(None, "Steps between looks at it; default: ten looks a run.")
+    transcribe: bool = asked(True, "Word error rate of it, too.", "--transcribe/--no-transcribe")
+    log_every: int = asked(5, "Steps between logged losses.")
+    save_every: int = asked(50, "Steps between states to resume from.")
+    precision: Precision = asked("float32", "Mixed precision.")
+    dtype: str = asked("float32", "Of the frozen weights; small parts are float32.", among=DTYPES)
+    gradient_checkpointing: bool = asked(False, "Save memory, take longer.")
+    seed: int = asked(0, SEED, least=0)
+    device: str | None = asked(None, "Default: the accelerator, where there is one.", among=DEVICES)
+    workers: int = asked(0, "Processes that prepare data.", least=0)
+    tensorboard: bool = asked(False, "Log for tensorboard, in OUT/tensorboard.")
 
     def __post_init__(self) -> None:
         """Refuse values out of their range."""
         choice("--schedule", self.schedule, (None, *SCHEDULES))
         choice("--precision", self.precision, get_args(Precision))
-        choice("--device", self.device, (None, "cpu", "cuda", "mps", "xpu"))
+        choice("--device", self.device, (None, *DEVICES))
         choice("--dtype", self.dtype, DTYPES)
         for beside in self.also:
             choice("--also", beside, get_args(Also))
@@ -183,22 +187,22 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
 
     Args:
         options: What was asked for.
-        method: What is trained; one of :data:`TRAIN`.
+        method: What is trained; one of :data:`~surgery.choices.parts.PARTS`.
         processes: How many train together.
 
     Raises:
         UsageError: The recipe is unknown, a penalty has nothing to act on, or the batch does
             not divide.
     """
-    name, recipe = recipe_of(options.recipe, method)
+    recipe = recipe_of(options.recipe, method)
     penalty = recipe.penalty if options.penalty is None else options.penalty
-    if method not in PENALISED:
+    if not PARTS[method].penalty:
         if options.penalty:
             raise UsageError(
                 f"{method} has no regulariser",
                 where="--penalty",
                 found=options.penalty,
-                expected="nothing; these have one: " + ", ".join(PENALISED),
+                expected="nothing; these have one: " + ", ".join(penalised()),
             )
         penalty = None
     elif penalty is None:
@@ -210,7 +214,7 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
             found=options.dtype,
             hint="leave it out, and use --precision bf16",
         )
-    if options.also and method in ("lora", "full"):
+    if options.also and PARTS[method].command == "tune":
         raise UsageError(
             f"{method} trains nothing beside itself",
             where="--also",
@@ -234,7 +238,7 @@ def settle(options: TuneOptions, method: str, processes: int = 1) -> Settings:
 
     return Settings(
         options=options,
-        recipe=name,
+        recipe=recipe.name,
         source=recipe.source,
         learning_rate=chosen("learning_rate"),
         schedule=chosen("schedule"),

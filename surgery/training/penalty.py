@@ -19,15 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgery.choices.parts import PARTS
 from surgery.runtime.penalties import orthonormality_penalty
 from surgery.runtime.shards import whole
-
-DEFINITIONS = {
-    "sorsa": "mean over all U and V of ‖UᵀU − I‖_F",
-    "hra": "Σ ‖UᵀU − I‖_F²",
-    "qgoft": "Σ ⟨α, β⟩²",
-}
-"""What is weighted, by method."""
 
 
 class Penalty:
@@ -45,7 +39,7 @@ class Penalty:
     @property
     def described(self) -> str:
         """What it is, with its weight."""
-        return f"{self.weight:g} · {DEFINITIONS[self.method]}"
+        return f"{self.weight:g} · {PARTS[self.method].penalty}"
 
     def __call__(self) -> Tensor:
         """Return what is added to the loss, a float32 scalar."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from surgery.choices.parts import PARTS
 from surgery.engine.parts.split import reparam, split
 from surgery.events import Progress
+from surgery.training.preparation import DEFAULT_RANK
 from surgery.training.request import Request
-from surgery.training.start import DEFAULT_RANK
 
 
 def prepare(request: Request, progress: Progress) -> None:
@@ -17,21 +19,18 @@ def prepare(request: Request, progress: Progress) -> None:
         request: The run; its base directory is written, or found done by an interrupted run.
         progress: Called with :class:`surgery.events.Event`.
     """
-    given, method = request.preparation, request.method
-    common: dict[str, Any] = {
-        "method": method,
-        "scope": given.scope,
-        "seed": request.settings.options.seed,
-        "resume": True,
-        "progress": progress,
-    }
-    if method in ("sorsa", "pissa"):
-        rank = given.rank or DEFAULT_RANK
-        split(request.asked, request.base, rank=rank, targets=given.targets, **common)
-    elif method in ("diagonal", "core"):
-        if method == "core":
-            common["up_block"] = given.up_block
-        reparam(request.asked, request.base, pairs=given.pairs, **common)
-    else:
-        more: dict[str, Any] = {"reflections": given.reflections, "targets": given.targets}
-        reparam(request.asked, request.base, **common, **more)
+    given, part = request.preparation, PARTS[request.method]
+    settings: dict[str, Any] = {name: getattr(given, name) for name in part.settings}
+    if "rank" in settings:
+        settings["rank"] = given.rank or DEFAULT_RANK
+    operate: Callable[..., Any] = split if part.command == "split" else reparam
+    operate(
+        request.asked,
+        request.base,
+        method=part.name,
+        scope=given.scope,
+        seed=request.settings.options.seed,
+        resume=True,
+        progress=progress,
+        **settings,
+    )

@@ -24,7 +24,8 @@ from surgery.evaluation.fingerprints import data_fingerprints, overlap, sketch
 from surgery.evaluation.kinds import Kind, data_name
 from surgery.stored.stored import Stored
 from surgery.training.options import Settings
-from surgery.training.start import Preparation, carries_parts
+from surgery.training.preparation import Preparation
+from surgery.training.start import carries_parts
 from surgery.version import versions
 
 BASE = "base"

@@ -3,80 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from surgery.engine.choices import ScopeChoice, choice
+from surgery.choices.common import choice
+from surgery.choices.parts import PARTS
 from surgery.errors import UnsupportedModelError, UsageError
-from surgery.methods.rules import SeamName
 from surgery.runtime.manifest import ABSORB_DECOMPOSE
 from surgery.stored.stored import Stored
-from surgery.training.options import SMALL_PARTS, TRAIN
+from surgery.training.preparation import Preparation
 
-BY_RANK = ("sorsa", "pissa", "lora")
-DEFAULT_RANK = 8
 PRUNED = "core"
 """What is trained of a pruned checkpoint without small parts, as in CLOVER's healing."""
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How a checkpoint without small parts is given them.
-
-    Attributes:
-        rank: Rank of ``sorsa``, ``pissa`` and ``lora``; 8 by default.
-        reflections: HRA's, even.
-        targets: Roles of the maps; ``None``: what is usual for the method.
-        scope: Which blocks.
-        layers: Of ``lora``: which layers; ``None``: all.
-        pairs: Of ``diagonal`` and ``core``: ``qk``, ``vo``; both by default.
-        up_block: Of ``core``: rows of a block of up projections, 0 for none; 64 by default for
-            families with rotary positions.
-    """
-
-    rank: int | None = None
-    reflections: int | None = None
-    targets: tuple[str, ...] | None = None
-    scope: ScopeChoice = "all"
-    layers: tuple[int, ...] | None = None
-    pairs: tuple[SeamName, ...] | None = None
-    up_block: int | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON values, by the command line's names."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-
-    def given(self) -> dict[str, Any]:
-        """Return what is not the default."""
-        return {key: v for key, v in self.plain().items() if v not in (None, "all")}
-
-    def check(self, method: str) -> None:
-        """Refuse settings that are not the method's.
-
-        Raises:
-            UsageError: One of them has nothing to act on.
-        """
-        known = {"scope", *_SETTINGS.get(method, ())}
-        for name in self.given():
-            if name not in known:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} says nothing about {method}",
-                    found=getattr(self, name),
-                    hint=f"leave it out; {method} takes "
-                    + ", ".join("--" + each.replace("_", "-") for each in sorted(known)),
-                )
-
-
-_SETTINGS = {
-    "diagonal": ("pairs",),
-    "core": ("pairs", "up_block"),
-    "sorsa": ("rank", "targets"),
-    "pissa": ("rank", "targets"),
-    "lora": ("rank", "targets", "layers"),
-    "hra": ("reflections", "targets"),
-    "goft": ("targets",),
-    "qgoft": ("targets",),
-}
 
 
 def what_is_trained(stored: Stored, train: str | None) -> str:
@@ -88,7 +24,7 @@ def what_is_trained(stored: Stored, train: str | None) -> str:
             text head.
     """
     _check_learns(stored)
-    choice("--train", train, (None, *TRAIN))
+    choice("--train", train, (None, *PARTS))
     carried = sorted({linear.method for linear in stored.linears.values()})
     if not carried:
         if train is not None:
@@ -98,7 +34,7 @@ def what_is_trained(stored: Stored, train: str | None) -> str:
         raise UsageError(
             "This checkpoint has no small parts, so say what is to be trained",
             where=f"{stored.source.name}/config.json",
-            expected="--train " + "|".join(TRAIN),
+            expected="--train " + "|".join(PARTS),
         )
     if len(carried) == 1 and train in (None, carried[0]):
         return carried[0]
@@ -126,7 +62,7 @@ def _check_learns(stored: Stored) -> None:
 
 def carries_parts(stored: Stored, method: str) -> bool:
     """Whether the checkpoint itself is the base, because nothing has to be put into it."""
-    return bool(stored.linears) or method not in SMALL_PARTS
+    return bool(stored.linears) or PARTS[method].command == "tune"
 
 
 def lora_paths(stored: Stored, preparation: Preparation) -> list[str]:

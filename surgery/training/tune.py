@@ -25,11 +25,12 @@ from surgery.stored.stored import Stored, read_stored
 from surgery.training.arguments import check_precision
 from surgery.training.learn import Learned, learn
 from surgery.training.options import TuneOptions, settle
+from surgery.training.preparation import Preparation
 from surgery.training.prepare import prepare
 from surgery.training.processes import Processes
 from surgery.training.request import BASE, Request
 from surgery.training.result import tuning_report
-from surgery.training.start import Preparation, carries_parts, what_is_trained
+from surgery.training.start import carries_parts, what_is_trained
 from surgery.training.tasks import check_training_data, check_training_words, row_length
 from surgery.training.tensorboard import check_installed
 from surgery.training.trainer import latest_state, step_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 import surgery
+from surgery.choices.common import SHIPPED
 from surgery.engine.cut import settle as settling
 from surgery.engine.cut.estimate import estimate_text
 from surgery.engine.measure import shipped
-from surgery.engine.measure.shipped import SHIPPED
 from surgery.errors import CheckpointError, UsageError
 from surgery.events import Event
 from surgery.methods import LITTLE_ERROR
@@ -180,7 +181,7 @@ def test_a_dry_run_says_first_how_long_it_will_take(place: Path) -> None:
 def test_an_interrupted_run_resumes_with_its_statistics(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surgery.engine.cut import calibration_run, decompose
+    from surgery.engine.cut import calibration_run
 
     save_spoken("llama", place / "llama")
     options = surgery.Options(rule=surgery.Remove(0.3))
@@ -190,7 +191,8 @@ def test_an_interrupted_run_resumes_with_its_statistics(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(decompose, "activation_aware", killed)
+        home = import_module("surgery.methods.activation_aware")
+        patched.setattr(home, "activation_aware", killed)
         with pytest.raises(KeyboardInterrupt):
             surgery.absorb_decompose("llama", "out", options=options)
     assert (place / LEFT_OVER).is_dir()

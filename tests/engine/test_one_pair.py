@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import surgery
-from surgery.methods.rules import SeamName
+from surgery.choices.rules import SeamName
 from surgery.report.html import to_html
 from surgery.report.model.report import Report
 from surgery.report.wording import percent

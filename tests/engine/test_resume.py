@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +192,12 @@ def test_finished_work_is_not_done_again(
     assert bool(written) == (stage == "Writing")
 
     from surgery.checkpoint.writer import ShardWriter
-    from surgery.engine.cut import decompose
 
     decomposed: list[Any] = []
-    method = decompose.absorb_decompose
+    home = import_module("surgery.methods.absorb_decompose")
+    method = home.absorb_decompose
     monkeypatch.setattr(
-        decompose,
+        home,
         "absorb_decompose",
         lambda *a, **k: decomposed.append(a) or method(*a, **k),  # type: ignore[func-returns-value]
     )

@@ -6,6 +6,7 @@ Oracles are dense products in float64 (``linear_oracles``) and stock transformer
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import surgery
+from surgery.choices.parts import PARTS
 from surgery.errors import CheckpointError, UsageError
 from surgery.report.model.report import Report
+from surgery.runtime.parts import FLOAT32_PARTS
 from tests.engine.linear_oracles import dense_weight
 from tests.engine.support import DTYPES, config_of, contents, run, save_tiny, tensors_of
 from tests.models import TINY, model_class
 from tests.runtime.naive import relative_error
 
+SETTINGS = {"rank": 5, "reflections": 4}
 METHODS: dict[str, Callable[..., Report]] = {
-    "sorsa": lambda *a, **k: surgery.split(*a, **{"method": "sorsa", "rank": 5, **k}),
-    "pissa": lambda *a, **k: surgery.split(*a, **{"method": "pissa", "rank": 5, **k}),
-    "hra": lambda *a, **k: surgery.reparam(*a, **{"method": "hra", "reflections": 4, **k}),
-    "goft": lambda *a, **k: surgery.reparam(*a, **{"method": "goft", **k}),
-    "qgoft": lambda *a, **k: surgery.reparam(*a, **{"method": "qgoft", **k}),
+    name: partial(
+        getattr(surgery, part.command),
+        method=name,
+        **{key: value for key, value in SETTINGS.items() if key in part.settings},
+    )
+    for name, part in PARTS.items()
+    if part.treatment is not None
 }
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -74,7 +80,7 @@ def perturb(model: Any, size: float = 0.2) -> Any:
     """Move every small part well away from its start, each by its own scale."""
     torch.manual_seed(3)
     for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2].startswith(("sorsa_", "pissa_", "hra_", "goft_", "qgoft_")):
+        if name.rpartition(".")[2] in FLOAT32_PARTS:
             assert parameter.dtype == torch.float32
             scale = parameter.square().mean().sqrt() or 1.0
             parameter.add_(torch.randn_like(parameter) * scale * size)

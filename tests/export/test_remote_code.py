@@ -12,6 +12,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -28,6 +29,7 @@ from surgery.architectures import ARCHITECTURES
 from surgery.architectures.base import BASE
 from surgery.carried.flatten import flatten
 from surgery.carried.remote_code import FILE, place_code, remote_code
+from surgery.choices.parts import PARTS
 from surgery.errors import SurgeryWarning
 from surgery.runtime.families import HOMES
 from surgery.runtime.parts import FLOAT32_PARTS, LINEAR_METHODS
@@ -39,13 +41,12 @@ ABSORB = "absorb-decompose"
 EMBEDDED = Path(surgery.__file__).parent / "data" / "whisper_micro"
 
 SMALL_PARTS: dict[str, Callable[..., Any]] = {
-    "sorsa": lambda *a: surgery.split(*a, method="sorsa", rank=3),
-    "pissa": lambda *a: surgery.split(*a, method="pissa", rank=3),
-    "hra": lambda *a: surgery.reparam(*a, method="hra", reflections=4),
-    "goft": lambda *a: surgery.reparam(*a, method="goft"),
-    "qgoft": lambda *a: surgery.reparam(*a, method="qgoft"),
-    "core": lambda *a: surgery.reparam(*a, method="core"),
-    "diagonal": lambda *a: surgery.reparam(*a, method="diagonal"),
+    name: partial(
+        getattr(surgery, PARTS[name].command),
+        method=name,
+        **{key: n for key, n in (("rank", 3), ("reflections", 4)) if key in PARTS[name].settings},
+    )
+    for name in LINEAR_METHODS
 }
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

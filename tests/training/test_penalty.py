@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import surgery
+from surgery.choices.parts import PARTS, recipes
 from surgery.runtime.linears import swap_linear
-from surgery.training.penalty import DEFINITIONS, Penalty, orthogonality_defect
-from surgery.training.recipes import RECIPES
+from surgery.training.penalty import Penalty, orthogonality_defect
 from tests.engine.support import tensors_of
 from tests.training.runs import LENGTH, save_model, tokenizer, tune, write_text
 
@@ -117,7 +117,7 @@ def test_loss_penalty_and_steps_are_those_of_the_formulas(
     steps = report.tuning.steps
     assert [step.loss for step in steps] == pytest.approx(expected["loss"], rel=1e-4)
     assert [step.penalty for step in steps] == pytest.approx(expected["penalty"], rel=1e-4)
-    assert report.tuning.penalty == f"{weight:g} · {DEFINITIONS[method]}"
+    assert report.tuning.penalty == f"{weight:g} · {PARTS[method].penalty}"
     tuned = tensors_of(tmp_path / "out")
     assert distance(tuned, expected["parts"], prepared / method) < TOLERANCE
     # It is not lost among the task's gradients.
@@ -205,7 +205,7 @@ def test_recipes_are_the_published_numbers() -> None:
         "qgoft": (1e-4, None, None, 64, None, 0.01),
     }
     for name, numbers in published.items():
-        one = RECIPES[name]
+        one = recipes()[name]
         ours = (one.learning_rate, one.schedule, one.warmup, one.batch, one.epochs, one.penalty)
         for found, said in zip(ours[:-1], numbers[:-1], strict=True):
             assert said is None or found == said, name

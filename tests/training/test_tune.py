@@ -13,11 +13,11 @@ import soundfile
 import torch
 
 import surgery
+from surgery.choices.parts import PARTS
 from surgery.micro.assets import DIRECTORY as MICRO
 from surgery.micro.synthesis import SAMPLE_RATE, dial
 from surgery.runtime.linears import PartedLinear
 from surgery.stored.adapter import read_adapter
-from surgery.training.options import TRAIN
 from tests.engine.support import contents, run, tensors_of
 from tests.models import model_class
 from tests.runtime.naive import relative_error
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", TRAIN)
+@pytest.mark.parametrize("method", PARTS)
 def test_the_adapter_is_the_model_that_was_trained(
     method: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

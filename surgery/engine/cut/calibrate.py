@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from surgery.engine.measure.shipped import SHIPPED
+from surgery.choices.common import RIDGE, SHIPPED
+from surgery.choices.option import asked
 from surgery.errors import UsageError
-from surgery.methods import RIDGE
 
 PADDING_WEIGHT = 0.1
 """What a frame of the silence that fills up a Whisper window counts, against 1 for sound."""
+
+_option: Any = partial(asked, panel="Calibration: decide by what the model computes on real input")
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,56 @@ class Calibrate:
         UsageError: There is neither data nor statistics, or a number is out of range.
     """
 
-    data: str | None = None
-    statistics: str | None = None
-    padding_weight: float = PADDING_WEIGHT
-    ridge: float = RIDGE
-    varied: bool = True
-    samples: int | None = None
-    language: str = "en"
-    device: str | None = None
-    trials: bool | None = None
-    refit: bool | None = None
+    data: str | None = _option(
+        None,
+        "Recordings (Whisper), or text, .jsonl, or a folder of them. Default: 'shipped', what "
+        "comes with surgery.",
+        "--calibrate",
+        metavar="DIR|FILE",
+    )
+    statistics: str | None = _option(
+        None,
+        "Keep what calibration found here; used again where it exists.",
+        reads="path",
+        metavar="FILE",
+    )
+    padding_weight: float = _option(
+        PADDING_WEIGHT,
+        f"What a frame of the silence that fills a window counts; default {PADDING_WEIGHT}.",
+        least=0.0,
+        most=1.0,
+        told=True,
+    )
+    ridge: float = _option(
+        RIDGE,
+        f"Share of white input that is mixed in; default {RIDGE}. More is more cautious.",
+        least=0.0,
+        most=1.0,
+        told=True,
+    )
+    varied: bool = _option(
+        True,
+        "Do not vary the recordings in speed, noise and bandwidth.",
+        "--as-recorded",
+        inverted=True,
+    )
+    samples: int | None = _option(
+        None, "Calibrate on the first so many recordings or documents only.", least=1
+    )
+    language: str = _option("en", "What is spoken, for a multilingual decoder.")
+    device: str | None = _option(None, "Where the model runs: cpu (the default), cuda, cuda:1, …")
+    trials: bool | None = _option(
+        None,
+        "Cut every pair on trial to learn what each costs: many passes. Default: with your "
+        "own data.",
+        "--trials/--no-trials",
+    )
+    refit: bool | None = _option(
+        None,
+        "Fit each output projection to what its heads keep: three more passes. Default: with "
+        "your own data.",
+        "--refit/--no-refit",
+    )
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""

@@ -26,13 +26,14 @@ from surgery.calibration.witness import (
     witness,
 )
 from surgery.checkpoint.validate import check_finite
+from surgery.choices.common import SHIPPED
 from surgery.engine.cut.bounds import check_bound
 from surgery.engine.cut.decompose import Spill
 from surgery.engine.cut.plan import Plan
 from surgery.engine.cut.saved_statistics import saved_statistics
 from surgery.engine.measure.heads import check_hears
 from surgery.engine.measure.input import data_kind, processor_of
-from surgery.engine.measure.shipped import SHIPPED, shipped_data
+from surgery.engine.measure.shipped import shipped_data
 from surgery.errors import UsageError, note_kept
 from surgery.evaluation.unused import warn_of_unused
 from surgery.events import Progress

@@ -11,6 +11,8 @@ from surgery.architectures.base import AttentionSite
 from surgery.architectures.seams import Seam, seams_of
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
+from surgery.choices.cutting import BY_INPUT, BY_WEIGHTS, CUTTING
+from surgery.choices.rules import SeamName
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.events import Event, Progress
 from surgery.methods import (
@@ -20,12 +22,8 @@ from surgery.methods import (
     PairSpectrum,
     SiteDecomposition,
     SiteSpectra,
-    absorb_decompose,
-    activation_aware,
-    magnitude,
 )
 from surgery.methods.activation_aware import SecondMoments
-from surgery.methods.rules import SeamName
 from surgery.stored.pack import read_site
 from surgery.stored.parallel import map_ahead
 
@@ -78,17 +76,19 @@ def decompose_sites(
         for name in each.site.tensors():
             check_finite(name, plan.source.tensor(name))
         weights, treated = load_block(plan.source, each), each.treated
-        if seen is not None:
-            return activation_aware(
-                weights,
-                seen[each.site.path],
-                qk="qk" in treated,
-                vo="vo" in treated,
-                rotary="qk" in treated and not each.mixes("qk"),
-                ridge=plan.options.calibrate.ridge if plan.options.calibrate else 0.0,
-            )
-        method = magnitude if plan.options.baseline == "magnitude" else absorb_decompose
-        return method(weights, qk="qk" in treated, vo="vo" in treated)
+        pairs = {"qk": "qk" in treated, "vo": "vo" in treated}
+        found: SiteDecomposition
+        if seen is None:
+            found = CUTTING[plan.options.baseline or BY_WEIGHTS].decompose(weights, **pairs)
+            return found
+        found = CUTTING[BY_INPUT].decompose(
+            weights,
+            seen[each.site.path],
+            **pairs,
+            rotary="qk" in treated and not each.mixes("qk"),
+            ridge=plan.options.calibrate.ridge if plan.options.calibrate else 0.0,
+        )
+        return found
 
     fresh = map_ahead(decompose, fresh_sites)
     for index, each in enumerate(plan.sites):

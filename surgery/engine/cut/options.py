@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from surgery.architectures import Architecture
-from surgery.architectures.seams import ATTENTION_SEAMS
-from surgery.engine.choices import DTYPES, SCOPES, ScopeChoice, choice
-from surgery.engine.cut.calibrate import PADDING_WEIGHT, Calibrate
-from surgery.engine.measure.shipped import SHIPPED
-from surgery.errors import UsageError
-from surgery.methods import (
+from surgery.choices.common import DTYPES, RIDGE, SCOPES, SHIPPED, ScopeChoice, choice
+from surgery.choices.cutting import baselines, described
+from surgery.choices.option import DTYPE, asked, command_line
+from surgery.choices.rules import (
+    ATTENTION_SEAMS,
     LAYOUTS,
     OF,
-    RIDGE,
     Bound,
     Energy,
     Layout,
@@ -30,8 +26,13 @@ from surgery.methods import (
     Thresholds,
     UpTo,
 )
+from surgery.choices.where import WHERE
+from surgery.engine.cut.calibrate import PADDING_WEIGHT, Calibrate
+from surgery.errors import UsageError
 
-Baseline = Literal["magnitude"]
+if TYPE_CHECKING:
+    from surgery.architectures import Architecture
+
 PresetChoice = Literal["paper"]
 DEFAULTS = {
     "layout": "ragged",
@@ -42,6 +43,8 @@ DEFAULTS = {
     "language": "en",
 }
 """What a command need not spell out."""
+
+_what: Any = partial(asked, panel="What to cut, and how")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Options:
         scope: Which attention blocks; ``None`` takes the preset's (lossless: all).
         pairs: ``qk``, ``vo`` or both; ``None`` takes the preset's (else both).
         multiple: Ranks are multiples of this, or full.
-        baseline: ``magnitude`` prunes without decomposing, for comparison.
+        baseline: A method to compare with, by weights alone: ``magnitude`` does not decompose.
         dtype: Output dtype; ``None`` keeps every tensor's own.
         calibrate: Decide by what attention computes on real input; ``None`` takes what comes
             with the package, where the rule asks for real input at all.
@@ -65,22 +68,34 @@ class Options:
     """
 
     rule: Rule | None = None
-    layout: Layout = "ragged"
-    scope: ScopeChoice | None = None
-    pairs: tuple[SeamName, ...] | None = None
-    multiple: int = 1
-    baseline: Baseline | None = None
-    dtype: str | None = None
+    layout: Layout = _what(
+        "ragged",
+        "ragged: every head its own ranks. block: one QK and one VO rank a block. "
+        "tied: one rank a block. model: one QK and one VO rank for all blocks.",
+    )
+    scope: ScopeChoice | None = _what(None, "Which attention blocks.")
+    pairs: tuple[SeamName, ...] | None = _what(
+        None, "Which pairs: qk, vo, or both.", reads="words", metavar="qk,vo"
+    )
+    multiple: int = _what(1, "Ranks are multiples of this, or full.", least=1)
+    baseline: str | None = _what(
+        None, lambda: f"Prune without decomposing, to compare with. {described()}", among=baselines
+    )
+    dtype: str | None = asked(None, DTYPE, among=DTYPES)
     calibrate: Calibrate | None = None
-    by_weights: bool = False
-    preset: PresetChoice | None = None
+    by_weights: bool = asked(
+        False, "Decide by the weights alone: needs no input, and may ruin the model.", panel=WHERE
+    )
+    preset: PresetChoice | None = asked(
+        None, "paper: the thresholds that a paper gives.", panel=WHERE
+    )
     reason: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""
         choice("--layout", self.layout, LAYOUTS)
         choice("--scope", self.scope, (None, *SCOPES))
-        choice("--baseline", self.baseline, (None, "magnitude"))
+        choice("--baseline", self.baseline, (None, *baselines()))
         choice("--dtype", self.dtype, (None, *DTYPES))
         choice("--preset", self.preset, (None, "paper"))
         for pair in self.pairs or ():
@@ -225,26 +240,9 @@ class Options:
             output: Where the result goes, if anywhere.
             as_typed: Name calibration's files as the user did: not for others' eyes.
         """
-        words = ["surgery", "absorb-decompose", model]
         plain = self.plain()
         if as_typed and self.calibrate is not None:
             plain |= {"calibrate": self.calibrate.data, "statistics": self.calibrate.statistics}
-        for name, value in plain.items():
-            flag = "--" + name.replace("_", "-")
-            if name in ("trials", "refit"):
-                words += [] if value is None else [flag if value else f"--no-{name}"]
-                continue
-            if value is None or value is False or value == DEFAULTS.get(name):
-                continue
-            if value is True:
-                words.append(flag)
-            else:
-                words += [
-                    flag,
-                    ",".join(value)
-                    if isinstance(value, Sequence) and not isinstance(value, str)
-                    else f"{value}",
-                ]
-        if output is not None:
-            words += ["-o", output]
-        return shlex.join(words)
+        off = {name for name in ("trials", "refit") if plain.get(name) is False}
+        given = {f"no_{n}" if n in off else n: True if n in off else v for n, v in plain.items()}
+        return command_line("absorb-decompose", model, given, output, DEFAULTS)

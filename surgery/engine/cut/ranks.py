@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.architectures.seams import ATTENTION_SEAMS
+from surgery.choices.rules import ATTENTION_SEAMS, SeamName, check_rule
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.methods import (
     Bound,
@@ -21,7 +21,6 @@ from surgery.methods import (
     UpTo,
     choose_ranks,
 )
-from surgery.methods.rules import SeamName, check_rule
 from surgery.report.accounting import site_parameters
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 
 from surgery.architectures.ranks import SiteRanks
-from surgery.architectures.seams import ATTENTION_SEAMS
+from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.engine.cut.rewrite import Errors, tensor_table
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
-from surgery.methods.rules import SeamName
 from surgery.methods.units import energy_share
 from surgery.report.accounting import restructured, savings
 from surgery.report.costs import beside_attention, quantities, sequence_lengths

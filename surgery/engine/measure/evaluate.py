@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import torch
 
-from surgery.engine.choices import choice
+from surgery.choices.common import choice
 from surgery.engine.measure.candidates import Candidate, load_candidates, open_candidates
 from surgery.engine.measure.input import (
     EMBEDDED,

@@ -9,8 +9,9 @@ from importlib.resources import as_file, files
 from surgery.calibration.data import open_data
 from surgery.calibration.dealing import deal
 from surgery.checkpoint.source import TensorSource
+from surgery.choices.common import SHIPPED
 from surgery.engine.measure.leakage import known_to, shared_samples
-from surgery.engine.measure.shipped import NAMES, SHIPPED
+from surgery.engine.measure.shipped import NAMES
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.fingerprints import audio_fingerprint
 from surgery.stored.block import read_operations

@@ -11,8 +11,6 @@ from surgery.calibration.data import CalibrationData, open_data
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.measure.input import EMBEDDED, data_kind
 
-SHIPPED = "shipped"
-"""In place of a path: the text, speech or tones that come with the package."""
 NAMES = {"text": "calibration/text.txt", "audio": "calibration/speech"}
 TONES = "whisper_micro/calibration"
 

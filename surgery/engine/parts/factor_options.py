@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from surgery.architectures import Architecture
-from surgery.architectures.seams import ATTENTION_SEAMS
-from surgery.engine.choices import (
-    DTYPES,
-    SCOPES,
-    ScopeChoice,
-    choice,
-)
+from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
+from surgery.choices.option import DTYPE, SCOPE, asked, command_line
+from surgery.choices.rules import ATTENTION_SEAMS, SeamName
+from surgery.choices.settings import FORMS, Form
 from surgery.errors import UsageError
-from surgery.methods import FORMS, Form, SeamName
+
+if TYPE_CHECKING:
+    from surgery.architectures import Architecture
 
 UP_BLOCK = 64
 """Rows of ``up`` that share a core in the paper's recipe, which is for families with RoPE."""
@@ -35,10 +32,19 @@ class FactorOptions:
     """
 
     form: Form
-    pairs: tuple[SeamName, ...] | None = None
-    scope: ScopeChoice = "all"
-    up_block: int | None = None
-    dtype: str | None = None
+    pairs: tuple[SeamName, ...] | None = asked(
+        None,
+        "core, diagonal: behind keys (qk), values (vo), or (default) both.",
+        reads="words",
+        metavar="qk,vo",
+    )
+    scope: ScopeChoice = asked("all", SCOPE)
+    up_block: int | None = asked(
+        None,
+        f"core: rows of up that share a block, 0: none; default {UP_BLOCK} with RoPE, else 0.",
+        least=0,
+    )
+    dtype: str | None = asked(None, DTYPE, among=DTYPES)
 
     def __post_init__(self) -> None:
         """Refuse values that are not among the choices."""
@@ -78,12 +84,4 @@ class FactorOptions:
 
     def command(self, model: str, output: str | None) -> str:
         """Return the shell command that asks for the same, what was left open spelled out."""
-        words = ["surgery", "reparam", model]
-        for name, value in self.plain().items():
-            if value is None or (name, value) == ("scope", "all"):
-                continue
-            text = ",".join(value) if isinstance(value, list) else f"{value}"
-            words += ["--" + name.replace("_", "-"), text]
-        if output is not None:
-            words += ["-o", output]
-        return shlex.join(words)
+        return command_line("reparam", model, self.plain(), output, {"scope": "all"})

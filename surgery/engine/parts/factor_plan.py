@@ -10,14 +10,13 @@ from surgery.architectures import AttentionSite, LinearMap
 from surgery.architectures.base import Role
 from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.source import TensorSource
+from surgery.choices.parts import PARTS
 from surgery.engine.parts.factor_options import FactorOptions
 from surgery.engine.parts.linear_plan import PartsPlan, refuse_treated
 from surgery.errors import UsageError
 from surgery.methods import Form, block_sizes
 from surgery.stored.pack import vectors
 from surgery.stored.stored import Stored, read_stored
-
-TITLES = {"core": "cores behind heads", "diagonal": "singular values behind heads"}
 
 FUSED: tuple[Role, ...] = ("q", "k", "v")
 
@@ -125,7 +124,7 @@ def make_factor_plan(
         stored=stored,
         asked=asked,
         method=options.form,
-        title=TITLES[options.form],
+        title=PARTS[options.form].title,
         options=options,
         maps=_maps(stored, entries),
         form=options.form,

@@ -13,14 +13,13 @@ import torch
 from surgery.architectures import LINEAR_ROLES, LinearMap
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import TensorSpec
+from surgery.choices.parts import PARTS
 from surgery.engine.parts.linear_options import LinearOptions
 from surgery.engine.result import AskedFor
 from surgery.errors import CheckpointError, UsageError
 from surgery.methods import Treatment
 from surgery.runtime.parts import part_shapes
 from surgery.stored.stored import Stored, output_dtype, read_stored
-
-TITLES = {"split": "split into principal and residual", "reparam": "re-parameterised"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def make_linear_plan(
         stored=stored,
         asked=asked,
         method=options.treatment.name,
-        title=TITLES[options.command_name],
+        title=PARTS[options.treatment.name].title,
         options=options,
         maps=maps,
         treatments=treatments,

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.choices import ScopeChoice, choice
+from surgery.choices.common import ScopeChoice, choice
+from surgery.choices.parts import PARTS, by_command
+from surgery.choices.settings import Solver
 from surgery.engine.parts.factor import Factor
 from surgery.engine.parts.factor_options import FactorOptions
 from surgery.engine.parts.factor_plan import make_factor_plan
-from surgery.engine.parts.linear_options import (
-    REPARAM_METHODS,
-    LinearOptions,
-    reparam_treatment,
-    split_treatment,
-)
+from surgery.engine.parts.linear_options import LinearOptions, treatment_of
 from surgery.engine.parts.linear_plan import make_linear_plan
 from surgery.engine.parts.parts_surgery import PartsSurgery
 from surgery.engine.parts.small_parts import SmallParts
 from surgery.engine.result import default_output, produce
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
-from surgery.methods import FORMS, Form, SeamName, Solver
+from surgery.methods import Form, SeamName
 from surgery.report.model.report import Report
 
 
@@ -79,7 +77,8 @@ def split(
     Raises:
         SurgeryError: What is wrong, where, and what to do; the target is untouched.
     """
-    treatment = split_treatment(method, rank, scale=scale, solver=solver, tolerance=tolerance)
+    choice("--method", method, by_command("split"))
+    treatment = treatment_of(method, rank=rank, scale=scale, solver=solver, tolerance=tolerance)
     options = LinearOptions(treatment, _roles(targets), scope, seed, dtype)
     return _treat(model, out, options, data, force, resume, dry_run, revision, progress)
 
@@ -136,33 +135,32 @@ def reparam(
     Raises:
         SurgeryError: What is wrong, where, and what to do; the target is untouched.
     """
-    choice("--method", method, (*REPARAM_METHODS, *FORMS))
+    choice("--method", method, by_command("reparam"))
     options: LinearOptions | FactorOptions
-    if method in FORMS:
-        _refuse(method, {"--reflections": reflections, "--targets": targets})
-        form: Form = "core" if method == "core" else "diagonal"
-        options = FactorOptions(
-            form, None if pairs is None else tuple(pairs), scope, up_block, dtype
-        )
+    _check_known(method, {"reflections": reflections, "targets": targets, "pairs": pairs})
+    if PARTS[method].treatment is None:
+        chosen = None if pairs is None else tuple(pairs)
+        options = FactorOptions(cast(Form, method), chosen, scope, up_block, dtype)
     else:
-        _refuse(method, {"--pairs": pairs, "--up-block": up_block})
-        treatment = reparam_treatment(method, reflections)
+        _check_known(method, {"up_block": up_block})
+        treatment = treatment_of(method, reflections=reflections)
         options = LinearOptions(treatment, _roles(targets), scope, seed, dtype)
     return _treat(model, out, options, data, force, resume, dry_run, revision, progress)
 
 
-def _refuse(method: str, given: Mapping[str, object]) -> None:
-    """Refuse options that belong to other methods.
+def _check_known(method: str, given: Mapping[str, object]) -> None:
+    """Refuse settings that belong to other methods.
 
     Raises:
         UsageError: One was given.
     """
-    for flag, value in given.items():
-        if value is not None:
+    known = PARTS[method].settings
+    for name, value in given.items():
+        if value is not None and name not in known:
+            takes = ", ".join("--" + each.replace("_", "-") for each in (*known, "scope"))
             raise UsageError(
-                f"{method} has no use for {flag}",
-                hint="core and diagonal take --pairs and --scope, core also --up-block; "
-                "the others --targets and --scope, hra also --reflections",
+                f"{method} has no use for --{name.replace('_', '-')}",
+                hint=f"leave it out; {method} takes {takes}",
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, log1p
 
-from surgery.methods.rules import LITTLE_ERROR, LITTLE_PERPLEXITY
+from surgery.choices.rules import LITTLE_ERROR, LITTLE_PERPLEXITY
 from surgery.report.model.calibration import Calibration, HeldOut, Price, SearchStep
 from surgery.report.model.report import Report
 from surgery.report.text.summary import PAIR_NAMES, budget_name, measured_text, pair_in_scope

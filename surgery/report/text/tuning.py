@@ -21,12 +21,10 @@ from surgery.report.text.tuning_views import (
 )
 from surgery.report.wording import count, percent, scientific
 
-_NAMES = {"lora": "LoRA", "full": "full fine-tuning"}  # trained without a surgery of ours
-
 
 def method_name(method: str) -> str:
     """Return the method as its authors write it."""
-    return _NAMES.get(method) or words(method).name or method
+    return words(method).name or method
 
 
 def figure_text(value: float, unit: str = "") -> str:

@@ -10,6 +10,8 @@ from surgery.errors import UsageError
 Layout = Literal["ragged", "block", "tied", "model"]
 SeamName = str
 """What an architecture calls an inner axis along which vectors can go: ``qk``, ``vo``."""
+ATTENTION_SEAMS: tuple[SeamName, ...] = ("qk", "vo")
+"""Those of an attention block, in the order it computes them."""
 Of = Literal["qkvo", "tower", "model"]
 LAYOUTS: tuple[Layout, ...] = ("ragged", "block", "tied", "model")
 OF: tuple[Of, ...] = ("qkvo", "tower", "model")

@@ -11,6 +11,11 @@ ScopeChoice = Literal["encoder", "decoder", "cross", "all"]
 SCOPES: tuple[ScopeChoice, ...] = ("encoder", "decoder", "cross", "all")
 DTYPES = ("float32", "float16", "bfloat16")
 
+SHIPPED = "shipped"
+"""In place of a path: the text, speech or tones that come with the package."""
+RIDGE = 0.05
+"""Default share of white input: the most that costs nothing on input like the calibration's."""
+
 
 def choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Refuse a value that is not among the choices.

@@ -1,0 +1,1 @@
+"""What can be asked for, as data: quick to import, since every ``--help`` reads it."""

@@ -1,0 +1,92 @@
+"""The fields of a dataclass as options of a command: name, bounds and help beside type and default.
+
+A command's signature is spliced from them, so an option is spelled once, here in the library,
+whatever commands take it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, TypeVar, cast
+
+_KEY = "option"
+T = TypeVar("T")
+
+DTYPE = "Dtype of the written weights; default: as stored."
+SCOPE = "Which blocks."
+SEED = "Where randomness begins."
+TARGETS = "Which maps: q, k, v, o, gate, up, down. Default: what is usual for the method."
+"""What several dataclasses say of the same."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a command line says of one field.
+
+    Attributes:
+        help: What it does, or what returns that.
+        flags: Its spellings; empty: from the field's name.
+        metavar: What stands for the value; empty: from the type.
+        least: Smallest number.
+        most: Largest number.
+        reads: How its text is read, where the type does not say it: ``words`` and ``numbers`` with
+            commas between them, a ``path``, a ``fraction`` of at most 1 or a ``share`` of any
+            size, with or without ``%``.
+        among: The choices, or what returns them, where the type does not say them.
+        told: Whether the help says the default in words. Then ``None`` stands for it, so that
+            whether it was given can be seen.
+        inverted: A flag that makes the field false.
+        panel: Under what heading it is listed.
+    """
+
+    help: str | Callable[[], str]
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    least: float | None = None
+    most: float | None = None
+    reads: Literal["", "words", "numbers", "path", "fraction", "share"] = ""
+    among: Sequence[str] | Callable[[], Sequence[str]] = ()
+    told: bool = False
+    inverted: bool = False
+    panel: str | None = None
+
+
+def option(text: str | Callable[[], str], *flags: str, **said: Any) -> dict[str, Option]:
+    """Return the metadata of a field that is an option: its help, as in :class:`Option`."""
+    return {_KEY: Option(text, flags, **said)}
+
+
+def asked(default: T, text: str | Callable[[], str], *flags: str, **said: Any) -> T:
+    """Return a field with a default that is an option, as in :func:`option`."""
+    made: Any = field(default=default, metadata=option(text, *flags, **said))
+    return cast(T, made)
+
+
+def options_of(kind: Any) -> list[tuple[Field[Any], Option]]:
+    """Return the fields of a dataclass that are options, in order."""
+    return [(each, each.metadata[_KEY]) for each in fields(kind) if _KEY in each.metadata]
+
+
+def flags_of(each: Field[Any]) -> tuple[str, ...]:
+    """Return how a field is spelled on the command line."""
+    return each.metadata[_KEY].flags or ("--" + each.name.replace("_", "-"),)
+
+
+def command_line(
+    command: str,
+    model: str,
+    given: Mapping[str, Any],
+    output: str | None,
+    defaults: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the shell command that gives options, but for their defaults, by Python's names."""
+    words = ["surgery", command, model]
+    for name, value in given.items():
+        if value is None or value is False or value == (defaults or {}).get(name):
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if value is not True:
+            words.append(",".join(value) if isinstance(value, (list, tuple)) else f"{value}")
+    return shlex.join(words if output is None else [*words, "-o", output])
