@@ -18,7 +18,7 @@ surgery absorb-decompose whisper-micro                      the embedded model
 
 surgery absorb-decompose ./my-whisper                       as much as does little harm
 
-surgery absorb-decompose ./my-llama --remove 25% --pairs vo
+surgery absorb-decompose ./my-llama --remove 25% --seams vo
 
 surgery absorb-decompose whisper-large-v3 --preset paper -o pruned
 

@@ -24,7 +24,7 @@ surgery reparam ./pruned --method qgoft -o pruned-qgoft     a pruned checkpoint,
 
 surgery reparam ./pruned --method core -o cores             what Absorb-Decompose tunes
 
-surgery reparam ./my-llama --method core --pairs vo --up-block 0
+surgery reparam ./my-llama --method core --seams vo --up-block 0
 """
 
 

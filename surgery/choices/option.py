@@ -20,6 +20,14 @@ SEED = "Where randomness begins."
 TARGETS = "Which maps: q, k, v, o, gate, up, down. Default: what is usual for the method."
 """What several dataclasses say of the same."""
 
+SEAMS = ("--seams", "--pairs")
+"""Spellings of the option that names seams; ``config.json`` has the older one."""
+
+
+def flag(name: str) -> str:
+    """Return how people spell the option of a field, or of a key in ``config.json``."""
+    return SEAMS[0] if name == "pairs" else "--" + name.replace("_", "-")
+
 
 @dataclass(frozen=True)
 class Option:
@@ -86,7 +94,7 @@ def command_line(
     for name, value in given.items():
         if value is None or value is False or value == (defaults or {}).get(name):
             continue
-        words.append("--" + name.replace("_", "-"))
+        words.append(flag(name))
         if value is not True:
             words.append(",".join(value) if isinstance(value, (list, tuple)) else f"{value}")
     return shlex.join(words if output is None else [*words, "-o", output])

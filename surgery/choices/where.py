@@ -41,7 +41,7 @@ class Where:
     )
     remove: float | None = _where(
         None,
-        "Remove this fraction of the attention parameters in scope, with --pairs of that "
+        "Remove this fraction of the attention parameters in scope, with --seams of that "
         "pair's: 25% or 0.25.",
         reads="fraction",
     )

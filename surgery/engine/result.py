@@ -23,7 +23,7 @@ from surgery.events import Progress
 from surgery.report.model.report import Report
 from surgery.report.serialise import from_json, to_json
 from surgery.stored.block import Operation, read_operations, surgery_block
-from surgery.stored.stored import check_loads, read_stored
+from surgery.stored.stored import check_loads, output_dtype, read_stored
 from surgery.version import versions
 
 CHECKPOINTS = Path("checkpoints")
@@ -155,9 +155,14 @@ def _already_done(surgery: Surgery, method: str, target: Path) -> Report | None:
         with DirectorySource(target) as there:  # whole: every shard, and in it every tensor
             read_stored(there)
             check_loads(there)
+            cast_alike = all(
+                info.dtype == output_dtype(surgery.source, name, surgery.options.dtype)
+                for name, info in there.infos.items()
+                if name in surgery.source.infos
+            )
     except (OSError, ValueError, LookupError, TypeError, SurgeryError):
         return None
-    if not same or len(operations) != len(surgery.before) + 1:
+    if not (same and cast_alike) or len(operations) != len(surgery.before) + 1:
         return None
     expected = {"sha256": surgery.source.sha256(), **surgery.provenance()}
     if any(provenance.get(key) != value for key, value in expected.items()):

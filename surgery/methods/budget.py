@@ -227,7 +227,7 @@ class _Allocation:
             expected=f"at most {most / whole:.2%}: every head keeps a rank of at least {least}"
             if whole
             else "something to prune in this scope",
-            hint="remove less, widen --scope or --pairs, or lower --multiple",
+            hint="remove less, widen --scope or --seams, or lower --multiple",
         )
 
 

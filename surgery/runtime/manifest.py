@@ -108,6 +108,8 @@ def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
     sites = operation.get("sites")
     if not isinstance(sites, Mapping):
         raise malformed(f"{where}.sites", sites, "an object of module paths")
+    if method == ABSORB_DECOMPOSE and manifest.linears:
+        raise malformed(f"{where}.method", method, "what came before small parts, in that order")
     for path, site in sites.items():
         place = f"{where}.sites[{path!r}]"
         if method == ABSORB_DECOMPOSE:

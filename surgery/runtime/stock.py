@@ -27,6 +27,7 @@ def check_built(raw: dict[str, Any], where: object) -> None:
     Raises:
         LoadError: It cannot; says why.
     """
+    _check_shares(raw, where)
     kind = config_class(raw)
     stock: Any = stock_class(raw, kind, None)
     config = accepted(lambda: kind.from_dict(raw), where)
@@ -41,6 +42,21 @@ def check_built(raw: dict[str, Any], where: object) -> None:
             expected=f"values that make a {stock.__name__}",
             hint="compare the file with the original model's",
         ) from error
+
+
+def _check_shares(raw: dict[str, Any], where: object) -> None:
+    """Require that what is dropped is a share: modules refuse it first when they run."""
+    for key, value in raw.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        share = not number or 0 <= value <= 1  # NaN is none, either
+        if key.endswith(("dropout", "_pdrop", "layerdrop", "_dropout_prob")) and not share:
+            raise LoadError(
+                "What config.json drops is no share of anything.",
+                where=where,
+                found=f"{key} = {value!r}",
+                expected="a number from 0 to 1",
+                hint="compare the file with the original model's",
+            )
 
 
 def stock_class(

@@ -71,6 +71,8 @@ def check_kinds(config: Mapping[str, Any], where: object) -> None:
             continue
         if isinstance(value, bool) or not (isinstance(value, int | float) and is_single(value)):
             raise _refused(key, value, where, "a finite number of single precision")
+    if not 0 <= (config.get("lora_dropout") or 0) <= 1:
+        raise _refused("lora_dropout", config["lora_dropout"], where, "a number from 0 to 1")
     for key, kinds in KINDS.items():
         entries = config.get(key)
         if isinstance(entries, list):
@@ -93,6 +95,8 @@ def check_covers(config: Mapping[str, Any], stored: Iterable[str], where: object
     layers, pattern = config.get("layers_to_transform"), config.get("layers_pattern")
     if pattern and layers is None:
         raise _refused("layers_pattern", pattern, where, "layers_to_transform beside it")
+    if config.get("target_modules") is None:  # PEFT takes what it thinks usual for the family
+        raise _refused("target_modules", None, where, "the modules that the tensors are of")
     for path in stored:
         for setting in SELECTING:
             if targets(config, path, setting) is False:

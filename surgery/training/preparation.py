@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from surgery.choices.common import ScopeChoice
-from surgery.choices.option import SCOPE, TARGETS, asked
+from surgery.choices.option import SCOPE, SEAMS, TARGETS, asked, flag
 from surgery.choices.parts import PARTS, listed, taking
 from surgery.choices.rules import SeamName
 from surgery.errors import UsageError
@@ -14,9 +14,9 @@ from surgery.errors import UsageError
 DEFAULT_RANK = 8
 
 
-def _of(setting: str, told: str, **said: Any) -> Any:
+def _of(setting: str, told: str, *flags: str, **said: Any) -> Any:
     """Return a field that says which methods have a setting, and what it is."""
-    return asked(None, lambda: f"Of {listed(taking(setting))}{told}", **said)
+    return asked(None, lambda: f"Of {listed(taking(setting))}{told}", *flags, **said)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Preparation:
         "layers", ": which layers; default: all.", reads="numbers", metavar="0,2,…"
     )
     pairs: tuple[SeamName, ...] | None = _of(
-        "pairs", ": which; default: both.", reads="words", metavar="qk,vo"
+        "pairs", ": which; default: both.", *SEAMS, reads="words", metavar="qk,vo"
     )
     up_block: int | None = _of("up_block", ": rows of a block of up projections; 0: none.", least=0)
 
@@ -64,8 +64,7 @@ class Preparation:
         for name in self.given():
             if name not in known:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} says nothing about {method}",
+                    f"{flag(name)} says nothing about {method}",
                     found=getattr(self, name),
-                    hint=f"leave it out; {method} takes "
-                    + ", ".join("--" + each.replace("_", "-") for each in sorted(known)),
+                    hint=f"leave it out; {method} takes " + ", ".join(map(flag, sorted(known))),
                 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.choices.common import DTYPES, RIDGE, SCOPES, SHIPPED, ScopeChoice, choice
 from surgery.choices.cutting import baselines, described
-from surgery.choices.option import DTYPE, asked, command_line
+from surgery.choices.option import DTYPE, SEAMS, asked, command_line
 from surgery.choices.rules import (
     ATTENTION_SEAMS,
     LAYOUTS,
@@ -75,7 +75,7 @@ class Options:
     )
     scope: ScopeChoice | None = _what(None, "Which attention blocks.")
     pairs: tuple[SeamName, ...] | None = _what(
-        None, "Which pairs: qk, vo, or both.", reads="words", metavar="qk,vo"
+        None, "Which seams: qk, vo, or both.", *SEAMS, reads="words", metavar="qk,vo"
     )
     multiple: int = _what(1, "Ranks are multiples of this, or full.", least=1)
     baseline: str | None = _what(
@@ -99,9 +99,9 @@ class Options:
         choice("--dtype", self.dtype, (None, *DTYPES))
         choice("--preset", self.preset, (None, "paper"))
         for pair in self.pairs or ():
-            choice("--pairs", pair, ATTENTION_SEAMS)
+            choice("--seams", pair, ATTENTION_SEAMS)
         if self.pairs is not None and not self.pairs:
-            raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
+            raise UsageError("--seams names no pair", expected="qk, vo, or qk,vo")
         self._check_rule()
 
     def _check_rule(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
-from surgery.choices.option import DTYPE, SCOPE, asked, command_line
+from surgery.choices.option import DTYPE, SCOPE, SEAMS, asked, command_line
 from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.choices.settings import FORMS, Form
 from surgery.errors import UsageError
@@ -35,6 +35,7 @@ class FactorOptions:
     pairs: tuple[SeamName, ...] | None = asked(
         None,
         "core, diagonal: behind keys (qk), values (vo), or (default) both.",
+        *SEAMS,
         reads="words",
         metavar="qk,vo",
     )
@@ -52,9 +53,9 @@ class FactorOptions:
         choice("--scope", self.scope, SCOPES)
         choice("--dtype", self.dtype, (None, *DTYPES))
         for pair in self.pairs or ():
-            choice("--pairs", pair, ATTENTION_SEAMS)
+            choice("--seams", pair, ATTENTION_SEAMS)
         if self.pairs is not None and not self.pairs:
-            raise UsageError("--pairs names no pair", expected="qk, vo, or qk,vo")
+            raise UsageError("--seams names no pair", expected="qk, vo, or qk,vo")
         if self.up_block is not None and self.up_block < 0:
             raise UsageError("--up-block is negative", found=self.up_block)
         if self.up_block and self.form == "diagonal":

@@ -119,7 +119,7 @@ def make_factor_plan(
     for each in sites.values():
         entries |= _site_entries(each, options)
     rewritten = [_path(each, role) for each in sites.values() for role in each.rewritten]
-    refuse_treated(stored, [*rewritten, *rows], asked, "--pairs, --scope or --up-block")
+    refuse_treated(stored, [*rewritten, *rows], asked, "--seams, --scope or --up-block")
     return FactorPlan(
         stored=stored,
         asked=asked,

@@ -146,7 +146,7 @@ def _remedy(stored: Stored) -> str:
         return "transformers runs the checkpoint as small as it is, with trust_remote_code=True"
     biased = any(name.endswith("proj.bias") for name in stored.source.infos)
     if rope_kind(stored.source.config) == "default" and not biased and not layers(stored).tied:
-        return "prune with --pairs vo and --layout model: one V rank for the whole model"
+        return "prune with --seams vo and --layout model: one V rank for the whole model"
     return (
         "queries, keys and values need one width: prune with --calibrate, --layout model, "
         "--remove F --per-pair and --multiple 2"
