@@ -1,7 +1,7 @@
 """The order in which columns of D go, where what is left takes over: greedy, cheapest first.
 
-Given ``A`` (n × n, positive definite), ``H = A⁻¹`` and ``D`` (d × n), leaving out column i while the
-others are fitted anew raises ``tr(X A Xᵀ)``, X what D has changed by, at least by::
+Given ``A`` (n × n, positive definite), ``H = A⁻¹`` and ``D`` (d × n), leaving out column i while
+the others are fitted anew raises ``tr(X A Xᵀ)``, X what D has changed by, at least by::
 
     e_i = ‖D_:i‖² / H_ii        D ← D − D_:i H_i: / H_ii        H ← H − H_:i H_i: / H_ii
 

@@ -4,12 +4,12 @@ A block is ``y = D h + b``: h its f neurons on real input, D the map behind them
 bias where it has one. Of h only the moments ``C = E[h hᵀ]`` and ``μ = E[h]`` are needed. When the
 neurons P go and J stay, what D' reads can make up for the rest (:mod:`.neuron_refit`)::
 
-    ΔD = D − D',   cost = tr(ΔD S ΔDᵀ) + tr(ΔD Λ ΔDᵀ),   Λ = λI + δ diag(S),   λ = ε tr(S)/f
+    ΔD = D − D',   cost = tr(ΔD S ΔDᵀ) + tr(ΔD Λ ΔDᵀ),   Λ = λI + δ diag(C),   λ = ε tr(S)/f
 
-where S is C, or the covariance ``C − μμᵀ`` where there is an output bias to take the mean: the first
-term is then exactly the rise of ``E‖y − y'‖²``. The ridge ε keeps what few samples show from being
-believed; it pulls D' towards D_J, never towards zero. δ is of rounding's size, so that dead and
-duplicate neurons are ordinary input at any ε, 0 too.
+where S is C, or the covariance ``C − μμᵀ`` where there is an output bias to take the mean. The
+first term is then exactly ``E‖y − y'‖²``. The ridge ε keeps what few samples show from being
+believed; it pulls D' towards D_J, never towards zero. δ is of rounding's size, so that dead,
+constant and duplicate neurons are ordinary input at any ε, 0 too.
 
 Orders, by what goes first (each with refit or without):
 
@@ -145,14 +145,15 @@ def eliminate(
     """
     check_amends(amends, biased, ridge)
     D = down.double()
+    system = System.of(moments, biased=biased, ridge=ridge)
     if order == "surgeon":
-        found = _surgeon(D, System.of(moments, biased=biased, ridge=ridge), working, block)
+        found = _surgeon(D, system, working, block)
     else:
-        found = _scores(D, moments, order, biased, ridge).argsort(stable=True)
+        found = _scores(D, moments, system, order).argsort(stable=True)
     if amends == "refit":
-        system = System.of(moments, biased=biased, ridge=ridge)
         prices = refitted_prices(system.matrix, D * system.scale, found)
     else:
+        del system
         left = moments.centred() if amends == "mean" else moments.second
         prices = deleted_prices(left, D, found)
     return Elimination(found, prices, amends, ridge)
@@ -180,15 +181,15 @@ class System:
             ValueError: A moment is not finite, or a variance is negative beyond rounding.
         """
         matrix = moments.centred() if biased else moments.second.clone()
-        variances = matrix.diagonal().clone()
         if not bool(matrix.isfinite().all()):
             raise ValueError("moments of neurons hold NaN or infinity")
-        slack = ROUNDING * len(variances) * torch.finfo(matrix.dtype).eps
-        if bool((variances < -slack * moments.second.diagonal()).any()):
+        slack = ROUNDING * len(matrix) * torch.finfo(matrix.dtype).eps * moments.second.diagonal()
+        variances = matrix.diagonal().clone()
+        if bool((variances < -slack).any()):
             raise ValueError("a neuron has a negative variance")
         variances.clamp_(min=0)
         damping = ridge * float(variances.mean())
-        scale = (variances * (1 + slack) + damping).sqrt()
+        scale = (variances + slack + damping).sqrt()
         safe = torch.where(scale > 0, scale, torch.ones_like(scale))
         matrix.div_(safe[:, None]).div_(safe)
         matrix.diagonal().fill_(1.0)
@@ -209,6 +210,7 @@ def root_of(matrix: Float64[Tensor, "n n"]) -> Float64[Tensor, "n n"]:
     Raises:
         ValueError: The matrix is not positive definite.
     """
+    root: Tensor
     root, info = torch.linalg.cholesky_ex(matrix)
     if int(info):
         raise ValueError("moments of neurons are those of no input: they have negative eigenvalues")
@@ -224,7 +226,7 @@ def _surgeon(D: Tensor, system: System, working: torch.dtype | None, block: int)
     return cheapest_first(system.inverse().to(working), columns, block=block, least=1.0)
 
 
-def _scores(D: Tensor, moments: NeuronMoments, order: Order, biased: bool, ridge: float) -> Tensor:
+def _scores(D: Tensor, moments: NeuronMoments, system: System, order: Order) -> Tensor:
     """Return what a neuron is worth; the least goes first."""
     norms = D.square().sum(dim=0)
     if order == "magnitude":
@@ -234,7 +236,6 @@ def _scores(D: Tensor, moments: NeuronMoments, order: Order, biased: bool, ridge
     if order == "variance":
         return norms * (moments.second.diagonal() - moments.mean.square())
     if order == "leverage":
-        system = System.of(moments, biased=biased, ridge=ridge)
         scale = system.scale.square()
         own = torch.where(scale > 0, system.ridge / scale, torch.ones_like(scale))
         return -own * system.inverse().diagonal()
