@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import OutputChange, SiteCut, cut_heads
 from surgery.calibration.modules import AttentionModules
 from surgery.calibration.replay import Replay
+from surgery.calibration.stacks import Stack
 from surgery.events import Event, Progress
 
 RIDGE = 0.03
@@ -35,27 +36,9 @@ RIDGE = 0.03
 STAGE = "Refitting outputs"
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """One tower of a model and its input.
-
-    Attributes:
-        layers: First to last.
-        sites: Its blocks that are cut, in the order in which they run; those that keep all of
-            their value vectors keep their output projection as well.
-        runs: Each runs the tower on one batch.
-        weights: What every position of each batch counts, (sequences, positions), float64.
-    """
-
-    layers: Sequence[nn.Module]
-    sites: Sequence[AttentionSite]
-    runs: Sequence[Callable[[], Any]]
-    weights: Sequence[Tensor]
-
-
 def refit(
     model: nn.Module,
-    stacks: Sequence[Stack],
+    stacks: Sequence[Stack[AttentionSite]],
     cuts: Mapping[str, SiteCut],
     progress: Progress,
     ridge: float = RIDGE,
@@ -64,7 +47,8 @@ def refit(
 
     Args:
         model: The original, stock and dense, in evaluation mode.
-        stacks: Its towers, in the order in which they run.
+        stacks: Its towers, in the order in which they run; blocks that keep all of their value
+            vectors keep their output projection as well.
         cuts: What becomes of each block.
         progress: Receives one event a block.
         ridge: λ, as a share of the mean second moment of a kept vector.
