@@ -118,7 +118,7 @@ def test_an_index_that_points_outside(here: Path) -> None:
         ({"encoder_layers": 1}, "no role"),
         ({"encoder_attention_heads": 5}, "not a multiple"),
         ({"model_type": "nonesuch"}, "not known"),
-        ({"model_type": "qwen3"}, "QK-norm"),
+        ({"model_type": "qwen3"}, "a Qwen3 model"),
         ({"model_type": None}, "which architecture"),
     ],
     ids=str,
@@ -302,7 +302,8 @@ def test_tied_ranks_across_rope(here: Path, rule: list[str]) -> None:
     ("words", "told"),
     [
         (["--per-pair"], "no --remove"),
-        (["--pairs", "qv"], "--pairs"),
+        (["--seams", "qv"], "--seams"),
+        (["--pairs", "qv"], "--seams"),  # its older name
         (["--multiple", "9"], "larger than a head"),
         (["--remove", "10%", "--per-pair", "--layout", "tied"], "--per-pair"),
         (["--scope", "encoder", "--pairs", ","], "no pair"),

@@ -19,7 +19,6 @@ from surgery.engine.cut.plan import make_plan
 from surgery.evaluation.transcribe import transcribe
 from surgery.events import ignore
 from surgery.linalg import product_error
-from surgery.methods import prepare
 from surgery.report.model.report import Report
 from tests.engine.real import CLIPS, RealWhisper
 from tests.engine.support import regauge, rounded, tensors_of
@@ -65,12 +64,12 @@ def test_every_real_head_is_exact_in_float64(shared: Path, name: str) -> None:
     with resolve(str(shared / "checkpoints" / name)) as source:
         plan = make_plan(source, surgery.Options(rule=LOSSLESS))
         for each, result in decompose_sites(plan, None, ignore):
-            ready = prepare(load_block(source, each), qk=each.qk, vo=each.vo)
+            ready = each.prepare(load_block(source, each))
             after = result.apply(ready)
-            if each.qk:
+            if "qk" in each.treated:
                 errors = product_error(*ready.qk_factors(), *after.qk_factors())
                 assert float(errors.max()) <= 1e-10, each.site.path
-            assert each.vo
+            assert "vo" in each.treated
             errors = product_error(*ready.vo_factors(), *after.vo_factors())
             assert float(errors.max()) <= 1e-10, each.site.path
 

@@ -142,8 +142,11 @@ def _to_tensors(decomposition: SiteDecomposition) -> dict[str, Tensor]:
 
 def _from_tensors(tensors: dict[str, Tensor], site: AttentionSite) -> SiteDecomposition:
     def part(seam: Seam) -> PairDecomposition | None:
+        # Copies: kernels round by how memory is aligned, and a resumed run writes the same bytes.
         found = {
-            field: tensors[name] for field in FIELDS if (name := f"{seam.name}.{field}") in tensors
+            field: tensors[name].clone()
+            for field in FIELDS
+            if (name := f"{seam.name}.{field}") in tensors
         }
         return PairDecomposition(**found, step=seam.step) if found else None
 
