@@ -57,6 +57,10 @@ def ordered(A: Tensor, D: Tensor, **options: int) -> Tensor:
     return cheapest_first(torch.linalg.inv(A), D.T.clone(), least=1.0, **options)
 
 
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
 @pytest.mark.parametrize("block", [1, 5, 16])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_cheapest_column_goes_at_every_step(seed: int, block: int) -> None:
@@ -83,6 +87,31 @@ def test_panels_change_nothing(n: int, d: int, seed: int, block: int) -> None:
     a, b = (refitted_prices(A, D, order).cumsum(0) for order in (often, never))
     # Ties that rounding decides may go in another order; costs tell them from faults.
     torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 7, 16])
+@pytest.mark.parametrize("ridge", [1.0, 0.01])
+def test_the_updates_of_rounds_compose_to_the_closed_form(ridge: float, block: int) -> None:
+    """What is left of D, and of H, after many rounds and panels, against one solution for all."""
+    n, d = 160, 12
+    A, D = system(n, d, 6, ridge=ridge)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elimination, "PANEL", 32)
+        state = elimination._State(torch.linalg.inv(A), D.T.clone(), 1.0)
+        while state.size - state.filled > n // 3:
+            state.round(block)
+        state._flush()
+    left = state.names
+    gone = torch.tensor([i for i in range(n) if i not in left.tolist()])
+    inverse = torch.linalg.inv(A[left][:, left])
+    wanted = D[:, left] + D[:, gone] @ A[gone][:, left] @ inverse
+    size = len(left)
+    # A condition of n / ridge at most, in roundings of float64: 1e-12 at the larger ridge.
+    bound = 32 * n / ridge * EPS
+    assert difference(state.D[:size].T, wanted) < bound
+    assert difference(state.H[:size, :size], inverse) < bound
+    assert difference(state.norms, wanted.square().sum(0)) < bound
+    assert difference(state.pivots, inverse.diagonal()) < bound
 
 
 @pytest.mark.parametrize("seed", range(3))
