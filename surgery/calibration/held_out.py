@@ -21,6 +21,7 @@ from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batch
 from surgery.calibration.text import TextBatch, text_batches, token_windows_of
 from surgery.calibration.witness import (
     Output,
+    Scoped,
     evenly,
     output_of_speech,
     output_of_text,

@@ -29,8 +29,9 @@ from torch import Tensor
 
 BLOCK, PANEL = 16, 128
 """Columns of a round, which are one skinny product with D, and of a panel, one rank-k update."""
-CHOICE = 4
-"""Candidates of a round, for each column that it takes at most."""
+CHOICE = 8
+"""Candidates of a round, for each column that it takes at most. With 8, rounds of 16 gave the order
+of single steps in every test; with 1 to 4, costs up to 4 % off, either way."""
 
 
 def cheapest_first(
@@ -147,7 +148,8 @@ def greedy(
         least: No pivot is below it.
 
     Returns:
-        Those that go, in order, and the Cholesky root of their part of H, lower triangular.
+        Those that go, in order, and the Cholesky root of their part of H, lower triangular; on the
+        CPU.
     """
     H, gram = H.cpu(), gram.cpu()
     picks: list[int] = []
@@ -168,6 +170,6 @@ def greedy(
         gram.addr_(met, share, alpha=-1).addr_(share, met - share * met[pick], alpha=-1)
         gone[pick] = True
         picks.append(pick)
-    chosen = torch.tensor(picks, device=H.device)
+    chosen = torch.tensor(picks)
     # What rounding leaves above the diagonal belongs to columns that had gone before.
     return chosen, factor[chosen, : len(picks)].tril()

@@ -128,6 +128,8 @@ def eliminate(
 ) -> Elimination:
     """Order the neurons of one block, and price every width.
 
+    At its peak it holds about five matrices of f × f in float64, the moments among them.
+
     Args:
         down: D, of any dtype, ``(out, in)``.
         moments: Of the neurons, on D's device.

@@ -10,19 +10,17 @@ import torch
 from torch import Tensor
 
 from surgery.architectures.feed_forward import FeedForwardSite
-from surgery.calibration.neurons import watch
-from surgery.calibration.stacks import Hearing, stacks_of
+from surgery.calibration.feed_forward import neuron_moments
+from surgery.calibration.towers import Hearing, towers_of
 from surgery.checkpoint.transaction import Transaction
 from surgery.choices.common import PADDING_WEIGHT
 from surgery.engine.compress.in_place import as_it_was, narrow_block
 from surgery.engine.compress.plan import CompressPlan, neuron_axes
 from surgery.engine.measure.input_run import InputRun
-from surgery.events import Event, Progress
+from surgery.events import Progress
 from surgery.methods.neuron_refit import NarrowDown, narrow, output_error
 from surgery.methods.neurons import Amends, NeuronMoments, eliminate
 from surgery.stored.stream import Computed, cast
-
-STAGE = "Fitting feed-forward blocks"
 
 
 @dataclass
@@ -59,25 +57,29 @@ def fit_blocks(
     """
     options, model, fitted = plan.options, run.model, Fitted(transaction)
     hearing = Hearing(PADDING_WEIGHT, varied=True, language=options.language)
-    stacks = stacks_of(model, run.processor, run.dealt.fit, plan.sites, hearing)
-    done = 0
-
-    def fit(site: FeedForwardSite, moments: NeuronMoments | None) -> bool:
-        nonlocal done
-        progress(Event(STAGE, done, len(plan.sites), site.path))
-        done += 1
-        if moments is not None:
-            _fit(plan, site, moments, transaction)
-        noted = transaction.unspill(_key(site))["noted"].tolist()
-        fitted.errors[site.path] = (noted[0], noted[1])
-        fitted.weight = max(fitted.weight, noted[2])
-        if options.sequential:
-            narrow_block(model, site, fitted.result(site))
-        return options.sequential
-
+    decoder = any(site.scope != "encoder" for site in plan.sites)
+    towers = towers_of(model, run.dealt.fit, run.processor, hearing, decoder=decoder)
+    known = [site for site in plan.sites if transaction.done(_key(site))]
     with as_it_was(model, plan.sites):
-        watch(model, stacks, fit, lambda site: transaction.done(_key(site)))
-    progress(Event(STAGE, len(plan.sites), len(plan.sites)))
+        if options.sequential:
+            for site in known:
+                narrow_block(model, site, fitted.result(site))
+        moments = neuron_moments(
+            model,
+            plan.sites,
+            towers,
+            progress,
+            known={site.path for site in known},
+            changing=options.sequential,
+        )
+        for site, seen in moments:
+            _fit(plan, site, seen, transaction)
+            if options.sequential:
+                narrow_block(model, site, fitted.result(site))
+    for site in plan.sites:
+        fitted_error, deleted_error, weight = transaction.unspill(_key(site))["noted"].tolist()
+        fitted.errors[site.path] = fitted_error, deleted_error
+        fitted.weight = max(fitted.weight, weight)
     return fitted
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from surgery.calibration.cut import OutputChange, SiteCut
 from surgery.calibration.refit import refit
-from surgery.calibration.stacks import Hearing, stacks_of
+from surgery.calibration.towers import Hearing, towers_of
 from surgery.engine.cut.calibration_run import CalibrationRun
 from surgery.engine.cut.decompose import Spill
 from surgery.events import Progress
@@ -34,8 +34,9 @@ def refit_outputs(
     settings = run.settings
     hearing = Hearing(settings.padding_weight, settings.varied, settings.language)
     cut = [site for site in run.sites if site.path in cuts]
-    stacks = stacks_of(run.model, run.processor, run.dealt.fit, cut, hearing)
-    found = refit(run.model, stacks, cuts, progress)
+    decoder = any(site.scope != "encoder" for site in cut)
+    towers = towers_of(run.model, run.dealt.fit, run.processor, hearing, decoder=decoder)
+    found = refit(run.model, towers, cut, cuts, progress)
     if spill is not None:
         spill.spill(SPILLED, _to_tensors(found))
     return found
