@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Thresholds,
         UpTo,
     )
+    from surgery.engine.compress.options import CompressOptions
     from surgery.engine.cut.absorb import absorb_decompose
     from surgery.engine.cut.calibrate import Calibrate
     from surgery.engine.cut.inspect import inspect
@@ -50,6 +51,7 @@ __version__ = VERSION
 
 _HOMES = {
     "absorb_decompose": "surgery.engine.cut.absorb",
+    "compress": "surgery.engine.compress.compress",
     "evaluate": "surgery.engine.measure.evaluate",
     "export_model": "surgery.export.run",
     "export_routes": "surgery.export.routes",
@@ -64,6 +66,7 @@ _HOMES = {
     "tune": "surgery.training.tune",
     "verify": "surgery.engine.measure.verify",
     "Calibrate": "surgery.engine.cut.calibrate",
+    "CompressOptions": "surgery.engine.compress.options",
     "Options": "surgery.engine.cut.options",
     "Preparation": "surgery.training.preparation",
     "TuneOptions": "surgery.training.options",
@@ -82,6 +85,7 @@ _HOMES = {
 
 __all__ = [
     "Calibrate",
+    "CompressOptions",
     "Energy",
     "Evaluation",
     "Lossless",
@@ -98,6 +102,7 @@ __all__ = [
     "UpTo",
     "__version__",
     "absorb_decompose",
+    "compress",
     "evaluate",
     "export_model",
     "export_routes",
