@@ -16,7 +16,7 @@ from rich.text import Text
 from surgery.report.model.report import Quantity, Report
 from surgery.report.text.quantity_tables import quantity_tables
 from surgery.report.text.summary import measured_rows
-from surgery.report.wording import printable
+from surgery.report.wording import count, percent, printable
 
 WIDTH = 80
 _ANY_WIDTH = 1000  # wider than any table
@@ -47,6 +47,16 @@ def measured(report: Report, title: str) -> RenderableType:
             Text(printable(row.after)),
             Text(printable(row.change), style=tones[row.tone]),
         )
+    return capped(shown)
+
+
+def savings(report: Report) -> RenderableType:
+    """Show the parameters before and after, in every denominator."""
+    shown = table("Parameters", "before", "stored", "removed")
+    for saving in report.savings:
+        cells = [count(saving.before), count(saving.stored)]
+        removed = Text(percent(saving.removed), style="bold cyan" if saving.removed else "dim")
+        shown.add_row(Text(printable(saving.title)), *map(Text, cells), removed)
     return capped(shown)
 
 

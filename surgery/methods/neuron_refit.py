@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from surgery.methods.neurons import RIDGE, Amends, NeuronMoments, System, check_amends, root_of
+from surgery.choices.neurons import RIDGE
+from surgery.methods.neurons import Amends, NeuronMoments, System, check_amends, root_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,19 +31,16 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from surgery.choices.neurons import ORDERS, RIDGE, Order
 from surgery.linalg.elimination import BLOCK, cheapest_first
 from surgery.linalg.ordered import deleted_prices, refitted_prices
 from surgery.methods.hull import lower_hull
 
-Order = Literal["surgeon", "magnitude", "activation", "leverage", "variance"]
 Amends = Literal["refit", "mean", "none"]
 """What makes up for neurons that go: D' and b', b' alone (``b + D_P μ_P``), or nothing."""
 
-ORDERS: tuple[Order, ...] = get_args(Order)
 AMENDS: tuple[Amends, ...] = get_args(Amends)
 
-RIDGE = 0.01
-"""ε of a SmolLM2-135M's blocks that were cut alike; what is best differs by layer."""
 ROUNDING = 8
 """δ, in roundings of float64 a neuron."""
 LARGE = 4096

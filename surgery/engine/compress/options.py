@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from surgery.choices.common import DTYPES, SHIPPED, choice
+from surgery.choices.neurons import ORDERS, RIDGE, Order
 from surgery.choices.option import DTYPE, asked, command_line
 from surgery.errors import UsageError
-from surgery.methods.neurons import ORDERS, RIDGE, Order
 
 OF = ("model", "ffn")
 MULTIPLE = 64
@@ -44,11 +44,20 @@ class CompressOptions:
     remove: float = asked(0.1, "Share of the parameters that goes: 10% or 0.1.", reads="fraction")
     of: str = asked("model", "Of what --remove is a share.", among=OF)
     multiple: int = asked(MULTIPLE, "Widths are multiples of this.", least=1)
-    order: Order = asked("surgeon", "By what neurons go; others are baselines.", among=ORDERS)
-    refit: bool = asked(True, "Fit the map behind the neurons to those that stay.")
+    order: Order = asked(
+        "surgeon",
+        f"By what neurons go: {ORDERS[0]}, or a baseline: {', '.join(ORDERS[1:])}.",
+        metavar="ORDER",
+        among=ORDERS,
+    )
+    refit: bool = asked(
+        True, "Fit the map behind the neurons to those that stay.", "--refit/--no-refit"
+    )
     ridge: float = asked(RIDGE, "Share of white input in the moments of neurons.", least=0)
     sequential: bool = asked(
-        True, "Calibrate each layer on what the cuts before it leave; or all on the original."
+        True,
+        "Calibrate each layer on what the cuts before it leave; or all on the original.",
+        "--sequential/--no-sequential",
     )
     calibrate: str = asked(
         SHIPPED, "Text or recordings to calibrate on; shipped: what comes with the package."
