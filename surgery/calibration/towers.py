@@ -48,7 +48,13 @@ class Hearing:
 
 
 def towers_of(
-    model: Any, data: CalibrationData, processor: Any, hearing: Hearing, *, decoder: bool
+    model: Any,
+    data: CalibrationData,
+    processor: Any,
+    hearing: Hearing,
+    *,
+    decoder: bool,
+    remembered: int = REMEMBERED,
 ) -> list[Tower]:
     """Return the towers of any model, in the order in which they run.
 
@@ -58,9 +64,10 @@ def towers_of(
         processor: Whisper's processor, or the tokenizer of a text model.
         hearing: Settings of recordings.
         decoder: Whether a Whisper's decoder is wanted.
+        remembered: Numbers of hidden states at most, which bound how much is read or heard.
     """
     if data.kind == "text":
-        return [text_tower(model, data, processor, "decoder")]
+        return [text_tower(model, data, processor, "decoder", remembered=remembered)]
     return speech_towers(
         model,
         data,
@@ -69,6 +76,7 @@ def towers_of(
         padding_weight=hearing.padding_weight,
         varied=hearing.varied,
         language=hearing.language,
+        remembered=remembered,
     )
 
 

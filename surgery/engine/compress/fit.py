@@ -22,6 +22,9 @@ from surgery.methods.neuron_refit import NarrowDown, narrow, output_error
 from surgery.methods.neurons import Amends, NeuronMoments, eliminate
 from surgery.stored.stream import Computed, cast
 
+TOKENS, FRAMES = 1 << 15, 1 << 17
+"""Positions that blocks are fitted to at most, of text and of sound."""
+
 
 @dataclass
 class Fitted:
@@ -58,7 +61,10 @@ def fit_blocks(
     options, model, fitted = plan.options, run.model, Fitted(transaction)
     hearing = Hearing(PADDING_WEIGHT, varied=True, language=options.language)
     decoder = any(site.scope != "encoder" for site in plan.sites)
-    towers = towers_of(model, run.dealt.fit, run.processor, hearing, decoder=decoder)
+    most = (TOKENS if run.dealt.fit.kind == "text" else FRAMES) * plan.sites[0].width
+    towers = towers_of(
+        model, run.dealt.fit, run.processor, hearing, decoder=decoder, remembered=most
+    )
     known = [site for site in plan.sites if transaction.done(_key(site))]
     with as_it_was(model, plan.sites):
         if options.sequential:
