@@ -116,7 +116,7 @@ def test_the_command_that_is_shown_asks_for_the_same(
         (["--remove", "some"], "is no fraction"),
         (["--of", "attention"], "is not one of"),
         (["--order", "chance"], "is not one of"),
-        (["--multiple", "0"], "x>=1"),
+        (["--multiple", "0"], "greater than or equal to 1"),
         (["--ridge", "inf"], "--ridge is out of range"),
     ],
 )
