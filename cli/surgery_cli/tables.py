@@ -24,7 +24,7 @@ _LONGEST_WORD = 16  # a longer one may be broken
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def table(*columns: str, left: int = 1) -> Table:
+def table(*columns: str | Text, left: int = 1) -> Table:
     """Return an empty table: the first ``left`` columns are words, the rest are figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for index, column in enumerate(columns):
@@ -65,13 +65,13 @@ def quantities(rows: Sequence[Quantity], *, compared: bool = True) -> list[Rende
     shown = []
     for one in quantity_tables(rows):
         if not compared:
-            plain = table(one.title, "")
+            plain = table(Text(printable(one.title)), "")
             for row in one.rows:
                 plain.add_row(Text(printable(row.title)), Text(row.before))
             shown.append(capped(plain))
             continue
         heads = ["before", "after", "change", *(["executed"] if one.padded else [])]
-        drawn = table(one.title, *heads)
+        drawn = table(Text(printable(one.title)), *heads)
         for row in one.rows:
             style = "" if row.before != row.after else "dim"
             cells = [Text(row.before), Text(row.after), Text(row.change, style=style)]

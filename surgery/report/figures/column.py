@@ -41,7 +41,7 @@ from surgery.report.text.summary import saving_named
 from surgery.report.wording import count
 
 _LEFT, _RIGHT, _MIDDLE = 34, 16, 226  # where rows begin, what is free behind, where errors begin
-_HEAD, _NAME, _TICKS, _GAP = 50, 24, 36, 12
+_HEAD, _NAME, _TICKS, _GAP = 50, 24, 26, 12
 _TALL, _LEAST, _MOST = 400, 5.0, 20.0  # pixels of all rows together, and of one
 
 
@@ -160,7 +160,8 @@ def _key(
     axis.set_xlim(0, NARROW)
     axis.set_ylim(_HEAD, 0)
     axis.axis("off")
-    axis.text(_LEFT, 12, f"Feed-forward {unit}", color=INK, va="center")
+    title = "Parameters of a layer" if attention else f"Feed-forward {unit}"
+    axis.text(_LEFT, 12, title, color=INK, va="center")
     boxes = [("stays", NEURONS, NEURONS), ("gone", PAPER, MUTED)]
     if attention:
         boxes.append(("attention", FROZEN, FROZEN))
@@ -171,7 +172,7 @@ def _key(
         x += 29 + 5.9 * len(text)
     if not errors:
         return
-    axis.text(_MIDDLE, 12, "Relative error of its output", color=INK, va="center")
+    axis.text(_MIDDLE, 12, "Relative error of the output", color=INK, va="center")
     marks = [("refitted", NEURONS), ("only deleted", PAPER)]
     x = float(_MIDDLE)
     for text, fill in marks if is_refitted(report) else [("only deleted", PAPER)]:
@@ -187,7 +188,7 @@ def _mark(axis: Axes, x: Sequence[float], y: Sequence[float], fill: str, size: f
 
 def _name(figure: Figure, height: int, top: float, tower: _Tower) -> None:
     y = 1 - (top - 10) / height
-    name = plain(tower.scope)
+    name = plain(tower.scope)[:20]
     figure.text(_LEFT / NARROW, y, name, color=INK, weight="bold", va="center")
     figure.text(
         1 - _RIGHT / NARROW,
@@ -225,6 +226,14 @@ def _blocks(axis: Axes, tower: _Tower, across: float, widest: float) -> None:
             axis.barh(index, tower.attention, 0.72, left=start, color=FROZEN, linewidth=0)
 
 
+def _ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 within each decade where there is room for their names."""
+    if low < 0.01 or high > 100 * low:
+        return log_ticks(low, high, most=4)
+    every = (factor * 10.0**exponent for exponent in range(-2, 3) for factor in (1, 2, 5))
+    return [tick for tick in every if low <= tick <= high]
+
+
 def _dots(
     axis: Axes, tower: _Tower, limits: tuple[float, float], *, refitted: bool, labelled: bool
 ) -> None:
@@ -233,7 +242,7 @@ def _dots(
     axis.set_xlim(*limits)
     _rows(axis, tower)
     axis.set_yticks([])
-    axis.set_xticks(log_ticks(*limits, most=4))
+    axis.set_xticks(_ticks(*limits))
     axis.set_xticks([], minor=True)
     axis.xaxis.set_major_formatter(power)
     axis.tick_params(labelbottom=labelled)

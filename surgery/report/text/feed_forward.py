@@ -13,7 +13,8 @@ from surgery.report.wording import capitalised, percent, scientific
 
 STOCK = (
     "A stock checkpoint: the class of the original, with narrower feed-forward blocks. Whatever "
-    "loads the original loads it: transformers without remote code, llama.cpp, vLLM, CTranslate2."
+    "loads the original loads it without remote code: transformers, and llama.cpp, vLLM or "
+    "CTranslate2 where they know the architecture."
 )
 UNCOUPLED = "Nothing merges it back: the neurons that went are in no file."
 FITTED = (
