@@ -223,8 +223,8 @@ def _by_layer(
     found: dict[int, list[FeedForwardSite]] = {}
     for index, layer in enumerate(tower.layers):
         modules = set(layer.modules())
-        own = [site for site in sites if down_module(model, site) in modules]
-        if own := [site for site in own if site.path not in known]:
+        unknown = (site for site in sites if site.path not in known)
+        if own := [site for site in unknown if down_module(model, site) in modules]:
             found[index] = own
     return found
 

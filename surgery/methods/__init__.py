@@ -42,15 +42,7 @@ from surgery.methods.linear import LinearStart, Treatment
 from surgery.methods.low_rank import Pissa, Sorsa
 from surgery.methods.magnitude import magnitude
 from surgery.methods.neuron_refit import NarrowDown, narrow, output_error
-from surgery.methods.neurons import (
-    AMENDS,
-    ORDERS,
-    Amends,
-    Elimination,
-    NeuronMoments,
-    Order,
-    eliminate,
-)
+from surgery.methods.neurons import AMENDS, Amends, Elimination, NeuronMoments, eliminate
 from surgery.methods.ranks import choose_ranks
 from surgery.methods.units import PairSpectrum, Ranks, SiteSpectra
 
@@ -61,7 +53,6 @@ __all__ = [
     "LITTLE_ERROR",
     "LITTLE_PERPLEXITY",
     "OF",
-    "ORDERS",
     "Adopted",
     "Amends",
     "AttentionWeights",
@@ -82,7 +73,6 @@ __all__ = [
     "NarrowDown",
     "NeuronMoments",
     "Of",
-    "Order",
     "PairDecomposition",
     "PairSpectrum",
     "Pissa",
