@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -182,7 +183,7 @@ def _key(
 
 
 def _mark(axis: Axes, x: Sequence[float], y: Sequence[float], fill: str, size: float) -> None:
-    edge = {"markeredgecolor": NEURONS, "markeredgewidth": 1.1}
+    edge: Any = {"markeredgecolor": NEURONS, "markeredgewidth": 1.1}
     axis.plot(x, y, "o", markersize=size, color=fill, clip_on=False, zorder=4, **edge)
 
 
@@ -218,7 +219,7 @@ def _blocks(axis: Axes, tower: _Tower, across: float, widest: float) -> None:
     axis.set_yticks(labelled, [str(tower.blocks[tick].layer) for tick in labelled])
     for index, one in enumerate(tower.blocks):
         kept, before = one.kept * tower.each, one.before * tower.each
-        lines = {"linewidth": 0.9, "clip_on": False}
+        lines: Any = {"linewidth": 0.9, "clip_on": False}
         axis.barh(index, before, 0.72, color=PAPER, edgecolor=CUT, **lines)
         axis.barh(index, kept, 0.72, color=NEURONS, edgecolor=NEURONS, **lines)
         if tower.attention:
