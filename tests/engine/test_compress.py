@@ -152,8 +152,24 @@ def test_what_is_there_is_not_made_again_and_what_is_dense_is_asked_for(tmp_path
         tmp_path / "source", tmp_path / "out", options=options(tmp_path, "llama")
     )
     assert "Already done" in again.notes[0]
+
+
+def test_what_was_narrowed_is_cut_and_narrowed_further(tmp_path: Path) -> None:
+    small(tmp_path, "llama")
+    narrower = surgery.compress(
+        tmp_path / "out", tmp_path / "more", options=options(tmp_path, "llama")
+    )
+    assert narrower.feed_forward[0].before < 40
+    quarter = surgery.Options(rule=surgery.Remove(0.25), by_weights=True, pairs=("vo",))
+    report = surgery.absorb_decompose(tmp_path / "more", tmp_path / "cut", options=quarter)
+    assert report.savings[0].removed >= 0.12  # of all attention: a quarter of VO
+    block = config_of(tmp_path / "cut")["surgery"]["operations"]
+    assert [each["method"] for each in block] == ["compress", "compress", "absorb-decompose"]
+    merged = surgery.merge(tmp_path / "cut", tmp_path / "merged", steps=1)
+    before = run(surgery.load(tmp_path / "cut"))
+    assert relative_error(run(surgery.load(merged)), before) <= 1e-4
     with pytest.raises(CheckpointError, match="operated on already"):
-        surgery.compress(tmp_path / "out", tmp_path / "more", options=options(tmp_path, "llama"))
+        surgery.compress(tmp_path / "cut", tmp_path / "no", options=options(tmp_path, "llama"))
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:

@@ -98,8 +98,6 @@ class Compress:
         SurgeryError: Calibration data cannot be read, or does not fit.
     """
 
-    before: tuple[Operation, ...] = ()
-
     def __init__(self, plan: CompressPlan, progress: Progress) -> None:
         self.plan, self._progress = plan, progress
         options = plan.options
@@ -112,6 +110,11 @@ class Compress:
     def source(self) -> TensorSource:
         """The dense checkpoint."""
         return self.plan.source
+
+    @property
+    def before(self) -> tuple[Operation, ...]:
+        """What was done to it: blocks made narrower before, if anything."""
+        return self.plan.stored.operations
 
     @property
     def options(self) -> CompressOptions:

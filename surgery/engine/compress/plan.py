@@ -20,6 +20,7 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.compress.options import CompressOptions
 from surgery.errors import CheckpointError, UsageError
+from surgery.runtime.manifest import COMPRESS
 from surgery.stored.stored import Stored, output_dtype, read_stored
 
 
@@ -97,14 +98,14 @@ def make_plan(
         UsageError: So much cannot go.
     """
     asked = asked or source.name
-    if "surgery" in source.config:
+    stored = read_stored(source)
+    if any(operation["method"] != COMPRESS for operation in stored.operations):
         raise CheckpointError(
             "This checkpoint has been operated on already",
             where=source.name,
             hint="operate on the original, or merge this one back first: "
             + shlex.join(["surgery", "merge", asked]),
         )
-    stored = read_stored(source)
     sites = feed_forward_sites(stored.family, stored.config, stored.claims, where=source.name)
     widths = _widths(sites, options, _base(source, sites, options))
     return CompressPlan(stored, asked, options, sites, widths, _keys(stored, sites))
