@@ -22,7 +22,7 @@ from tests.report.feed_forward_factory import make_narrower
 def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What reached the library.
 
-    A stand-in for ``surgery.compress``, which does not exist yet: replace it by the function.
+    A stand-in for ``surgery.compress``: what that does is tested in ``tests/engine``.
     """
     told: dict[str, Any] = {}
 
