@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         Thresholds,
         UpTo,
     )
+    from surgery.engine.compress.compress import compress
+    from surgery.engine.compress.options import CompressOptions
     from surgery.engine.cut.absorb import absorb_decompose
     from surgery.engine.cut.calibrate import Calibrate
     from surgery.engine.cut.inspect import inspect
@@ -50,6 +52,8 @@ __version__ = VERSION
 
 _HOMES = {
     "absorb_decompose": "surgery.engine.cut.absorb",
+    "compress": "surgery.engine.compress.compress",
+    "CompressOptions": "surgery.engine.compress.options",
     "evaluate": "surgery.engine.measure.evaluate",
     "export_model": "surgery.export.run",
     "export_routes": "surgery.export.routes",
@@ -82,6 +86,7 @@ _HOMES = {
 
 __all__ = [
     "Calibrate",
+    "CompressOptions",
     "Energy",
     "Evaluation",
     "Lossless",
@@ -98,6 +103,7 @@ __all__ = [
     "UpTo",
     "__version__",
     "absorb_decompose",
+    "compress",
     "evaluate",
     "export_model",
     "export_routes",

@@ -13,6 +13,7 @@ from surgery import __version__
 from surgery.errors import UsageError
 from surgery_cli import (
     absorb_decompose,
+    compress,
     evaluate,
     export,
     import_adapter,
@@ -76,6 +77,7 @@ def surgery(
 
 
 app.command("absorb-decompose", epilog=absorb_decompose.EXAMPLES)(absorb_decompose.command)
+app.command("compress", epilog=compress.EXAMPLES)(compress.command)
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.command)
 app.command("split", epilog=split.EXAMPLES)(split.command)
 app.command("reparam", epilog=reparam.EXAMPLES)(reparam.command)

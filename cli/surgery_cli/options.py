@@ -171,6 +171,8 @@ def _typed(
         kind = Path
     elif told.reads in ("words", "numbers"):
         kind = str
+    if parser and isinstance(default, float):
+        default = f"{100 * default:g}%"  # typer gives defaults to the parser, too
     info = typer.Option(
         *flags,
         help=told.help() if callable(told.help) else told.help,

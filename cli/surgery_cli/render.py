@@ -17,6 +17,7 @@ from surgery.errors import SurgeryError
 from surgery.report.model.report import Report, SiteReport
 from surgery.report.text.damage import damage_text
 from surgery.report.text.executed import executed_text
+from surgery.report.text.feed_forward import is_narrower
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.summary import (
     PAIR_NAMES,
@@ -32,9 +33,10 @@ from surgery.report.text.summary import (
 )
 from surgery.report.wording import count, percent, printable, scientific
 from surgery_cli.render_calibration import calibration_parts
+from surgery_cli.render_feed_forward import feed_forward_parts
 from surgery_cli.render_linears import linear_parts
 from surgery_cli.render_tuning import tuning_parts
-from surgery_cli.tables import bars, capped, measured, quantities, remarks, table
+from surgery_cli.tables import bars, capped, measured, quantities, remarks, savings, table
 
 _SHARES = (0.1, 0.25, 0.5, 0.75)  # of a pair's vectors, in the table of thresholds
 _STRIP = 32  # widest strip of layers; more layers share a character
@@ -48,7 +50,10 @@ def report_view(report: Report) -> RenderableType:
     else:
         title = "Cost, measured" if is_pruned(report) else "Measured"
         parts += [measured(report, title)] if report.measurements else []
-        parts += linear_parts(report) if is_linear(report) else _attention_parts(report)
+        if is_narrower(report):
+            parts += feed_forward_parts(report)
+        else:
+            parts += linear_parts(report) if is_linear(report) else _attention_parts(report)
     if report.output is not None:
         parts.append(_output(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1])
@@ -56,7 +61,7 @@ def report_view(report: Report) -> RenderableType:
 
 def _attention_parts(report: Report) -> list[RenderableType]:
     structure = is_structure(report)
-    parts = [_contents(report) if structure else _savings(report), *calibration_parts(report)]
+    parts = [_contents(report) if structure else savings(report), *calibration_parts(report)]
     parts += quantities(report.quantities, compared=not structure)
     if is_pruned(report):
         parts.append(_ranks(report))
@@ -99,15 +104,6 @@ def _contents(report: Report) -> RenderableType:
     for saving in report.savings:
         share = saving.before / model.before if model is not None and model.before else 0.0
         shown.add_row(Text(saving.title), Text(count(saving.before)), Text(percent(share)))
-    return capped(shown)
-
-
-def _savings(report: Report) -> RenderableType:
-    shown = table("Parameters", "before", "stored", "removed")
-    for saving in report.savings:
-        cells = [count(saving.before), count(saving.stored)]
-        removed = Text(percent(saving.removed), style="bold cyan" if saving.removed else "dim")
-        shown.add_row(Text(saving.title), *map(Text, cells), removed)
     return capped(shown)
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from surgery.report.model.report import Quantity, Report
 from surgery.report.text.quantity_tables import quantity_tables
 from surgery.report.text.summary import measured_rows
-from surgery.report.wording import printable
+from surgery.report.wording import count, percent, printable
 
 WIDTH = 80
 _ANY_WIDTH = 1000  # wider than any table
@@ -24,7 +24,7 @@ _LONGEST_WORD = 16  # a longer one may be broken
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def table(*columns: str, left: int = 1) -> Table:
+def table(*columns: str | Text, left: int = 1) -> Table:
     """Return an empty table: the first ``left`` columns are words, the rest are figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for index, column in enumerate(columns):
@@ -50,18 +50,28 @@ def measured(report: Report, title: str) -> RenderableType:
     return capped(shown)
 
 
+def savings(report: Report) -> RenderableType:
+    """Show the parameters before and after, in every denominator."""
+    shown = table("Parameters", "before", "stored", "removed")
+    for saving in report.savings:
+        cells = [count(saving.before), count(saving.stored)]
+        removed = Text(percent(saving.removed), style="bold cyan" if saving.removed else "dim")
+        shown.add_row(Text(printable(saving.title)), *map(Text, cells), removed)
+    return capped(shown)
+
+
 def quantities(rows: Sequence[Quantity], *, compared: bool = True) -> list[RenderableType]:
     """Show values, a table a unit; before and after where ``compared``, and what runs of them."""
     shown = []
     for one in quantity_tables(rows):
         if not compared:
-            plain = table(one.title, "")
+            plain = table(Text(printable(one.title)), "")
             for row in one.rows:
                 plain.add_row(Text(printable(row.title)), Text(row.before))
             shown.append(capped(plain))
             continue
         heads = ["before", "after", "change", *(["executed"] if one.padded else [])]
-        drawn = table(one.title, *heads)
+        drawn = table(Text(printable(one.title)), *heads)
         for row in one.rows:
             style = "" if row.before != row.after else "dim"
             cells = [Text(row.before), Text(row.after), Text(row.change, style=style)]

@@ -9,6 +9,11 @@ from surgery.architectures.base import (
 )
 from surgery.architectures.classes import class_of
 from surgery.architectures.config import Config
+from surgery.architectures.feed_forward import (
+    FeedForwardSite,
+    feed_forward_seam,
+    feed_forward_sites,
+)
 from surgery.architectures.linears import LINEAR_ROLES, LinearMap, linear_maps
 from surgery.architectures.prefixes import find_prefix
 from surgery.architectures.registry import ARCHITECTURES, architecture_of
@@ -21,6 +26,7 @@ __all__ = [
     "AttentionSite",
     "Claims",
     "Config",
+    "FeedForwardSite",
     "LinearMap",
     "ModelClass",
     "Preset",
@@ -30,6 +36,8 @@ __all__ = [
     "check_shapes",
     "claim",
     "class_of",
+    "feed_forward_seam",
+    "feed_forward_sites",
     "find_prefix",
     "linear_maps",
 ]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 Input = Literal["audio", "text"]
 Scope = Literal["encoder", "decoder", "cross"]
 Role = Literal["q", "k", "v", "o"]
+FeedForwardRole = Literal["gate", "up", "down"]
 
 ROLES: tuple[Role, ...] = ("q", "k", "v", "o")
 CAUSAL, BASE = "AutoModelForCausalLM", "AutoModel"

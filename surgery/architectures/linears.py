@@ -83,11 +83,12 @@ def linear_maps(
     transposed = family.attentions[0].o.transposed  # a family stores all its maps one way
     for name, played in claims.linears.items():
         if name.endswith(".weight"):
-            add(name, played, _tower(claims, name), _layer(name), transposed)
+            add(name, played, tower_of(claims, name), layer_of(name), transposed)
     return tuple(maps[name] for name in shapes if name in maps)
 
 
-def _tower(claims: Claims, name: str) -> Scope:
+def tower_of(claims: Claims, name: str) -> Scope:
+    """Return the tower that an MLP tensor is in."""
     scopes = {site.scope for site in claims.sites}
     for tower, names in claims.towers.items():
         if name in names and tower in scopes:
@@ -95,5 +96,6 @@ def _tower(claims: Claims, name: str) -> Scope:
     return claims.sites[0].scope
 
 
-def _layer(name: str) -> int:
+def layer_of(name: str) -> int:
+    """Return the layer that a tensor is of, by its name."""
     return next(int(word) for word in name.split(".") if word.isdigit())

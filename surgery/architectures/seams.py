@@ -1,8 +1,9 @@
 """Which seams of an attention block can only be left as they are, and why.
 
 A *seam* is an inner axis where some maps meet others: queries and keys (``qk``), values and outputs
-(``vo``). Exactness is a seam's: what stands between q and k says nothing of v and o, nor of small
-parts, which leave every product as it is.
+(``vo``); in :mod:`.feed_forward` neurons and what reads them (``ffn``). Exactness is a seam's: what
+stands between q and k says nothing of v and o, nor of small parts, which leave every product as it
+is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgery.architectures.base import Architecture, AttentionKind, AttentionSite, Role
+from surgery.architectures.base import (
+    Architecture,
+    AttentionKind,
+    AttentionSite,
+    FeedForwardRole,
+    Role,
+)
 from surgery.choices.rules import ATTENTION_SEAMS
 
 QK_NORM = (
@@ -50,7 +57,7 @@ class Seam:
 
     Attributes:
         name: What budgets, reports and formats call it.
-        groups: Parts that are cut each for itself: key/value heads.
+        groups: Parts that are cut each for itself: key/value heads; 1 where there are none.
         width: Vectors of a group.
         step: Vectors that only go together.
         least: Vectors of a group that stay at least.
@@ -68,8 +75,8 @@ class Seam:
     least: int
     mixes: bool
     why_not: str | None
-    writers: tuple[Role, ...]
-    readers: tuple[Role, ...]
+    writers: tuple[Role | FeedForwardRole, ...]
+    readers: tuple[Role | FeedForwardRole, ...]
     cost: int
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surgery.architectures.base import AttentionSite
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches, teach
 from surgery.calibration.text import TextBatch, text_batches, token_windows_of
 from surgery.calibration.witness import (
     Output,
+    Scoped,
     evenly,
     output_of_speech,
     output_of_text,
@@ -142,7 +142,7 @@ class HeldOut:
     def __init__(
         self,
         model: Any,
-        sites: Sequence[AttentionSite],
+        sites: Sequence[Scoped],
         data: CalibrationData,
         processor: Any,
         *,

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import OutputChange, SiteCut, cut_heads
 from surgery.calibration.modules import AttentionModules
 from surgery.calibration.replay import Replay
+from surgery.calibration.towers import Tower
 from surgery.events import Event, Progress
 
 RIDGE = 0.03
@@ -35,27 +37,10 @@ RIDGE = 0.03
 STAGE = "Refitting outputs"
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """One tower of a model and its input.
-
-    Attributes:
-        layers: First to last.
-        sites: Its blocks that are cut, in the order in which they run; those that keep all of
-            their value vectors keep their output projection as well.
-        runs: Each runs the tower on one batch.
-        weights: What every position of each batch counts, (sequences, positions), float64.
-    """
-
-    layers: Sequence[nn.Module]
-    sites: Sequence[AttentionSite]
-    runs: Sequence[Callable[[], Any]]
-    weights: Sequence[Tensor]
-
-
 def refit(
     model: nn.Module,
-    stacks: Sequence[Stack],
+    towers: Sequence[Tower],
+    sites: Sequence[AttentionSite],
     cuts: Mapping[str, SiteCut],
     progress: Progress,
     ridge: float = RIDGE,
@@ -64,27 +49,29 @@ def refit(
 
     Args:
         model: The original, stock and dense, in evaluation mode.
-        stacks: Its towers, in the order in which they run.
+        towers: Its towers, in the order in which they run.
+        sites: The blocks that are cut; those that keep all of their value vectors keep their
+            output projection as well.
         cuts: What becomes of each block.
         progress: Receives one event a block.
         ridge: λ, as a share of the mean second moment of a kept vector.
     """
     changed = dict(cuts)
     found: dict[str, OutputChange] = {}
-    total = sum(cuts[site.path].vo is not None for stack in stacks for site in stack.sites)
+    total = sum(cuts[site.path].vo is not None for site in sites)
     earlier: list[AttentionSite] = []
     with torch.no_grad():
-        for stack in stacks:
-            by_layer = [_within(model, layer, stack.sites) for layer in stack.layers]
+        for tower in towers:
+            by_layer = [_within(model, layer, sites) for layer in tower.layers]
             fitted = [
                 index
                 for index, own in enumerate(by_layer)
                 if any(cuts[site.path].vo is not None for site in own)
             ]
             if fitted:
-                dense = Replay.catch(stack.layers, stack.runs)
+                dense = Replay.catch(tower.layers, tower.runs)
                 with cut_heads(model, earlier, changed):  # a decoder hears the encoder that was cut
-                    after = Replay.catch(stack.layers, stack.runs) if earlier else dense.copy()
+                    after = Replay.catch(tower.layers, tower.runs) if earlier else dense.copy()
             alike = not earlier
             for index, own in enumerate(by_layer[: max(fitted, default=-1) + 1]):
                 said: dict[str, list[Tensor]] = {site.path: [] for site in own}
@@ -95,7 +82,7 @@ def refit(
                     if cut.vo is None:
                         continue
                     progress(Event(STAGE, len(found), total, site.path))
-                    sums = _Sums(said[site.path], stack.weights)
+                    sums = _Sums(said[site.path], tower.weights)
                     with (
                         cut_heads(model, own, changed),
                         _watching(model, [site], {site.path: sums.hear}),
@@ -110,7 +97,7 @@ def refit(
                     with cut_heads(model, own, changed):
                         after.hidden = after.step(index)
                 dense.hidden = before
-            earlier += stack.sites
+            earlier += chain.from_iterable(by_layer)
     progress(Event(STAGE, total, total))
     return found
 

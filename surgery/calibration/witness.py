@@ -11,12 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from math import sqrt
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from surgery.architectures.base import AttentionSite
+from surgery.architectures.base import AttentionSite, Scope
 from surgery.architectures.known import predicts_next
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches, teach
@@ -39,7 +39,15 @@ def error_of(output: Output, damage: float) -> float:
     return damage if output == "next token" else sqrt(max(damage, 0.0))
 
 
-def output_of_speech(sites: Sequence[AttentionSite]) -> Output:
+class Scoped(Protocol):
+    """A block of any kind."""
+
+    @property
+    def scope(self) -> Scope:
+        """Its tower; cross-attention is in the decoder."""
+
+
+def output_of_speech(sites: Sequence[Scoped]) -> Output:
     """Return which output of a Whisper shows what cutting these blocks does."""
     encoder = all(site.scope == "encoder" for site in sites)
     return "encoder output" if encoder else "next token"

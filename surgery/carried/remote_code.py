@@ -16,7 +16,7 @@ from surgery.architectures.known import auto_classes
 from surgery.carried.flatten import flatten
 from surgery.carried.pieces import Wanted
 from surgery.runtime.families import HOMES
-from surgery.runtime.manifest import ABSORB_DECOMPOSE
+from surgery.runtime.manifest import ABSORB_DECOMPOSE, COMPRESS
 from surgery.runtime.parts import LINEAR_METHODS, REGISTERED
 from surgery.runtime.releases import NEWEST, OLDEST, RUNTIME
 from surgery.version import VERSION
@@ -100,6 +100,7 @@ def remote_code(config: Mapping[str, Any]) -> RemoteCode | None:
     """
     block = config.get("surgery") or {"operations": ()}
     methods = dict.fromkeys(operation["method"] for operation in block["operations"])
+    methods.pop(COMPRESS, None)  # a stock model runs that
     autos = auto_classes(config)
     family = config.get("model_type")
     pruned = ABSORB_DECOMPOSE in methods

@@ -29,3 +29,7 @@ def choice(name: str, value: object, allowed: Sequence[object]) -> None:
             found=value,
             expected=", ".join(str(choice) for choice in allowed if choice is not None),
         )
+
+
+PADDING_WEIGHT = 0.1
+"""What a frame of the silence that fills up a Whisper window counts, against 1 for sound."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from surgery.carried.remote_code import FILE, place_code
 from surgery.checkpoint.directory import DirectorySource, read_json
@@ -86,6 +86,14 @@ class Surgery(Protocol):
 
     def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
         """Return the report of what was written."""
+
+
+@runtime_checkable
+class Configures(Protocol):
+    """A surgery whose result has another configuration."""
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Change the configuration of the result."""
 
 
 def default_output(source: TensorSource, method: str) -> Path:
@@ -213,6 +221,8 @@ def _run(
         config = source.config
         if options.dtype is not None:
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = options.dtype
+        if isinstance(surgery, Configures):
+            surgery.configure(config)
         config["surgery"] = surgery_block([*surgery.before, operation])
         write_config(transaction, config)
         _verify_staged(surgery.specs(), transaction.staging)

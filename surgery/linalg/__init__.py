@@ -1,6 +1,8 @@
 """Batched tensors in, tensors out: the only part that knows torch and nothing else."""
 
+from surgery.linalg.elimination import cheapest_first
 from surgery.linalg.metrics import probed_product_errors, product_error, product_norm
+from surgery.linalg.ordered import deleted_prices, refitted_prices
 from surgery.linalg.orthonormal import (
     OrthonormalProduct,
     orthonormal_product,
@@ -14,7 +16,9 @@ __all__ = [
     "OrthonormalProduct",
     "ProductSVD",
     "TruncatedSVD",
+    "cheapest_first",
     "core_svd",
+    "deleted_prices",
     "orthonormal_product",
     "orthonormal_rows",
     "orthonormality_defect",
@@ -23,5 +27,6 @@ __all__ = [
     "product_norm",
     "product_svd",
     "qr_root",
+    "refitted_prices",
     "truncated_svd",
 ]

@@ -41,20 +41,25 @@ from surgery.methods.householder import Hra
 from surgery.methods.linear import LinearStart, Treatment
 from surgery.methods.low_rank import Pissa, Sorsa
 from surgery.methods.magnitude import magnitude
+from surgery.methods.neuron_refit import NarrowDown, narrow, output_error
+from surgery.methods.neurons import AMENDS, Amends, Elimination, NeuronMoments, eliminate
 from surgery.methods.ranks import choose_ranks
 from surgery.methods.units import PairSpectrum, Ranks, SiteSpectra
 
 __all__ = [
+    "AMENDS",
     "FORMS",
     "LAYOUTS",
     "LITTLE_ERROR",
     "LITTLE_PERPLEXITY",
     "OF",
     "Adopted",
+    "Amends",
     "AttentionWeights",
     "Behind",
     "Bound",
     "DamageCurve",
+    "Elimination",
     "Energy",
     "Form",
     "Goft",
@@ -65,6 +70,8 @@ __all__ = [
     "MaxError",
     "MaxPplIncrease",
     "MaxWerIncrease",
+    "NarrowDown",
+    "NeuronMoments",
     "Of",
     "PairDecomposition",
     "PairSpectrum",
@@ -84,12 +91,15 @@ __all__ = [
     "activation_aware",
     "block_sizes",
     "choose_ranks",
+    "eliminate",
     "factor_queries_keys",
     "factor_rotary_keys",
     "factor_rows",
     "factor_values_outputs",
     "magnitude",
     "most_removable",
+    "narrow",
+    "output_error",
     "predicted_damage",
     "prepare",
     "share_frequencies",

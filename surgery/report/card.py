@@ -14,9 +14,11 @@ from surgery.architectures import ARCHITECTURES
 from surgery.architectures.base import CAUSAL
 from surgery.report.model.report import Report
 from surgery.report.model.tuning import Tuning
-from surgery.report.text.calibration import calibration_sentence, leak_text
+from surgery.report.text import feed_forward_tables
+from surgery.report.text.calibration import calibration_sentence, data_text, leak_text
 from surgery.report.text.damage import damage_text, is_priced
 from surgery.report.text.executed import executed_text
+from surgery.report.text.feed_forward import STOCK, final_text, is_narrower, refit_text
 from surgery.report.text.linear_tables import columns, role_rows
 from surgery.report.text.linear_views import byte_rows, is_linear
 from surgery.report.text.linear_words import words
@@ -33,7 +35,7 @@ from surgery.report.text.summary import (
 )
 from surgery.report.text.tuning import curve_rows, fact_rows, method_name, warning_text
 from surgery.report.text.tuning_tables import moved_columns, moved_rows
-from surgery.report.wording import amount, change, count, percent, printable
+from surgery.report.wording import amount, capitalised, change, count, percent, printable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -92,7 +94,24 @@ def _environment() -> Environment:
 def _contents(report: Report) -> tuple[str, dict[str, Any]]:
     if report.tuning is not None:
         return _tuning(report, report.tuning)
+    if is_narrower(report):
+        return _feed_forward(report)
     return _linears(report) if is_linear(report) else _attention(report)
+
+
+def _feed_forward(report: Report) -> tuple[str, dict[str, Any]]:
+    told = report.calibration
+    return "card_feed_forward.md.j2", {
+        "stock": STOCK,
+        "final": final_text(report),
+        "refit": capitalised(refit_text(report)),
+        "calibrated": "" if told is None else data_text(told),
+        "leak": "" if told is None else leak_text(told),
+        "priced": is_priced(report),
+        "columns": feed_forward_tables.columns(report),
+        "rows": feed_forward_tables.tower_rows(report),
+        "tables": quantity_tables(report.quantities),
+    }
 
 
 def _attention(report: Report) -> tuple[str, dict[str, Any]]:
@@ -150,7 +169,8 @@ def _untrusted(report: Report) -> str:
 
 def _front_matter(report: Report) -> dict[str, Any]:
     """Return what hubs index. ``base_model`` only where the source is a hub id."""
-    matter: dict[str, Any] = {"library_name": "model-surgery"}
+    stock = is_narrower(report)
+    matter: dict[str, Any] = {"library_name": "transformers" if stock else "model-surgery"}
     if _HUB_ID.fullmatch(report.source.name):
         matter["base_model"] = report.source.name
     if report.source.model_type in ARCHITECTURES:

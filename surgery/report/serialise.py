@@ -18,7 +18,14 @@ SCHEMA = 1
 _DIGITS = 7
 # spectra are a picture's worth of numbers, and nine tenths of the file
 _FEWER_DIGITS = {"spectrum": 5, "moved": 6}
-_LISTS = ("sites", "linears", "steps", "held_out", "moved")  # written an entry a line
+_LISTS = (
+    "sites",
+    "linears",
+    "feed_forward",
+    "steps",
+    "held_out",
+    "moved",
+)  # written an entry a line
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 

@@ -16,6 +16,8 @@ FORMAT_VERSION = 1
 """The format that is written, and the newest that is read."""
 
 ABSORB_DECOMPOSE = "absorb-decompose"
+COMPRESS = "compress"
+"""Leaves a stock model: config.json says its widths, and the operation has no sites."""
 SITE_NUMBERS = ("heads", "kv_heads", "head_dim")
 SITE_RANKS = ("qk_ranks", "v_ranks")
 
@@ -96,7 +98,7 @@ def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
     if not isinstance(operation, Mapping):
         raise malformed(where, operation, "an object")
     method = operation.get("method")
-    methods = (ABSORB_DECOMPOSE, *LINEAR_METHODS)
+    methods = (ABSORB_DECOMPOSE, COMPRESS, *LINEAR_METHODS)
     if method not in methods:
         raise LoadError(
             "The checkpoint was made by a method that this version cannot run.",
@@ -108,6 +110,8 @@ def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
     sites = operation.get("sites")
     if not isinstance(sites, Mapping):
         raise malformed(f"{where}.sites", sites, "an object of module paths")
+    if method == COMPRESS and sites:
+        raise malformed(f"{where}.sites", sites, "none: config.json says all there is")
     if method == ABSORB_DECOMPOSE and manifest.linears:
         raise malformed(f"{where}.method", method, "what came before small parts, in that order")
     for path, site in sites.items():

@@ -12,8 +12,9 @@ from torch import Tensor
 from surgery.architectures import AttentionSite
 from surgery.calibration.cut import OutputChange, SiteCut, cut_heads
 from surgery.calibration.modules import AttentionModules
-from surgery.calibration.refit import Stack, refit
+from surgery.calibration.refit import refit
 from surgery.calibration.replay import Replay
+from surgery.calibration.towers import Tower
 from surgery.evaluation.layers import hidden_states, stack
 from surgery.events import ignore
 from tests.calibration.oracle import sites_of
@@ -24,8 +25,8 @@ from tests.models import TINY, tiny_model
 RIDGE = 0.01
 
 
-def towers(model: Any, sites: Sequence[AttentionSite]) -> list[Stack]:
-    """Every tower with its blocks, two batches, and weights of which some are nought."""
+def towers(model: Any) -> list[Tower]:
+    """Every tower, two batches, and weights of which some are nought."""
     batches = [inputs(model, length=9), inputs(model, batch=3, length=7)]
     draw = torch.Generator().manual_seed(0)
 
@@ -47,16 +48,12 @@ def towers(model: Any, sites: Sequence[AttentionSite]) -> list[Stack]:
 
     encoder = None
     if model.config.model_type != "whisper":
-        return [Stack(stack(model), sites, runs(model.base_model), weights("input_ids"))]
+        return [Tower("decoder", stack(model), runs(model.base_model), weights("input_ids"))]
     encoder, decoder = model.get_encoder(), model.get_decoder()
-    own = [site for site in sites if site.scope == "encoder"]
-    others = sorted(
-        (each for each in sites if each.scope != "encoder"), key=lambda each: each.layer
-    )
     heard = weights(int(model.config.max_source_positions))
     return [
-        Stack(stack(encoder), own, runs(encoder, "input_features"), heard),
-        Stack(stack(decoder), others, runs(model.base_model), weights("decoder_input_ids")),
+        Tower("encoder", stack(encoder), runs(encoder, "input_features"), heard),
+        Tower("decoder", stack(decoder), runs(model.base_model), weights("decoder_input_ids")),
     ]
 
 
@@ -77,15 +74,27 @@ def projected(model: Any, site: AttentionSite, runs: Sequence[Any]) -> tuple[Ten
     return torch.cat(given), torch.cat(made)
 
 
+def held(model: Any, tower: Tower, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
+    """The blocks of a tower in the order in which they run."""
+    speech = model.config.model_type == "whisper"
+    own = [
+        one for one in sites if not speech or (one.scope == "encoder") == (tower.name == "encoder")
+    ]
+    return sorted(own, key=lambda each: each.layer)
+
+
 def naive(
-    model: Any, stacks: Sequence[Stack], chosen: Mapping[str, SiteCut], ridge: float
+    model: Any,
+    stacks: Sequence[Tower],
+    sites: Sequence[AttentionSite],
+    chosen: Mapping[str, SiteCut],
+    ridge: float,
 ) -> dict[str, OutputChange]:
     """Block by block, the model run anew for each; ridge as further rows of a least squares."""
     found: dict[str, OutputChange] = {}
-    sites = [site for tower in stacks for site in tower.sites]
     for tower in stacks:
         weight = torch.cat([each.flatten() for each in tower.weights]).sqrt()[:, None]
-        for site in tower.sites:
+        for site in held(model, tower, sites):
             wanted = projected(model, site, tower.runs)[1]
             now = {path: SiteCut(cut.qk, cut.vo, found.get(path)) for path, cut in chosen.items()}
             with cut_heads(model, sites, now):
@@ -114,7 +123,7 @@ def naive(
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_replaying_layers_computes_what_the_model_computes(name: str) -> None:
     model = tiny_model(name)
-    for tower in towers(model, ()):
+    for tower in towers(model):
         wanted = []
         for each in tower.runs:
             with torch.no_grad(), hidden_states(tower.layers) as states:
@@ -133,10 +142,10 @@ def test_a_refit_is_least_squares_behind_the_blocks_fitted_before(name: str) -> 
     model = tiny_model(name, dtype=torch.float64)
     sites = sites_of(model)
     chosen = cuts(decompose(model, sites), ragged(sites))
-    stacks = towers(model, sites)
-    found = refit(model, stacks, chosen, ignore, ridge=RIDGE)
-    wanted = naive(model, stacks, chosen, RIDGE)
-    assert list(found) == [site.path for tower in stacks for site in tower.sites]
+    stacks = towers(model)
+    found = refit(model, stacks, sites, chosen, ignore, ridge=RIDGE)
+    wanted = naive(model, stacks, sites, chosen, RIDGE)
+    assert list(found) == [one.path for tower in stacks for one in held(model, tower, sites)]
     for path, change in found.items():
         # Normal equations square the condition, which the ridge bounds by kept / RIDGE.
         scale = float(wanted[path].weight.norm())
@@ -152,13 +161,13 @@ def test_with_all_kept_nothing_is_changed(name: str) -> None:
     model = tiny_model(name, dtype=torch.float64)
     sites = sites_of(model)
     whole = {site.path: SiteCut() for site in sites}
-    assert refit(model, towers(model, sites), whole, ignore) == {}
+    assert refit(model, towers(model), sites, whole, ignore) == {}
     before = run(model)
     full = {
         site.path: SiteCut(vo=torch.eye(site.head_dim).double().repeat(site.kv_heads, 1, 1))
         for site in sites
     }
-    for change in refit(model, towers(model, sites), full, ignore).values():
+    for change in refit(model, towers(model), sites, full, ignore).values():
         assert float(change.weight.abs().max()) < 1e-12
     assert torch.equal(run(model), before)
 
@@ -178,13 +187,13 @@ def test_what_another_head_knows_is_taken_from_it() -> None:
     product = torch.eye(d, dtype=torch.float64).repeat(site.kv_heads, 1, 1)
     product[1, -(d // 2) :] = 0.0
     chosen = {site.path: SiteCut(vo=product)}
-    encoder = towers(model, [site])[:1]
+    encoder = towers(model)[:1]
     features = inputs(model)["input_features"]
     with torch.no_grad():
         before = model.get_encoder()(features).last_hidden_state
         with cut_heads(model, [site], chosen):
             cut = model.get_encoder()(features).last_hidden_state
-        found = refit(model, encoder, chosen, ignore, ridge=1e-12)
+        found = refit(model, encoder, [site], chosen, ignore, ridge=1e-12)
         fitted = {site.path: SiteCut(vo=product, output=found[site.path])}
         with cut_heads(model, [site], fitted):
             after = model.get_encoder()(features).last_hidden_state

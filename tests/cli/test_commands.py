@@ -19,6 +19,7 @@ from tests.engine.support import contents, save_tiny
 
 COMMANDS = (
     "absorb-decompose",
+    "compress",
     "inspect",
     "merge",
     "split",

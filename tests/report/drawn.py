@@ -14,12 +14,14 @@ from surgery.report.html import to_html
 from surgery.report.model.report import Report
 from surgery.report.pages import attention as attention_page
 from surgery.report.pages import calibration as calibration_page
+from surgery.report.pages import feed_forward as feed_forward_page
 from surgery.report.pages import linears as linears_page
 from surgery.report.pages import tuning as tuning_page
 
 MAKERS = {
     attention_page: ("savings_bars", "rank_maps", "spectra", "pair_errors", "trade_off"),
     calibration_page: ("price_curves", "sensitivity_dots"),
+    feed_forward_page: ("model_column",),
     tuning_page: ("losses", "moved_maps", "moved_spectra"),
     linears_page: ("trainable_bars", "captured_maps", "principal_spectra", "schematic"),
 }

@@ -14,6 +14,7 @@ from surgery.report.model.calibration import Calibration
 from surgery.report.model.report import PairReport, Report, SiteReport
 from tests.report import (
     test_calibrated_pages,
+    test_feed_forward_pages,
     test_linear_pages,
     test_pages,
     test_tuning_pages,
@@ -30,6 +31,11 @@ DRAWN: dict[str, Callable[[], Iterable[Picture]]] = {
     "calibrated": partial(test_calibrated_pages.drawing, "whisper"),
     "split": partial(test_linear_pages.drawing, "sorsa", "tiny"),
     "reflections": partial(test_linear_pages.drawing, "hra", "tiny"),
+    "narrower": partial(test_feed_forward_pages.drawing, "tiny"),
+    "narrower, beside attention": partial(test_feed_forward_pages.drawing, "large"),
+    "narrower, 80 layers": partial(test_feed_forward_pages.drawing, "llama"),
+    "narrower, counted": partial(test_feed_forward_pages.drawing, "dry"),
+    "narrower, hostile": partial(test_feed_forward_pages.drawing, "hostile"),
     "tuned cores": partial(test_tuning_pages.drawing, "core"),
     "tuned split": partial(test_tuning_pages.drawing, "sorsa"),
     "tuned LoRA": partial(test_tuning_pages.drawing, "lora"),

@@ -12,6 +12,7 @@ from surgery.errors import CheckpointError
 from surgery.report.model.report import Measurement
 from surgery.report.serialise import SCHEMA, from_json, to_json
 from tests.report.factory import hostile_report, make_report
+from tests.report.feed_forward_factory import make_narrower
 
 
 @pytest.mark.parametrize("size", ["tiny", "llama"])
@@ -20,6 +21,20 @@ def test_what_was_written_reads_back_the_same(size: str) -> None:
     again = from_json(text)
     assert to_json(again) == text
     assert from_json(to_json(again)) == again
+
+
+@pytest.mark.parametrize("size", ["tiny", "llama"])
+def test_narrower_blocks_read_back_the_same_one_a_line(size: str) -> None:
+    report = make_narrower(size)
+    text = to_json(report)
+    again = from_json(text)
+    assert to_json(again) == text
+    assert from_json(to_json(again)) == again
+    assert again.savings == report.savings
+    kept = [(one.path, one.kept) for one in report.feed_forward]
+    assert [(one.path, one.kept) for one in again.feed_forward] == kept
+    lines = [line for line in text.splitlines() if line.startswith('{"path"')]
+    assert len(lines) == len(report.feed_forward)
 
 
 def test_rounding_keeps_seven_digits_and_counts_stay_exact() -> None:

@@ -12,6 +12,7 @@ from surgery.report.model.report import Report
 from surgery_cli.render import report_view
 from tests.report.calibrated_factory import calibrated
 from tests.report.factory import make_report
+from tests.report.feed_forward_factory import make_narrower
 from tests.report.linear_factory import make_linear_report
 from tests.report.test_render import _shown
 from tests.report.tuning_factory import make_tuning_report
@@ -23,6 +24,9 @@ REPORTS = {
     "a look": make_report("tiny", inspect=True),
     "split": make_linear_report("sorsa"),
     "reflections": make_linear_report("hra"),
+    "narrower": make_narrower("large", measured=True),
+    "narrower, one tower": make_narrower("llama"),
+    "narrower, counted": make_narrower("tiny", dry=True),
     "tuned": make_tuning_report("core"),
 }
 FITS_A_PHONE = 5  # columns of figures as short as ``46.5 G`` and of words that wrap

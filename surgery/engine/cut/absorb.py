@@ -106,8 +106,6 @@ class AbsorbDecompose:
         SurgeryError: Calibration data or statistics cannot be read, or do not fit.
     """
 
-    before: tuple[Operation, ...] = ()
-
     def __init__(self, plan: Plan, progress: Progress, *, curve: bool = False) -> None:
         self.plan = plan
         self._run: CalibrationRun | None = None
@@ -129,6 +127,11 @@ class AbsorbDecompose:
     def source(self) -> TensorSource:
         """The dense checkpoint."""
         return self.plan.source
+
+    @property
+    def before(self) -> tuple[Operation, ...]:
+        """What was done to it: blocks made narrower, if anything."""
+        return self.plan.before
 
     @property
     def options(self) -> Options:

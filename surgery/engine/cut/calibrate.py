@@ -8,12 +8,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from surgery.choices.common import RIDGE, SHIPPED
+from surgery.choices.common import PADDING_WEIGHT, RIDGE, SHIPPED
 from surgery.choices.option import asked
 from surgery.errors import UsageError
-
-PADDING_WEIGHT = 0.1
-"""What a frame of the silence that fills up a Whisper window counts, against 1 for sound."""
 
 _option: Any = partial(asked, panel="Calibration: decide by what the model computes on real input")
 

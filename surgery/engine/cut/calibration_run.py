@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
 
 from surgery.calibration.collect import collect
-from surgery.calibration.data import CalibrationData, open_data
-from surgery.calibration.dealing import Dealt, deal, fingerprint_in_order
+from surgery.calibration.dealing import fingerprint_in_order
 from surgery.calibration.held_out import HeldOut
 from surgery.calibration.moments import Moments
 from surgery.calibration.spilled import from_tensors, to_tensors
@@ -25,27 +22,21 @@ from surgery.calibration.witness import (
     output_of_text,
     witness,
 )
-from surgery.checkpoint.validate import check_finite
-from surgery.choices.common import SHIPPED
 from surgery.engine.cut.bounds import check_bound
 from surgery.engine.cut.decompose import Spill
 from surgery.engine.cut.plan import Plan
 from surgery.engine.cut.saved_statistics import saved_statistics
-from surgery.engine.measure.heads import check_hears
-from surgery.engine.measure.input import data_kind, processor_of
-from surgery.engine.measure.shipped import shipped_data
-from surgery.errors import UsageError, note_kept
-from surgery.evaluation.unused import warn_of_unused
+from surgery.engine.measure.input import data_kind
+from surgery.engine.measure.input_run import InputRun
+from surgery.errors import note_kept
 from surgery.events import Progress
 from surgery.methods import Bound, Rule, SeamName, UpTo
-from surgery.stored.dense import dense_directory
-from surgery.stored.loading import check_device, load
 
 SPILLED = "statistics"
 """Under which key a run keeps its moments for itself, to be resumed."""
 
 
-class CalibrationRun:
+class CalibrationRun(InputRun):
     """What real input tells of the blocks of a plan; entered while the model may be run.
 
     The model is loaded when it is first needed: a file of statistics may make that never.
@@ -68,17 +59,7 @@ class CalibrationRun:
             raise ValueError("the plan asks for no calibration")
         self.plan, self.settings, self.progress = plan, settings, progress
         self.sites = [each.site for each in plan.sites if each.treated]
-        check_device(settings.device)
-        if data_kind(plan.source) == "audio":
-            check_hears(plan.source, "--calibrate")
-        self.data: CalibrationData | None = None
-        self._opened = ExitStack()
-        if settings.data == SHIPPED:
-            shipped = shipped_data(plan.source, settings.samples)
-            self.data = self._opened.enter_context(shipped)
-        elif settings.data is not None:
-            self.data = open_data(Path(settings.data), data_kind(plan.source), settings.samples)
-            warn_of_unused(Path(settings.data), self.data.kind)
+        super().__init__(plan.source, settings.data, settings.samples, settings.device)
         tried = None if self.data is None else self.dealt.trial
         check_bound(plan.options.rule, tried, plan.source)
         known = (lambda: self.on), (lambda: self._fitted)
@@ -88,24 +69,20 @@ class CalibrationRun:
         self.spill: Spill | None = None
         self._written = False
 
-    def __enter__(self) -> Self:
-        """Open nothing yet."""
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let the model go."""
-        self._opened.close()
+        """Let the model go, and say which statistics an error leaves."""
+        super().__exit__(kind, error, trace)
         if error is not None and self._written:
             tried = len(self.statistics.trials)
             trials = f" with trials of {tried} pair{'' if tried == 1 else 's'}" if tried else ""
             note_kept(error, f"statistics{trials}", Path(str(self.settings.statistics)).resolve())
-        for name in ("directory", "model", "processor", "witness", "held_out"):
-            self.__dict__.pop(name, None)
+
+    _LATER = (*InputRun._LATER, "witness", "held_out")
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -180,11 +157,6 @@ class CalibrationRun:
         """Return a damage as people are told it."""
         return error_of(self.output, damage)
 
-    @cached_property
-    def dealt(self) -> Dealt:
-        """The data in its parts: what is fitted to, tried on, and held out."""
-        return deal(self.needed("A cut is to be tried on real input"))
-
     @property
     def unseen(self) -> bool:
         """Whether the rows that cuts are tried on are others than those that were fitted to."""
@@ -215,32 +187,9 @@ class CalibrationRun:
         )
 
     @cached_property
-    def directory(self) -> Path:
-        """A directory that transformers can load the original from."""
-        return self._opened.enter_context(dense_directory(self.plan.source))
-
-    @cached_property
-    def model(self) -> Any:
-        """The original, in float32 on the CPU; on an accelerator as it is stored.
-
-        Raises:
-            CheckpointError: A weight is NaN or infinite, which all that is computed would be.
-        """
-        source = self.plan.source
-        for name in source.infos:
-            check_finite(name, source.tensor(name))
-            source.release(name)
-        return load(self.directory, device=self.settings.device)
-
-    @cached_property
-    def processor(self) -> Any:
-        """Whisper's processor, or a language model's tokenizer."""
-        return processor_of(self.plan.source, self.directory)
-
-    @cached_property
     def on(self) -> CalibratedOn:
         """What is calibrated on, by content; reads every recording."""
-        return self.statistics.data if self.data is None else CalibratedOn.of(self.data)
+        return self.statistics.data if self.data is None else super().on
 
     @cached_property
     def _fitted(self) -> str:
@@ -253,16 +202,6 @@ class CalibrationRun:
             self.needed(why, hint="give --calibrate DIR|FILE, or do without: --no-trials")
         if isinstance(rule, Bound | UpTo) and not self.settings.tries:
             self.needed("A bound is to be kept without trials")
-
-    def needed(self, why: str, hint: str = "give --calibrate DIR|FILE") -> CalibrationData:
-        """Return the data.
-
-        Raises:
-            UsageError: There is none; ``why`` says what it is needed for.
-        """
-        if self.data is None:
-            raise UsageError(f"{why}, and there is no data", hint=hint)
-        return self.data
 
     @property
     def pairs(self) -> list[tuple[str, SeamName]]:

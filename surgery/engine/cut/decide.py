@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from surgery.architectures.ranks import SiteRanks
 from surgery.calibration.cut import OutputChange
-from surgery.calibration.held_out import Price
 from surgery.calibration.sensitivity import Trials
 from surgery.calibration.witness import unit_of
 from surgery.engine.cut.calibration_run import CalibrationRun
@@ -18,7 +17,7 @@ from surgery.engine.cut.ranks import plan_ranks, site_ranks
 from surgery.engine.cut.search import search
 from surgery.engine.cut.settle import settle
 from surgery.engine.cut.trials import make_trials
-from surgery.evaluation.bootstrap import Estimate
+from surgery.engine.measure.priced import told as told_price
 from surgery.events import Progress
 from surgery.methods import (
     Bound,
@@ -35,8 +34,6 @@ from surgery.methods import (
 )
 from surgery.report.model.calibration import (
     Calibration,
-    HeldOut,
-    Interval,
     SearchStep,
     Sensitivity,
 )
@@ -137,7 +134,7 @@ def decide(
         bound=_bound_name(rule) if isinstance(rule, Bound | UpTo) else None,
         search=steps,
         in_sample=run.data is None or not run.unseen,
-        held_out=None if held_out is None else _told(held_out),
+        held_out=None if held_out is None else told_price(held_out),
     )
     found = pricing.decompositions
     return Decision(found, site_ranks(plan, chosen, found), told, pricing.refitted)
@@ -174,25 +171,6 @@ def _curves(trials: Trials, path: str) -> dict[SeamName, DamageCurve | None]:
     return {
         pair: DamageCurve.measured(tried) for (site, pair), tried in trials.items() if site == path
     }
-
-
-def _told(price: Price) -> HeldOut:
-    figure, change = "", price.perplexity or price.word_errors
-    if change is not None:
-        figure = "perplexity" if price.perplexity is not None else "word error rate"
-    return HeldOut(
-        rows=price.rows,
-        error=_interval(price.error),
-        agreement=price.agreement,
-        figure=figure,
-        before=None if change is None else change.before,
-        after=None if change is None else change.after,
-        difference=None if change is None else _interval(change.difference),
-    )
-
-
-def _interval(estimate: Estimate) -> Interval:
-    return Interval(estimate.value, estimate.low, estimate.high)
 
 
 def _bound_name(bound: Bound | UpTo) -> str:

@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from surgery.choices.common import DTYPES, RIDGE, SCOPES, SHIPPED, ScopeChoice, choice
+from surgery.choices.common import (
+    DTYPES,
+    PADDING_WEIGHT,
+    RIDGE,
+    SCOPES,
+    SHIPPED,
+    ScopeChoice,
+    choice,
+)
 from surgery.choices.cutting import baselines, described
 from surgery.choices.option import DTYPE, SEAMS, asked, command_line
 from surgery.choices.rules import (
@@ -27,7 +35,7 @@ from surgery.choices.rules import (
     UpTo,
 )
 from surgery.choices.where import WHERE
-from surgery.engine.cut.calibrate import PADDING_WEIGHT, Calibrate
+from surgery.engine.cut.calibrate import Calibrate
 from surgery.errors import UsageError
 
 if TYPE_CHECKING:

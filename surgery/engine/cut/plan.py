@@ -14,6 +14,8 @@ from surgery.checkpoint.source import TensorSource
 from surgery.engine.cut.options import Options
 from surgery.errors import CheckpointError, UsageError
 from surgery.methods import AttentionWeights, Lossless, prepare
+from surgery.runtime.manifest import COMPRESS
+from surgery.stored.block import Operation
 from surgery.stored.stored import output_dtype, read_stored
 
 NOT_ASKED = "not asked for (--seams)"
@@ -49,7 +51,10 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked source and what will be done to it; ``asked`` is what the user called it."""
+    """A checked source and what will be done to it.
+
+    ``asked`` is what the user called it, ``before`` what was done to it.
+    """
 
     source: TensorSource
     asked: str
@@ -58,6 +63,7 @@ class Plan:
     claims: Claims
     options: Options
     sites: tuple[SitePlan, ...]
+    before: tuple[Operation, ...] = ()
 
     def output_dtype(self, name: str) -> torch.dtype:
         """Return the dtype tensor ``name`` is written in."""
@@ -77,14 +83,14 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
         UsageError: Nothing in the checkpoint is in scope.
     """
     asked = asked or source.name
-    if "surgery" in source.config:
+    stored = read_stored(source)
+    if any(operation["method"] != COMPRESS for operation in stored.operations):
         raise CheckpointError(
             "This checkpoint has been restructured already",
             where=source.name,
             hint="operate on the original, or merge this one back first: "
             + shlex.join(["surgery", "merge", asked]),
         )
-    stored = read_stored(source)
     family, claims = stored.family, stored.claims
     options = options.resolve(family)
     sites = tuple(
@@ -108,7 +114,7 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
             found=", ".join(options.pairs or ()),
             expected=f"{', '.join(open_)}, since {told}" if open_ else told,
         )
-    return Plan(source, asked, family, stored.config, claims, options, sites)
+    return Plan(source, asked, family, stored.config, claims, options, sites, stored.operations)
 
 
 def _by_frequency(options: Options) -> bool:

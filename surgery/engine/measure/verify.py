@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from surgery.events import Event, Progress, ignore
 from surgery.linalg import product_error
 from surgery.methods import AttentionWeights, prepare
 from surgery.report.model.report import Measurement
+from surgery.runtime.manifest import COMPRESS
 from surgery.stored.adapted import open_model
 from surgery.stored.pack import read_site
 from surgery.stored.stored import Stored, read_stored
@@ -61,6 +63,12 @@ class Verification:
         return max((*heads, *self.linears.values()), default=0.0)
 
 
+NARROWER = (
+    "Feed-forward blocks lost neurons, and what is behind them was fitted to those that stay: "
+    "their weights correspond to none of the original's, and only outputs say what that costs."
+)
+
+
 def verify(
     original: str | Path,
     result: str | Path,
@@ -93,7 +101,8 @@ def verify(
             check_data(before, data)
             check_unseen(after, data)
         old, new = read_stored(before), read_stored(after)
-        _check_same_model(old, new)
+        narrower = _narrower(old, new)
+        _check_same_model(old, new, narrower)
         found = []
         sites = old.claims.sites
         for index, site in enumerate(sites):
@@ -103,7 +112,7 @@ def verify(
             )
             found.append(_compare(site, *weights))
         progress(Event("Comparing heads", len(sites), len(sites)))
-        differing = _differing(old, new)
+        differing = [name for name in _differing(old, new) if name not in narrower]
         owners = {one.weight: path for path, one in old.maps.items()} | _treated(old, new)
         linears: dict[str, float] = {}
         for name in differing:
@@ -112,14 +121,28 @@ def verify(
                 linears[owners[name]] = max(error, linears.get(owners[name], 0.0))
         changed = [name for name in differing if name not in owners]
         measured: list[Measurement] = []
-        notes: list[str] = []
+        notes = [NARROWER] if narrower else list[str]()
         if not weights_only and after.directory is not None:
             measured = measure(before, after.directory, data, progress, sample=after)
             notes += filter(None, [unmeasured(before)])
         return Verification(before.name, after.name, found, linears, changed, measured, notes)
 
 
-def _check_same_model(old: Stored, new: Stored) -> None:
+def _narrower(old: Stored, new: Stored) -> frozenset[str]:
+    """Return the tensors of feed-forward blocks that lost neurons: they correspond to none."""
+    if all(operation["method"] != COMPRESS for operation in new.operations):
+        return frozenset()
+    shapes = ({name: info.shape for name, info in each.source.infos.items()} for each in (old, new))
+    before, after = shapes
+    owners = {name.rpartition(".")[0] for name in old.claims.linears}
+    return frozenset(
+        name
+        for name in before
+        if name in after and (before[name] != after[name] or name.rpartition(".")[0] in owners)
+    )
+
+
+def _check_same_model(old: Stored, new: Stored, narrower: Collection[str]) -> None:
     """Refuse to compare what does not correspond tensor by tensor.
 
     Raises:
@@ -143,6 +166,8 @@ def _check_same_model(old: Stored, new: Stored) -> None:
             )
             break
     for name in _outside_attention(old) if found is None else ():
+        if name in narrower:
+            continue
         shapes = [list(each.infos[name].shape) for each in (after, before)]
         if shapes[0] != shapes[1]:
             found, expected = (f"{name} of shape {shape}" for shape in shapes)

@@ -1,9 +1,9 @@
 """The visual language every picture shares: colours, sizes, and the way to SVG.
 
 Colours are Okabe and Ito's, told apart by readers with any colour vision; QK is always blue,
-VO always orange, what was cut always grey; what is trained is blue, what is frozen grey. Layouts
-have colours of their own, which neither pair has. One unit of a figure is one CSS pixel at the
-size it was designed for; the page scales it.
+VO always orange, what was cut always grey; what is trained is blue, what is frozen grey; neurons of
+feed-forward blocks are green. Layouts have colours of their own, which neither pair has. One unit
+of a figure is one CSS pixel at the size it was designed for; the page scales it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ KEPT_MAP = LinearSegmentedColormap.from_list(
 )
 TRAINED = "#0072b2"
 FROZEN = "#d9dcdf"
+NEURONS = "#00684e"
 DEPTH_MAP = LinearSegmentedColormap.from_list(
     "depth", ["#a9cfe3", "#4a9cc7", "#1f6aa5", "#0d2b4d"]
 )  # first layer light, last dark; the lightest still seen as a line on white

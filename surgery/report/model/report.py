@@ -96,6 +96,30 @@ class LinearReport:
 
 
 @dataclass(frozen=True)
+class FeedForwardReport:
+    """One feed-forward block that lost neurons.
+
+    Attributes:
+        path: Path of the smallest module that holds it.
+        scope: Its tower.
+        layer: Its layer.
+        before: Neurons.
+        kept: Neurons that stay.
+        fitted_error: Relative error of the block's output on the rows that it was fitted to: the
+            root of the energy that is lost over that of the output.
+        deleted_error: The same, had the map behind the neurons not been refitted.
+    """
+
+    path: str
+    scope: str
+    layer: int
+    before: int
+    kept: int
+    fitted_error: float
+    deleted_error: float
+
+
+@dataclass(frozen=True)
 class Trainable:
     """How many numbers a tuner would train, of how many.
 
@@ -207,6 +231,8 @@ class Report:
         calibration: What was found on real input beforehand, where the run was calibrated.
         tuning: What was trained and how it went, where the run trained; then ``sites``,
             ``savings`` and ``linears`` are empty.
+        feed_forward: Feed-forward blocks that lost neurons; then ``sites`` and ``linears`` are
+            empty.
     """
 
     title: str
@@ -227,3 +253,4 @@ class Report:
     trainable: Trainable | None = None
     calibration: Calibration | None = None
     tuning: Tuning | None = None
+    feed_forward: list[FeedForwardReport] = field(default_factory=list)

@@ -37,11 +37,12 @@ def calibration_tiles(report: Report) -> list[Tile]:
         return []
     predicted, measured = calibration.predicted, calibration.measured
     value = predicted if measured is None else measured
+    if calibration.held_out is not None:
+        value = calibration.held_out.error.value
     if value is None:
         return []
     detail = error_name(calibration, unit=False)
     if calibration.held_out is not None:
-        value = calibration.held_out.error.value
         detail += f", on held-out rows of {calibration.data}"
         label = "Error on held-out rows"
     elif measured is not None:

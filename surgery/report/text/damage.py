@@ -16,6 +16,7 @@ from surgery.report.text.calibration import (
     held_out_figure,
     held_out_rows,
 )
+from surgery.report.text.feed_forward import is_narrower
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.summary import is_pruned, is_structure, measured_text
 from surgery.report.wording import capitalised, percent, scientific
@@ -23,6 +24,9 @@ from surgery.report.wording import capitalised, percent, scientific
 UNMEASURED = "Not measured on real input: the model may be ruined."
 
 UNTRIED = "By weights alone: nothing was run. --calibrate shipped says what a cut would cost."
+
+COUNTED = "Counted, and not run: what it costs is told once it is written."
+NOT_HELD_OUT = "Nothing was held out: what this costs is not known, and it may be a ruined model."
 
 RUINED = 0.3
 """Relative error of an output from which on a reader should be warned."""
@@ -53,6 +57,9 @@ def damage_text(report: Report) -> DamageText | None:
         return DamageText(text + _no_words(told), tone)
     if report.measurements:
         return DamageText(f"{measured_text(report.measurements[0])}.", "plain")
+    if is_narrower(report):
+        dry = report.output is None
+        return DamageText(COUNTED, "plain") if dry else DamageText(NOT_HELD_OUT, "bad")
     if told is not None:
         return DamageText(_before_the_fact(told), "plain")
     if report.output is None:

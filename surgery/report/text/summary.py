@@ -15,6 +15,7 @@ from surgery.report.model.report import (
     Saving,
     SiteReport,
 )
+from surgery.report.text.feed_forward import is_narrower, lost_neurons, narrower_sentence
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.linears import linear_sentence
 from surgery.report.text.tuning import tuning_sentence
@@ -54,8 +55,9 @@ def sites_by_scope(report: Report) -> dict[str, list[SiteReport]]:
 
 
 def is_pruned(report: Report) -> bool:
-    """Whether any head lost a component."""
-    return any(_is_cut(pair) for site in report.sites for pair in (site.qk, site.vo))
+    """Whether anything was cut: any head lost a component, or any block a neuron."""
+    heads = any(_is_cut(pair) for site in report.sites for pair in (site.qk, site.vo))
+    return heads or lost_neurons(report)
 
 
 def asked_to_cut(report: Report) -> bool:
@@ -65,9 +67,8 @@ def asked_to_cut(report: Report) -> bool:
 
 def is_structure(report: Report) -> bool:
     """Whether only headers were read: shapes are known, and nothing about the weights."""
-    return report.output is None and not any(
-        pair.spectrum for site in report.sites for pair in (site.qk, site.vo)
-    )
+    spectra = (pair.spectrum for site in report.sites for pair in (site.qk, site.vo))
+    return report.output is None and not is_narrower(report) and not any(spectra)
 
 
 def saving_named(report: Report, name: str) -> Saving | None:
@@ -225,6 +226,8 @@ def sentence(report: Report) -> str:
     """Say in one sentence what was done, and how much went or may be trained."""
     if report.tuning is not None:
         return tuning_sentence(report, report.tuning)
+    if is_narrower(report):
+        return narrower_sentence(report)
     return linear_sentence(report) if is_linear(report) else _attention_sentence(report)
 
 

@@ -1,0 +1,83 @@
+"""What do fewer neurons cost a language model on other text, by every order and share?
+
+    python benchmarks/compress_price.py MODEL --calibrate TEXT --test TEXT [TEXT ...]
+        [--remove 10% 20%] [--keep DIR]
+
+Makes MODEL smaller with ``surgery compress`` by each way and share, and measures the perplexity of
+each TEXT, read as running text, side by side. Prints the rise of its logarithm with the 95 %
+interval of the paired difference, and how long each took. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from math import log
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import surgery
+
+WAYS: dict[str, dict[str, Any]] = {
+    "surgeon, one by one": {},
+    "surgeon, all on the original": {"sequential": False},
+    "activation, refitted": {"order": "activation", "sequential": False},
+    "leverage, refitted": {"order": "leverage", "sequential": False},
+    "activation, deleted": {"order": "activation", "sequential": False, "refit": False},
+    "magnitude, deleted": {"order": "magnitude", "sequential": False, "refit": False},
+}
+
+
+def main() -> None:
+    """Parse, cut, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--calibrate", required=True)
+    parser.add_argument("--test", nargs="+", required=True)
+    parser.add_argument("--remove", nargs="+", default=["10%", "20%"])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--keep", type=Path, help="directory for the results")
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as temporary:
+        place = asked.keep or Path(temporary)
+        for share in asked.remove:
+            made: dict[str, Path] = {}
+            for way in asked.ways:
+                made[way] = _cut(asked.model, asked.calibrate, share, way, place)
+            for data in asked.test:
+                _measure(asked.model, made, data)
+
+
+def _cut(model: str, calibrate: str, share: str, way: str, place: Path) -> Path:
+    out = place / f"{share.removesuffix('%')}-{way.replace(', ', '-').replace(' ', '-')}"
+    remove = float(share.removesuffix("%")) / 100
+    options = surgery.CompressOptions(remove=remove, calibrate=calibrate, **WAYS[way])
+    begun = perf_counter()
+    report = surgery.compress(model, out, options=options)
+    model_saved = report.savings[-1].removed
+    minutes = (perf_counter() - begun) / 60
+    print(f"{way}: {model_saved:.1%} of the model in {minutes:.1f} minutes", flush=True)
+    return out
+
+
+def _measure(model: str, made: dict[str, Path], data: str) -> None:
+    found = surgery.evaluate([model, *made.values()], data, text="running", allow_leakage=True)
+    dense, *rows = found.rows
+    before = dense.figures["perplexity"].value
+    print(f"\n{found.data[0].name}: dense perplexity {before:.2f}")
+    print("| way | perplexity | rise of its logarithm |\n|---|--:|--:|")
+    for way, row in zip(made, rows, strict=True):
+        now, change = row.figures["perplexity"].value, row.changes.get("perplexity")
+        interval = ""
+        if change is not None and change.low is not None and change.high is not None:
+            low, high = (log((before + each) / before) for each in (change.low, change.high))
+            interval = f" ({low:.3f} to {high:.3f})"
+        print(f"| {way} | {now:.2f} | {log(now / before):.3f}{interval} |", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    main()

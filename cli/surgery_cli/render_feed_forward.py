@@ -1,0 +1,55 @@
+"""What the screen shows of feed-forward blocks that lost neurons, in 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from surgery.report.model.report import Report
+from surgery.report.text.calibration import data_text, leak_text, meaning_text
+from surgery.report.text.feed_forward import (
+    refit_text,
+    ridge_told,
+    worst_text,
+)
+from surgery.report.text.feed_forward_tables import columns, tower_rows
+from surgery.report.wording import printable
+from surgery_cli.tables import capped, quantities, remarks, savings, table
+
+
+def feed_forward_parts(report: Report) -> list[RenderableType]:
+    """Return the tables of parameters, widths and bytes, and remarks."""
+    parts = [savings(report), _towers(report), *quantities(report.quantities)]
+    parts.append(remarks(_remarks(report)))
+    leak = "" if report.calibration is None else leak_text(report.calibration)
+    if leak:
+        text = Text("Warning: ", style="bold red")
+        text.append(leak, style="not bold default")
+        parts.append(capped(text))
+    return parts
+
+
+def _towers(report: Report) -> RenderableType:
+    """Show how wide blocks were and are, and how far their outputs are off."""
+    chosen = columns(report)
+    titles = (column.short or column.title.lower() for column in chosen)
+    shown = table("Feed-forward", "blocks", *titles)
+    for row in tower_rows(report):
+        cells = (Text(row[column.key]) for column in chosen)
+        shown.add_row(Text(printable(row["label"])), row["blocks"], *cells)
+    return capped(shown)
+
+
+def _remarks(report: Report) -> Iterator[tuple[str, str]]:
+    told = report.calibration
+    if refit := refit_text(report):
+        yield "Errors", refit
+    if worst := worst_text(report):
+        yield "Worst block", worst
+    if told is not None:
+        yield "What the price means", meaning_text(report, told)
+        yield "Calibrated on", f"{told.data}: {data_text(told)}; ridge: {ridge_told(told.ridge)}"
+    for note in report.notes:
+        yield "Note", note

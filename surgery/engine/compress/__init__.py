@@ -1,0 +1,1 @@
+"""Make a whole model smaller in a form that its stock class loads."""

@@ -1,0 +1,78 @@
+"""Run a stock model with narrow feed-forward blocks: modules changed places, and change back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from surgery.architectures.feed_forward import FeedForwardSite
+from surgery.calibration.modules import find_module
+from surgery.methods.neuron_refit import NarrowDown
+
+
+def modules_of(model: nn.Module, site: FeedForwardSite) -> dict[str, nn.Module]:
+    """Return the linear maps of a block by role."""
+    return {
+        role: find_module(model, stored.weight.removesuffix(".weight"))
+        for role, stored in site.projections().items()
+    }
+
+
+@contextmanager
+def as_it_was(model: nn.Module, sites: Sequence[FeedForwardSite]) -> Iterator[None]:
+    """Give these blocks back as they were, whatever becomes of them inside."""
+    modules = [module for site in sites for module in modules_of(model, site).values()]
+    before = [(module, dict(module.__dict__), dict(module._parameters)) for module in modules]
+    try:
+        yield
+    finally:
+        for module, attributes, parameters in before:
+            module.__dict__.update(attributes)
+            module._parameters.clear()
+            module._parameters.update(parameters)
+
+
+@contextmanager
+def narrowed(
+    model: nn.Module,
+    sites: Sequence[FeedForwardSite],
+    result: Callable[[FeedForwardSite], NarrowDown],
+) -> Iterator[None]:
+    """Run with these blocks narrow."""
+    with as_it_was(model, sites):
+        for site in sites:
+            narrow_block(model, site, result(site))
+        yield
+
+
+@torch.no_grad()
+def narrow_block(model: nn.Module, site: FeedForwardSite, result: NarrowDown) -> None:
+    """Make one block narrow, for good."""
+    for role, module in modules_of(model, site).items():
+        weight: Tensor = module.weight  # type: ignore[assignment]  # a linear map's
+        bias: Tensor | None = module.bias  # type: ignore[assignment]
+        transposed = isinstance(module, Conv1D)
+        kept = result.kept.to(weight.device)
+        if role == "down":
+            new = result.down.to(weight)
+            new = new.T.contiguous() if transposed else new
+            new_bias = bias if result.bias is None or bias is None else result.bias.to(bias)
+        else:
+            new = weight.index_select(int(transposed), kept)
+            new_bias = None if bias is None else bias.index_select(0, kept)
+        _put(module, new, new_bias)
+
+
+def _put(module: Any, weight: Tensor, bias: Tensor | None) -> None:
+    module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        module._parameters["bias"] = nn.Parameter(bias, requires_grad=False)
+    if isinstance(module, Conv1D):
+        module.nx, module.nf = weight.shape
+    else:
+        module.out_features, module.in_features = weight.shape

@@ -1,0 +1,112 @@
+"""What a user can ask of ``compress``, checked and in a form that can be written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from surgery.choices.common import DTYPES, SHIPPED, choice
+from surgery.choices.neurons import ORDERS, RIDGE, Order
+from surgery.choices.option import DTYPE, asked, command_line
+from surgery.errors import UsageError
+
+OF = ("model", "ffn")
+MULTIPLE = 64
+DEFAULTS = {"of": "model", "multiple": MULTIPLE, "order": "surgeon", "ridge": RIDGE}
+"""What a command need not spell out."""
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """Options of one run.
+
+    Attributes:
+        remove: Share of the parameters that goes at least, 0 to 1.
+        of: Share of what: the ``model``, or its feed-forward blocks (``ffn``).
+        multiple: Widths are multiples of this.
+        order: By what neurons go; ``surgeon`` or one of the baselines.
+        refit: Fit the map behind the neurons to those that stay.
+        ridge: Share of white input in the moments of neurons, at least 0.
+        sequential: Calibrate each layer on what the cuts before it leave.
+        calibrate: Text or recordings; :data:`surgery.choices.common.SHIPPED` for what comes with
+            the package.
+        samples: Take only the first so many recordings or documents.
+        language: What is spoken, for a multilingual Whisper's decoder.
+        device: Where the model runs; the CPU by default.
+        dtype: Output dtype; ``None`` keeps every tensor's own.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    remove: float = asked(0.1, "Share of the parameters that goes: 10% or 0.1.", reads="fraction")
+    of: str = asked("model", "Of what --remove is a share.", among=OF)
+    multiple: int = asked(MULTIPLE, "Widths are multiples of this.", least=1)
+    order: Order = asked(
+        "surgeon",
+        f"By what neurons go: {ORDERS[0]}, or a baseline: {', '.join(ORDERS[1:])}.",
+        metavar="ORDER",
+        among=ORDERS,
+    )
+    refit: bool = asked(
+        True, "Fit the map behind the neurons to those that stay.", "--refit/--no-refit"
+    )
+    ridge: float = asked(RIDGE, "Share of white input in the moments of neurons.", least=0)
+    sequential: bool = asked(
+        True,
+        "Calibrate each layer on what the cuts before it leave; or all on the original.",
+        "--sequential/--no-sequential",
+    )
+    calibrate: str = asked(
+        SHIPPED, "Text or recordings to calibrate on; shipped: what comes with the package."
+    )
+    samples: int | None = asked(None, "Only the first so many of them.", least=1)
+    language: str = asked("en", "What is spoken, for a multilingual Whisper.")
+    device: str | None = asked(None, "cpu (the default), cuda, cuda:1, …")
+    dtype: str | None = asked(None, DTYPE, among=DTYPES)
+
+    def __post_init__(self) -> None:
+        """Refuse values that are out of range."""
+        choice("--of", self.of, OF)
+        choice("--order", self.order, ORDERS)
+        choice("--dtype", self.dtype, (None, *DTYPES))
+        if not 0 < self.remove < 1:
+            raise UsageError("--remove is out of range", found=self.remove, expected="0 … 1")
+        if self.multiple < 1:
+            raise UsageError("--multiple must be at least 1", found=self.multiple)
+        if not (isfinite(self.ridge) and self.ridge >= 0):
+            raise UsageError("--ridge is out of range", found=self.ridge, expected="at least 0")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options as JSON values, by the command line's names.
+
+        They travel with the result, so of the data's place only its last two names are kept.
+        """
+        data = self.calibrate
+        if data != SHIPPED:
+            data = "/".join(Path(data).resolve().parts[-2:])
+        return {
+            "remove": self.remove,
+            "of": self.of,
+            "multiple": self.multiple,
+            "order": self.order,
+            "refit": self.refit,
+            "ridge": self.ridge,
+            "sequential": self.sequential,
+            "calibrate": data,
+            "samples": self.samples,
+            "language": self.language,
+            "dtype": self.dtype,
+        }
+
+    def command(self, model: str, output: str | None, *, as_typed: bool = False) -> str:
+        """Return the shell command that asks for the same."""
+        plain = self.plain()
+        if as_typed:
+            plain["calibrate"] = self.calibrate
+        off = {name for name in ("refit", "sequential") if not plain.pop(name)}
+        given = {**plain, **{f"no_{name}": True for name in off}}
+        defaults = {**DEFAULTS, "calibrate": SHIPPED, "language": "en"}
+        return command_line("compress", model, given, output, defaults)

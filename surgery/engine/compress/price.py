@@ -1,0 +1,50 @@
+"""What the narrow model costs on rows that nothing was fitted to."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from surgery.calibration.held_out import HeldOut
+from surgery.calibration.witness import output_of_speech, output_of_text, unit_of
+from surgery.engine.compress.fit import Fitted
+from surgery.engine.compress.in_place import narrowed
+from surgery.engine.compress.plan import CompressPlan
+from surgery.engine.measure.input_run import InputRun
+from surgery.engine.measure.priced import told
+from surgery.events import Progress
+from surgery.report.model.calibration import Calibration
+
+
+def price_of(plan: CompressPlan, run: InputRun, fitted: Fitted, progress: Progress) -> Calibration:
+    """Return what real input said, with the price on held-out rows where there are any.
+
+    Args:
+        plan: What was asked for.
+        run: The model and its input.
+        fitted: Its blocks.
+        progress: Called with :class:`surgery.events.Event`.
+    """
+    model, language = run.model, plan.options.language
+
+    def in_place() -> AbstractContextManager[None]:
+        return narrowed(model, plan.sites, fitted.result)
+
+    held_out, price = run.dealt.held_out, None
+    hears = run.needed("A price").kind == "audio"
+    output = output_of_speech(plan.sites) if hears else output_of_text(model)
+    if held_out is not None:
+        rows = HeldOut(model, plan.sites, held_out, run.processor, language=language)
+        price = rows.price(in_place, progress)
+        price = replace(price, word_errors=rows.word_errors(in_place))
+    return Calibration(
+        data=run.on.name,
+        samples=run.on.count,
+        queries=fitted.weight,
+        output=output,
+        unit=unit_of(output),
+        padding_weight=0.0,
+        ridge=plan.options.ridge,
+        in_sample=False,
+        held_out=None if price is None else told(price),
+    )

@@ -1,0 +1,115 @@
+"""A model and real input for it: opened, dealt in three, and loaded when it is first needed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from surgery.calibration.data import CalibrationData, open_data
+from surgery.calibration.dealing import Dealt, deal
+from surgery.calibration.statistics import CalibratedOn
+from surgery.checkpoint.source import TensorSource
+from surgery.checkpoint.validate import check_finite
+from surgery.choices.common import SHIPPED
+from surgery.engine.measure.heads import check_hears
+from surgery.engine.measure.input import data_kind, processor_of
+from surgery.engine.measure.shipped import shipped_data
+from surgery.errors import UsageError
+from surgery.evaluation.unused import warn_of_unused
+from surgery.stored.dense import dense_directory
+from surgery.stored.loading import check_device, load
+
+
+class InputRun:
+    """What a model is calibrated on, entered while it may be run.
+
+    Args:
+        source: The model.
+        data: Recordings or text, :data:`surgery.choices.common.SHIPPED`, or ``None`` for none.
+        samples: Take only the first so many.
+        device: Where the model runs; the CPU by default.
+
+    Attributes:
+        data: The data; ``None`` where there is none.
+
+    Raises:
+        SurgeryError: Data cannot be read, or does not fit the model.
+    """
+
+    _LATER: ClassVar[tuple[str, ...]] = ("directory", "model", "processor")
+    """What is let go with the model."""
+
+    def __init__(
+        self, source: TensorSource, data: str | None, samples: int | None, device: str | None
+    ) -> None:
+        self.source, self._device = source, device
+        check_device(device)
+        if data_kind(source) == "audio":
+            check_hears(source, "--calibrate")
+        self.data: CalibrationData | None = None
+        self._opened = ExitStack()
+        if data == SHIPPED:
+            self.data = self._opened.enter_context(shipped_data(source, samples))
+        elif data is not None:
+            self.data = open_data(Path(data), data_kind(source), samples)
+            warn_of_unused(Path(data), self.data.kind)
+
+    def __enter__(self) -> Self:
+        """Open nothing yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the model go."""
+        self._opened.close()
+        for name in self._LATER:
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def dealt(self) -> Dealt:
+        """The data in its parts: what is fitted to, tried on, and held out."""
+        return deal(self.needed("A cut is to be tried on real input"))
+
+    @cached_property
+    def directory(self) -> Path:
+        """A directory that transformers can load the original from."""
+        return self._opened.enter_context(dense_directory(self.source))
+
+    @cached_property
+    def model(self) -> Any:
+        """The original, in float32 on the CPU; on an accelerator as it is stored.
+
+        Raises:
+            CheckpointError: A weight is NaN or infinite, which all that is computed would be.
+        """
+        for name in self.source.infos:
+            check_finite(name, self.source.tensor(name))
+            self.source.release(name)
+        return load(self.directory, device=self._device)
+
+    @cached_property
+    def processor(self) -> Any:
+        """Whisper's processor, or a language model's tokenizer."""
+        return processor_of(self.source, self.directory)
+
+    @cached_property
+    def on(self) -> CalibratedOn:
+        """What is calibrated on, by content; reads every recording."""
+        return CalibratedOn.of(self.needed("It is to be said what was calibrated on"))
+
+    def needed(self, why: str, hint: str = "give --calibrate DIR|FILE") -> CalibrationData:
+        """Return the data.
+
+        Raises:
+            UsageError: There is none; ``why`` says what it is needed for.
+        """
+        if self.data is None:
+            raise UsageError(f"{why}, and there is no data", hint=hint)
+        return self.data
