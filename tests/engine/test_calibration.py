@@ -17,11 +17,12 @@ from transformers import AutoTokenizer
 
 import surgery
 from surgery.calibration.cut import OutputChange
-from surgery.engine.cut import absorb, calibration_run, pricing
+from surgery.engine.cut import absorb, pricing
 from surgery.engine.cut import refit as refitting
 from surgery.engine.cut.absorb import NOT_REFITTED
 from surgery.engine.cut.pricing import COMPARED as LAYOUTS
 from surgery.engine.cut.search import CLOSE
+from surgery.engine.measure import input_run
 from surgery.errors import CheckpointError, TargetError, UsageError
 from surgery.evaluation.perplexity import perplexity
 from surgery.events import Event
@@ -93,7 +94,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def fail(*_: Any, **__: Any) -> None:
             raise AssertionError("a model was loaded")
 
-        monkeypatch.setattr(calibration_run, "load", fail)
+        monkeypatch.setattr(input_run, "load", fail)
 
     return forbid
 
@@ -151,8 +152,7 @@ def test_a_refit_lowers_the_error_and_is_resumed_where_it_was_done(
 
 
 def test_where_a_refit_does_not_help_outputs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def worse(_: Any, stacks: Any, *__: Any) -> dict[str, OutputChange]:
-        sites = [site for tower in stacks for site in tower.sites]
+    def worse(_: Any, __: Any, sites: Any, *___: Any) -> dict[str, OutputChange]:
         return {
             site.path: OutputChange(
                 torch.ones(site.width, site.heads * site.head_dim).double(), None
@@ -364,7 +364,7 @@ def test_calibration_data_is_not_measured_on(idle: Callable[[], None]) -> None:
     Path("mixed.txt").write_text(OTHER_TEXT + TEXT.splitlines()[1].replace(" ", "  ") + "\n")
     for data in ("text.txt", "mixed.txt"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(calibration_run, "load", lambda *_, **__: pytest.fail("loaded"))
+            patch.setattr(input_run, "load", lambda *_, **__: pytest.fail("loaded"))
             with pytest.raises(UsageError, match="calibrated on some of the data") as caught:
                 cut(measured_on=data, statistics=STATISTICS)
         assert "--allow-leakage" in str(caught.value.hint) and untouched()
