@@ -9,6 +9,7 @@ from typing import cast
 
 from surgery.checkpoint.resolve import resolve
 from surgery.choices.common import ScopeChoice, choice
+from surgery.choices.option import flag
 from surgery.choices.parts import PARTS, by_command
 from surgery.choices.settings import Solver
 from surgery.engine.parts.factor import Factor
@@ -157,9 +158,9 @@ def _check_known(method: str, given: Mapping[str, object]) -> None:
     known = PARTS[method].settings
     for name, value in given.items():
         if value is not None and name not in known:
-            takes = ", ".join("--" + each.replace("_", "-") for each in (*known, "scope"))
+            takes = ", ".join(map(flag, (*known, "scope")))
             raise UsageError(
-                f"{method} has no use for --{name.replace('_', '-')}",
+                f"{method} has no use for {flag(name)}",
                 hint=f"leave it out; {method} takes {takes}",
             )
 
