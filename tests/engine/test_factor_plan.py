@@ -90,7 +90,7 @@ def test_llama_2_7b_has_the_papers_number_of_cores() -> None:
     [
         ({"method": "core", "reflections": 4}, "no use for --reflections"),
         ({"method": "diagonal", "targets": ["q"]}, "no use for --targets"),
-        ({"method": "hra", "pairs": ["qk"]}, "no use for --pairs"),
+        ({"method": "hra", "pairs": ["qk"]}, "no use for --seams"),
         ({"method": "goft", "up_block": 64}, "no use for --up-block"),
         ({"method": "core", "pairs": []}, "names no pair"),
         ({"method": "core", "pairs": ["kv"]}, "not one of its choices"),
