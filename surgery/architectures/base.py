@@ -14,6 +14,7 @@ from typing import Any, Literal
 Input = Literal["audio", "text"]
 Scope = Literal["encoder", "decoder", "cross"]
 Role = Literal["q", "k", "v", "o"]
+LayerKey = Literal["list", "bound", "pairs", "number"]
 FeedForwardRole = Literal["gate", "up", "down"]
 
 ROLES: tuple[Role, ...] = ("q", "k", "v", "o")
@@ -240,6 +241,10 @@ class Architecture:
         aliases: Keys of ``config.json`` that stand for the attribute names used here.
         closing: Configuration attributes that close a seam when they hold anything but the given
             harmless value: that value, the seam, and the reason.
+        by_layer: Keys of its configurations that speak of single layers, to the tower and how: a
+            ``list`` with an entry a layer; a ``bound``, the first layer that something holds for;
+            ``pairs`` of a layer and something in it; ``number``: where it is set, layers compute
+            with their own number, so that none may get another.
         undescribed: Those by which a model has parts that nothing here describes: the harmless
             value, and what is there otherwise.
     """
@@ -265,6 +270,7 @@ class Architecture:
     published: Published | None = None
     closing: Mapping[str, tuple[object, str, str]] = field(default_factory=dict)
     undescribed: Mapping[str, tuple[object, str]] = field(default_factory=dict)
+    by_layer: Mapping[str, tuple[Scope, LayerKey]] = field(default_factory=dict)
     convolutions: Mapping[str, int] = field(default_factory=dict)
     exports: Mapping[str, str] = field(default_factory=dict)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from surgery.architectures.base import AttentionSite, Scope
+from surgery.architectures.base import Scope
 from surgery.architectures.known import predicts_next
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.speech import SpeechBatch, decoder_tokens, speech_batches, teach
@@ -144,7 +144,7 @@ class TextWitness(Witness):
 
 def witness(
     model: Any,
-    sites: Sequence[AttentionSite],
+    sites: Sequence[Scoped],
     data: CalibrationData,
     processor: Any,
     *,

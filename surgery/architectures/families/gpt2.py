@@ -114,6 +114,7 @@ GPT2 = Architecture(
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",
     },
+    by_layer={"scale_attn_by_inverse_layer_idx": ("decoder", "number")},
     undescribed={
         "add_cross_attention": (
             False,

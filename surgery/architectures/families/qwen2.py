@@ -12,6 +12,15 @@ DEFAULTS = {
     "vocab_size": 151936,
     "max_position_embeddings": 32768,
     "num_key_value_heads": 32,
+    "max_window_layers": 28,
 }
 
-QWEN2 = rotary_decoder("qwen2", "Qwen2", "Qwen2", defaults=DEFAULTS, qkv_bias=True, gguf="qwen2")
+QWEN2 = rotary_decoder(
+    "qwen2",
+    "Qwen2",
+    "Qwen2",
+    defaults=DEFAULTS,
+    qkv_bias=True,
+    gguf="qwen2",
+    bounds=("max_window_layers",),
+)

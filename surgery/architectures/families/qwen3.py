@@ -13,6 +13,7 @@ DEFAULTS = {
     "intermediate_size": 22016,
     "vocab_size": 151936,
     "max_position_embeddings": 32768,
+    "max_window_layers": 28,
 }
 
 QWEN3 = rotary_decoder(
@@ -24,4 +25,5 @@ QWEN3 = rotary_decoder(
     o_bias="attention_bias",
     qk_norms={"q_norm": ("head_dim",), "k_norm": ("head_dim",)},
     gguf="qwen3",
+    bounds=("max_window_layers",),
 )

@@ -36,6 +36,7 @@ def rotary_decoder(
     derived: Mapping[str, str] | None = None,
     heads: tuple[str, ...] = HEADS,
     gguf: str = "llama",
+    bounds: tuple[str, ...] = (),
 ) -> Architecture:
     """Return a family of the LLaMA kind.
 
@@ -52,6 +53,7 @@ def rotary_decoder(
         derived: See :class:`Architecture`.
         heads: Its model classes beside the base model, by what follows the family's name.
         gguf: Its architecture in llama.cpp.
+        bounds: Keys that hold the first layer that something is true of.
     """
     behind = dict(qk_norms or {})
     q_norm, k_norm = behind or (None, None)
@@ -108,6 +110,10 @@ def rotary_decoder(
         when={} if mlp_bias is None else {f"{path}.bias": mlp_bias for path in mlp},
         defaults={"tie_word_embeddings": False, **defaults},
         derived=derived or {},
+        by_layer={
+            "layer_types": ("decoder", "list"),
+            **dict.fromkeys(bounds, ("decoder", "bound")),
+        },
         preset=Preset(
             scope="decoder",
             pairs=("vo",),

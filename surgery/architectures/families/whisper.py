@@ -113,6 +113,11 @@ WHISPER = Architecture(
         ),
     ),
     when={"/layer_weights": "use_weighted_layer_sum"},
+    aliases={"num_hidden_layers": "encoder_layers"},
+    by_layer={
+        "alignment_heads": ("decoder", "pairs"),
+        "use_weighted_layer_sum": ("encoder", "number"),
+    },
     defaults={
         "tie_word_embeddings": True,
         "d_model": 384,
