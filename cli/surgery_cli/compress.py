@@ -23,6 +23,10 @@ surgery compress ./my-llama --remove 20% --calibrate calib.txt --data test.txt
 
 surgery compress ./my-llama --remove 30% --of ffn --multiple 256 --dry-run
 
+surgery compress ./my-llama --layers 2 --calibrate calib.txt      whole layers, tried one by one
+
+surgery compress ./my-whisper --drop-layers encoder:3,decoder:5
+
 surgery compress ./my-whisper --order magnitude --no-refit    a baseline
 """
 
@@ -38,7 +42,7 @@ def command(
     as_json: common.Json = False,
     **given: Any,
 ) -> None:
-    """Remove neurons of feed-forward blocks, fit what is left to them, and report.
+    """Remove neurons of feed-forward blocks and whole layers, fit what is left, and report.
 
     Writes a stock checkpoint, one width a tower: whatever loads the original loads it.
     """

@@ -10,11 +10,13 @@ from rich.text import Text
 from surgery.report.model.report import Report
 from surgery.report.text.calibration import data_text, leak_text, meaning_text
 from surgery.report.text.feed_forward import (
+    lost_neurons,
     refit_text,
     ridge_told,
     worst_text,
 )
 from surgery.report.text.feed_forward_tables import columns, tower_rows
+from surgery.report.text.layers import layer_rows
 from surgery.report.wording import printable
 from surgery_cli.tables import capped, quantities, remarks, savings, table
 
@@ -44,12 +46,15 @@ def _towers(report: Report) -> RenderableType:
 
 def _remarks(report: Report) -> Iterator[tuple[str, str]]:
     told = report.calibration
+    for key, value in layer_rows(report):
+        yield f"Layers, {key}", value
     if refit := refit_text(report):
         yield "Errors", refit
     if worst := worst_text(report):
         yield "Worst block", worst
     if told is not None:
         yield "What the price means", meaning_text(report, told)
-        yield "Calibrated on", f"{told.data}: {data_text(told)}; ridge: {ridge_told(told.ridge)}"
+        ridge = f"; ridge: {ridge_told(told.ridge)}" if lost_neurons(report) else ""
+        yield "Calibrated on", f"{told.data}: {data_text(told)}{ridge}"
     for note in report.notes:
         yield "Note", note

@@ -90,7 +90,10 @@ class Surgery(Protocol):
 
 @runtime_checkable
 class Configures(Protocol):
-    """A surgery whose result has another configuration."""
+    """A surgery whose result has another configuration, and maybe other files beside it."""
+
+    def write_sidecars(self, directory: Path) -> None:
+        """Write the files beside the weights."""
 
     def configure(self, config: dict[str, Any]) -> None:
         """Change the configuration of the result."""
@@ -203,7 +206,10 @@ def _run(
     clock = Clock()
     with Transaction(target, fingerprint, resume=resume, force=force) as transaction:
         surgery.write(transaction, progress, clock)
-        source.write_sidecars(transaction.staging)
+        if isinstance(surgery, Configures):
+            surgery.write_sidecars(transaction.staging)
+        else:
+            source.write_sidecars(transaction.staging)
         clock.lap("write")
         sha256 = source.sha256()
         clock.lap("hash")

@@ -18,7 +18,14 @@ from surgery.report.text import feed_forward_tables
 from surgery.report.text.calibration import calibration_sentence, data_text, leak_text
 from surgery.report.text.damage import damage_text, is_priced
 from surgery.report.text.executed import executed_text
-from surgery.report.text.feed_forward import STOCK, final_text, is_narrower, refit_text
+from surgery.report.text.feed_forward import (
+    final_text,
+    is_narrower,
+    lost_neurons,
+    refit_text,
+    stock_text,
+)
+from surgery.report.text.layers import layer_rows
 from surgery.report.text.linear_tables import columns, role_rows
 from surgery.report.text.linear_views import byte_rows, is_linear
 from surgery.report.text.linear_words import words
@@ -102,7 +109,9 @@ def _contents(report: Report) -> tuple[str, dict[str, Any]]:
 def _feed_forward(report: Report) -> tuple[str, dict[str, Any]]:
     told = report.calibration
     return "card_feed_forward.md.j2", {
-        "stock": STOCK,
+        "stock": stock_text(report),
+        "layers": layer_rows(report),
+        "narrower": lost_neurons(report),
         "final": final_text(report),
         "refit": capitalised(refit_text(report)),
         "calibrated": "" if told is None else data_text(told),

@@ -43,6 +43,7 @@ def run(*words: str, fails: int = 0) -> Result:
 def test_every_option_reaches_the_library(heard: dict[str, Any]) -> None:
     words = ["model", "-o", "out", "--remove", "15%", "--of", "ffn", "--multiple", "256"]
     words += ["--order", "magnitude", "--no-refit", "--ridge", "0.1", "--no-sequential"]
+    words += ["--layers", "2", "--layer-order", "influence"]
     words += ["--calibrate", "clips", "--samples", "3", "--language", "de", "--device", "cpu"]
     words += ["--dtype", "float16", "--data", "test.txt", "--allow-leakage", "--force"]
     run(*words, "--resume", "--revision", "main", "--dry-run")
@@ -54,6 +55,8 @@ def test_every_option_reaches_the_library(heard: dict[str, Any]) -> None:
         refit=False,
         ridge=0.1,
         sequential=False,
+        layers="2",
+        layer_order="influence",
         calibrate="clips",
         samples=3,
         language="de",

@@ -20,10 +20,10 @@ from surgery.report.serialise import to_json
 from surgery.report.text.damage import COUNTED, NOT_HELD_OUT, damage_text
 from surgery.report.text.feed_forward import (
     FITTED,
-    STOCK,
     UNCOUPLED,
     neuron_parameters,
     refit_text,
+    stock_text,
     widths_text,
 )
 from surgery.report.text.feed_forward_tables import block_rows, columns, tower_rows
@@ -293,7 +293,7 @@ def test_the_card_is_of_a_stock_checkpoint(name: str, auto_class: str) -> None:
     assert matter["library_name"] == "transformers"
     assert matter["base_model"] == SIZES[name].name
     assert {"model-surgery", "compress", "pruned"} <= set(matter["tags"])
-    assert STOCK in body
+    assert stock_text(report) in body
     assert f'{auto_class}.from_pretrained("path/to/this/directory")\n' in body
     assert "trust_remote_code" not in body and "modeling_surgery.py" not in body
     assert "surgery merge" not in body

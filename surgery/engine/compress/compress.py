@@ -12,6 +12,7 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.compress.fit import Fitted, fit_blocks, rewritten
+from surgery.engine.compress.layers import choose_layers, layers_report
 from surgery.engine.compress.options import CompressOptions
 from surgery.engine.compress.plan import CompressPlan, make_plan
 from surgery.engine.compress.price import price_of
@@ -21,10 +22,17 @@ from surgery.engine.measure.leakage import check_leakage
 from surgery.engine.result import Clock, default_output, produce
 from surgery.events import Progress, ignore
 from surgery.report.model.calibration import Calibration
+from surgery.report.model.layers import LayersReport
 from surgery.report.model.report import Report
 from surgery.runtime.manifest import COMPRESS
 from surgery.stored.block import Operation
+from surgery.stored.shallower import LAYERS, ShallowerSource
 from surgery.stored.stream import stream
+
+HEADS = (
+    "None of the heads that follow the audio is left (alignment_heads): words cannot be timed "
+    "until others are named in generation_config.json."
+)
 
 
 def compress(
@@ -40,9 +48,9 @@ def compress(
     revision: str | None = None,
     progress: Progress = ignore,
 ) -> Report:
-    """Remove neurons of feed-forward blocks, and fit what is behind them to those that stay.
+    """Remove layers, and neurons of feed-forward blocks, and fit what is behind to what stays.
 
-    The result is a stock checkpoint of the same class, with smaller widths in ``config.json``.
+    The result is a stock checkpoint of the same class, with smaller numbers in ``config.json``.
 
     Args:
         model: Directory, ``.pt``, short name, hub id, or the embedded ``whisper-micro``.
@@ -101,15 +109,19 @@ class Compress:
     def __init__(self, plan: CompressPlan, progress: Progress) -> None:
         self.plan, self._progress = plan, progress
         options = plan.options
-        self._run = InputRun(plan.source, options.calibrate, options.samples, options.device)
+        self._run = InputRun(self.source, options.calibrate, options.samples, options.device)
         self._leaked = 0
         self._fitted: Fitted | None = None
         self._calibration: Calibration | None = None
+        self._layers: LayersReport | None = None
+        self._notes: list[str] = []
+        if plan.gone:
+            self._layers = layers_report(plan, plan.gone if plan.options.drop_layers else ())
 
     @property
     def source(self) -> TensorSource:
         """The dense checkpoint."""
-        return self.plan.source
+        return self.plan.whole.source
 
     @property
     def before(self) -> tuple[Operation, ...]:
@@ -132,8 +144,12 @@ class Compress:
         self._leaked = check_leakage(self.source, self.plan.asked, data, lambda: on.on, allow=allow)
 
     def write(self, transaction: Transaction, progress: Progress, clock: Clock) -> None:
-        """Fit every block, price the result, then write every shard."""
+        """Choose layers, fit every block, price the result, then write every shard."""
         with self._run as run:
+            if self.plan.to_choose:
+                gone, self._layers = choose_layers(self.plan, run, transaction, progress)
+                self.plan = make_plan(self.source, self.plan.options, self.plan.asked, gone=gone)
+                clock.lap("choose layers")
             fitted = fit_blocks(self.plan, run, transaction, progress)
             clock.lap("calibrate and fit")
             self._calibration = replace(
@@ -143,32 +159,54 @@ class Compress:
         self._fitted = fitted
         blocks = {name: site.path for site in self.plan.sites for name in site.tensors()}
         compute = rewritten(self.plan, fitted)
-        stream(self.source, transaction, self.plan.specs(), blocks, compute, progress)
+        stream(self.plan.source, transaction, self.plan.specs(), blocks, compute, progress)
 
     def specs(self) -> Mapping[str, list[TensorSpec]]:
         """Return every tensor of the result, by shard."""
         return self.plan.specs()
 
     def provenance(self) -> dict[str, Any]:
-        """Return what was calibrated on, so that nobody measures on the same unawares."""
+        """Return what was calibrated on, so that nobody measures on the same unawares.
+
+        And which layers left, as far as that is known: those to be chosen only once they were.
+        """
         on = self._run.on
-        return {"calibration": {"name": on.name, "kind": on.kind, "samples": list(on.samples)}}
+        told: dict[str, Any] = {
+            "calibration": {"name": on.name, "kind": on.kind, "samples": list(on.samples)}
+        }
+        if self._layers is not None and any(tower.gone for tower in self._layers.towers):
+            told[LAYERS] = {tower.scope: tower.gone for tower in self._layers.towers if tower.gone}
+        return told
 
     def sites(self) -> dict[str, Any]:
         """Return nothing: config.json says all that a runtime must know."""
         return {}
 
+    def write_sidecars(self, directory: Path) -> None:
+        """Write the files beside the weights; what speaks of layers by number follows."""
+        self.plan.source.write_sidecars(directory)
+        if isinstance(self.plan.source, ShallowerSource) and self.plan.source.lost:
+            self._notes.append(HEADS)
+
     def configure(self, config: dict[str, Any]) -> None:
-        """Put the widths of the result into its configuration."""
+        """Put the layers and widths of the result into its configuration."""
+        before, after = self.source.config, self.plan.source.config
+        for key in before.keys() | after.keys():
+            if key not in after:
+                del config[key]
+            elif before.get(key) != after[key]:
+                config[key] = after[key]
         for scope, width in self.plan.widths.items():
             config[self.plan.keys[scope]] = width
 
     def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
         """Return the report of what was found, and of what was written if anything was."""
-        return build_report(
+        report = build_report(
             self.plan,
             {} if self._fitted is None else self._fitted.errors,
+            layers=self._layers,
             calibration=self._calibration,
             sha256=sha256,
             output=output,
         )
+        return replace(report, notes=[*report.notes, *self._notes])

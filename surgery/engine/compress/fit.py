@@ -12,6 +12,7 @@ from torch import Tensor
 from surgery.architectures.feed_forward import FeedForwardSite
 from surgery.calibration.feed_forward import neuron_moments
 from surgery.calibration.towers import Hearing, towers_of
+from surgery.calibration.without_layers import without_layers
 from surgery.checkpoint.transaction import Transaction
 from surgery.choices.common import PADDING_WEIGHT
 from surgery.engine.compress.in_place import as_it_was, narrow_block
@@ -59,26 +60,26 @@ def fit_blocks(
         progress: Called with :class:`surgery.events.Event`.
     """
     options, model, fitted = plan.options, run.model, Fitted(transaction)
+    if not plan.sites:
+        return fitted
     hearing = Hearing(PADDING_WEIGHT, varied=True, language=options.language)
     decoder = any(site.scope != "encoder" for site in plan.sites)
     most = (TOKENS if run.dealt.fit.kind == "text" else FRAMES) * plan.sites[0].width
-    towers = towers_of(
-        model, run.dealt.fit, run.processor, hearing, decoder=decoder, remembered=most
-    )
-    known = [site for site in plan.sites if transaction.done(_key(site))]
-    with as_it_was(model, plan.sites):
+    gone, watched = (plan.gone, plan.sites) if options.sequential else ((), plan.sites_of_whole())
+    own = {there.path: site for there, site in zip(watched, plan.sites, strict=True)}
+    known = {path: site for path, site in own.items() if transaction.done(_key(site))}
+    with without_layers(model, gone), as_it_was(model, watched):
+        towers = towers_of(
+            model, run.dealt.fit, run.processor, hearing, decoder=decoder, remembered=most
+        )
         if options.sequential:
-            for site in known:
+            for site in known.values():
                 narrow_block(model, site, fitted.result(site))
         moments = neuron_moments(
-            model,
-            plan.sites,
-            towers,
-            progress,
-            known={site.path for site in known},
-            changing=options.sequential,
+            model, watched, towers, progress, known=known, changing=options.sequential
         )
-        for site, seen in moments:
+        for there, seen in moments:
+            site = own[there.path]
             _fit(plan, site, seen, transaction)
             if options.sequential:
                 narrow_block(model, site, fitted.result(site))

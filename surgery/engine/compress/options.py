@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from surgery.choices.common import DTYPES, SHIPPED, choice
+from surgery.choices.layers import LAYER_ORDERS, LayerOrder, counted_layers, named_layers
 from surgery.choices.neurons import ORDERS, RIDGE, Order
 from surgery.choices.option import DTYPE, asked, command_line
 from surgery.errors import UsageError
 
 OF = ("model", "ffn")
 MULTIPLE = 64
-DEFAULTS = {"of": "model", "multiple": MULTIPLE, "order": "surgeon", "ridge": RIDGE}
+REMOVE = 0.1
+DEFAULTS = {
+    "layer_order": "trials",
+    "of": "model",
+    "multiple": MULTIPLE,
+    "order": "surgeon",
+    "ridge": RIDGE,
+}
 """What a command need not spell out."""
 
 
@@ -23,7 +31,12 @@ class CompressOptions:
     """Options of one run.
 
     Attributes:
-        remove: Share of the parameters that goes at least, 0 to 1.
+        remove: Share of the parameters that goes at least, 0 to 1; what layers take counts.
+            ``None``: :data:`REMOVE` where no layer goes, else what layers take.
+        drop_layers: Layers that go, such as ``14``, ``3,7`` or ``encoder:3,decoder:5``.
+        layers: How many go, such as ``2`` or ``decoder:2``, the least missed first.
+        layer_order: By what: ``trials`` of the model's output without each in turn, or the
+            baseline ``influence``.
         of: Share of what: the ``model``, or its feed-forward blocks (``ffn``).
         multiple: Widths are multiples of this.
         order: By what neurons go; ``surgeon`` or one of the baselines.
@@ -41,7 +54,26 @@ class CompressOptions:
         UsageError: A value is out of range.
     """
 
-    remove: float = asked(0.1, "Share of the parameters that goes: 10% or 0.1.", reads="fraction")
+    remove: float | None = asked(
+        None,
+        f"Share of the parameters that goes: 10% or 0.1. Default: {REMOVE:.0%}; where layers go, "
+        "what they take.",
+        reads="fraction",
+        told=True,
+    )
+    drop_layers: str | None = asked(
+        None, "Layers that leave: 14, or 3,7, or encoder:3,decoder:5.", metavar="LAYERS"
+    )
+    layers: str | None = asked(
+        None, "How many layers leave: 2, or encoder:1,decoder:2.", metavar="NUMBER"
+    )
+    layer_order: LayerOrder = asked(
+        "trials",
+        "Which of them: by what the output minds, tried on real input; or a baseline, influence "
+        "(ShortGPT).",
+        metavar="ORDER",
+        among=LAYER_ORDERS,
+    )
     of: str = asked("model", "Of what --remove is a share.", among=OF)
     multiple: int = asked(MULTIPLE, "Widths are multiples of this.", least=1)
     order: Order = asked(
@@ -71,13 +103,26 @@ class CompressOptions:
         """Refuse values that are out of range."""
         choice("--of", self.of, OF)
         choice("--order", self.order, ORDERS)
+        choice("--layer-order", self.layer_order, LAYER_ORDERS)
         choice("--dtype", self.dtype, (None, *DTYPES))
-        if not 0 < self.remove < 1:
+        if self.remove is not None and not 0 < self.remove < 1:
             raise UsageError("--remove is out of range", found=self.remove, expected="0 … 1")
+        if self.drop_layers is not None and self.layers is not None:
+            raise UsageError("--drop-layers says which layers go, and --layers how many: give one")
+        if self.drop_layers is not None:
+            named_layers(self.drop_layers)
+        if self.layers is not None:
+            counted_layers(self.layers)
         if self.multiple < 1:
             raise UsageError("--multiple must be at least 1", found=self.multiple)
         if not (isfinite(self.ridge) and self.ridge >= 0):
             raise UsageError("--ridge is out of range", found=self.ridge, expected="at least 0")
+
+    @property
+    def share(self) -> float | None:
+        """Share of the parameters that goes at least; ``None`` for what layers take."""
+        whole = self.drop_layers is None and self.layers is None
+        return REMOVE if self.remove is None and whole else self.remove
 
     def plain(self) -> dict[str, Any]:
         """Return the options as JSON values, by the command line's names.
@@ -88,7 +133,10 @@ class CompressOptions:
         if data != SHIPPED:
             data = "/".join(Path(data).resolve().parts[-2:])
         return {
-            "remove": self.remove,
+            "remove": self.share,
+            "drop_layers": self.drop_layers,
+            "layers": self.layers,
+            "layer_order": None if self.layers is None else self.layer_order,
             "of": self.of,
             "multiple": self.multiple,
             "order": self.order,

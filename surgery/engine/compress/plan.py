@@ -1,4 +1,4 @@
-"""Plan: which blocks lose how many neurons, from shapes alone, before a weight is read."""
+"""Plan: which layers leave, and which blocks lose how many neurons, before a weight is read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from surgery.architectures.base import Scope
 from surgery.architectures.classes import expected
+from surgery.architectures.dropping import Layer, check_dropped, layers_of
 from surgery.architectures.feed_forward import (
     FeedForwardSite,
     feed_forward_seam,
@@ -18,9 +19,11 @@ from surgery.architectures.feed_forward import (
 )
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import TensorSpec
+from surgery.choices.layers import counted_layers, named_layers
 from surgery.engine.compress.options import CompressOptions
 from surgery.errors import CheckpointError, UsageError
 from surgery.runtime.manifest import COMPRESS
+from surgery.stored.shallower import ShallowerSource
 from surgery.stored.stored import Stored, output_dtype, read_stored
 
 
@@ -29,25 +32,46 @@ class CompressPlan:
     """A checked dense source, and the width that the blocks of each tower are to have.
 
     Attributes:
-        stored: The source.
+        whole: The source.
+        gone: Its layers that leave.
+        stored: The source without them, whose names and numbers are those of the result.
         asked: What the user called it.
         options: What was asked for.
-        sites: Its feed-forward blocks.
+        blocks: Its feed-forward blocks.
+        sites: Those that lose neurons.
         widths: Neurons that stay, by tower.
         keys: Key of ``config.json`` that holds the width of a tower's blocks.
     """
 
+    whole: Stored
+    gone: tuple[Layer, ...]
     stored: Stored
     asked: str
     options: CompressOptions
+    blocks: tuple[FeedForwardSite, ...]
     sites: tuple[FeedForwardSite, ...]
     widths: Mapping[Scope, int]
     keys: Mapping[Scope, str]
 
     @property
     def source(self) -> TensorSource:
-        """The checkpoint."""
+        """The checkpoint, without the layers that leave."""
         return self.stored.source
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Every layer of the whole checkpoint."""
+        return layers_of(self.whole.family, self.whole.config, self.whole.claims)
+
+    @property
+    def to_choose(self) -> dict[str | None, int]:
+        """How many layers are to be chosen on real input, by tower; ``None`` stands for any."""
+        return {} if self.options.layers is None else counted_layers(self.options.layers)
+
+    def sites_of_whole(self) -> tuple[FeedForwardSite, ...]:
+        """Return :attr:`sites` by the names and numbers of the whole checkpoint."""
+        stay = (one for one in _blocks(self.whole) if Layer(one.scope, one.layer) not in self.gone)
+        return tuple(stay) if self.sites else ()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor of the result."""
@@ -84,7 +108,11 @@ def neuron_axes(site: FeedForwardSite) -> dict[str, int]:
 
 
 def make_plan(
-    source: TensorSource, options: CompressOptions, asked: str | None = None
+    source: TensorSource,
+    options: CompressOptions,
+    asked: str | None = None,
+    *,
+    gone: Sequence[Layer] | None = None,
 ) -> CompressPlan:
     """Check a dense checkpoint, and choose the widths that remove what is asked for.
 
@@ -92,34 +120,83 @@ def make_plan(
         source: The checkpoint.
         options: What is asked for.
         asked: What the user called the source; default its name.
+        gone: The layers that leave, once they were chosen. Until then the last ones stand for them:
+            layers of a tower are of one size.
 
     Raises:
         CheckpointError: It contradicts itself, or was operated on before.
         UsageError: So much cannot go.
     """
     asked = asked or source.name
-    stored = read_stored(source)
-    if any(operation["method"] != COMPRESS for operation in stored.operations):
+    whole = read_stored(source)
+    if any(operation["method"] != COMPRESS for operation in whole.operations):
         raise CheckpointError(
             "This checkpoint has been operated on already",
             where=source.name,
             hint="operate on the original, or merge this one back first: "
             + shlex.join(["surgery", "merge", asked]),
         )
-    sites = feed_forward_sites(stored.family, stored.config, stored.claims, where=source.name)
-    widths = _widths(sites, options, _base(source, sites, options))
-    return CompressPlan(stored, asked, options, sites, widths, _keys(stored, sites))
+    leaving = tuple(sorted(_leaving(whole, options) if gone is None else gone))
+    stored = read_stored(ShallowerSource(whole, leaving)) if leaving else whole
+    blocks = _blocks(stored)
+    base, left = (_parameters(each, _blocks(each), options) for each in (whole, stored))
+    sites: tuple[FeedForwardSite, ...] = ()
+    widths: dict[Scope, int] = {}
+    wanted = 0.0 if options.share is None else options.share * base - (base - left)
+    if wanted > 0:
+        sites, widths = blocks, _widths(blocks, options, wanted, base)
+    return CompressPlan(
+        whole, leaving, stored, asked, options, blocks, sites, widths, _keys(stored, sites)
+    )
 
 
-def _base(source: TensorSource, sites: Sequence[FeedForwardSite], options: CompressOptions) -> int:
-    """Return how many parameters the share is of."""
-    infos = source.infos
-    names = infos if options.of == "model" else [n for site in sites for n in site.tensors()]
+def _leaving(whole: Stored, options: CompressOptions) -> list[Layer]:
+    """Return the layers that are named, or the last ones in place of those to be chosen."""
+    have = layers_of(whole.family, whole.config, whole.claims)
+    scopes = list(dict.fromkeys(layer.scope for layer in have))
+    found: list[Layer] = []
+    if options.drop_layers is not None:
+        for tower, number in named_layers(options.drop_layers):
+            if tower is None and len(scopes) > 1:
+                raise UsageError(
+                    "--drop-layers does not say of which tower",
+                    where=whole.source.name,
+                    found=options.drop_layers,
+                    expected=" or ".join(f"{scope}:{number}" for scope in scopes),
+                )
+            # a tower that is not there is refused with the layers that are
+            scope = next((one for one in scopes if one == tower), tower or scopes[0])
+            found.append(Layer(scope, number))  # type: ignore[arg-type]
+        check_dropped(have, found, where="--drop-layers")
+    for tower, count in ({} if options.layers is None else counted_layers(options.layers)).items():
+        own = [layer for layer in reversed(have) if tower in (None, layer.scope)]
+        first = {scope: Layer(scope, 0) for scope in scopes}
+        able = [layer for layer in own if layer not in first.values()]
+        if count > len(able):
+            raise UsageError(
+                "There are not so many layers to leave",
+                where="--layers",
+                found=count,
+                expected=f"at most {len(able)}: every tower keeps one",
+            )
+        found += able[:count]
+    return found
+
+
+def _blocks(stored: Stored) -> tuple[FeedForwardSite, ...]:
+    where = f"{stored.source.name}/config.json"
+    return feed_forward_sites(stored.family, stored.config, stored.claims, where=where)
+
+
+def _parameters(stored: Stored, blocks: Sequence[FeedForwardSite], options: CompressOptions) -> int:
+    """Return how many parameters there are of what the share is of."""
+    infos = stored.source.infos
+    names = infos if options.of == "model" else [n for site in blocks for n in site.tensors()]
     return sum(prod(infos[name].shape) for name in names)
 
 
 def _widths(
-    sites: Sequence[FeedForwardSite], options: CompressOptions, base: int
+    sites: Sequence[FeedForwardSite], options: CompressOptions, wanted: float, base: int
 ) -> dict[Scope, int]:
     """Return one width for each tower: that with most of its neurons left loses a step next."""
     towers: dict[Scope, list[FeedForwardSite]] = {}
@@ -129,7 +206,7 @@ def _widths(
     cost = {
         scope: sum(feed_forward_seam(site).cost for site in held) for scope, held in towers.items()
     }
-    widths, step, wanted, removed = dict(full), options.multiple, options.remove * base, 0
+    widths, step, removed = dict(full), options.multiple, 0
     while True:
         able = [scope for scope, width in widths.items() if width > step]
         if not able:
@@ -144,8 +221,9 @@ def _widths(
         raise UsageError(
             "More is to be removed than feed-forward blocks hold",
             where="--remove",
-            found=f"{options.remove:.1%} of {base:,} parameters",
-            expected=f"at most {removed / base:.1%}: every block keeps {step} neurons",
+            found=f"{options.share or 0:.1%} of {base:,} parameters",
+            expected=f"at most {(options.share or 0) - (wanted - removed) / base:.1%}: "
+            f"every block keeps {step} neurons",
             hint="remove less, or lower --multiple",
         )
     return widths

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from surgery.calibration.held_out import HeldOut
-from surgery.calibration.witness import output_of_speech, output_of_text, unit_of
+from surgery.calibration.without_layers import without_layers
+from surgery.calibration.witness import Scoped, output_of_speech, output_of_text, unit_of
 from surgery.engine.compress.fit import Fitted
 from surgery.engine.compress.in_place import narrowed
 from surgery.engine.compress.plan import CompressPlan
@@ -27,14 +29,18 @@ def price_of(plan: CompressPlan, run: InputRun, fitted: Fitted, progress: Progre
     """
     model, language = run.model, plan.options.language
 
-    def in_place() -> AbstractContextManager[None]:
-        return narrowed(model, plan.sites, fitted.result)
+    @contextmanager
+    def in_place() -> Iterator[None]:
+        with without_layers(model, plan.gone), narrowed(model, plan.sites, fitted.result):
+            yield
+
+    touched: list[Scoped] = [*plan.gone, *plan.sites]
 
     held_out, price = run.dealt.held_out, None
     hears = run.needed("A price").kind == "audio"
-    output = output_of_speech(plan.sites) if hears else output_of_text(model)
+    output = output_of_speech(touched) if hears else output_of_text(model)
     if held_out is not None:
-        rows = HeldOut(model, plan.sites, held_out, run.processor, language=language)
+        rows = HeldOut(model, touched, held_out, run.processor, language=language)
         price = rows.price(in_place, progress)
         price = replace(price, word_errors=rows.word_errors(in_place))
     return Calibration(

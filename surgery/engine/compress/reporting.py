@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import nan, prod
 
 from surgery.architectures.base import Scope
-from surgery.architectures.feed_forward import FeedForwardSite
+from surgery.architectures.linears import tower_of
 from surgery.engine.compress.plan import CompressPlan
 from surgery.report.accounting import TensorInfo
 from surgery.report.costs import beside_attention, quantities, sequence_lengths
 from surgery.report.model.calibration import Calibration
+from surgery.report.model.layers import LayersReport
 from surgery.report.model.report import FeedForwardReport, Quantity, Report, Saving, Source
 from surgery.runtime.manifest import COMPRESS
-from surgery.stored.stored import stored_dtype
+from surgery.stored.stored import Stored, stored_dtype
 from surgery.version import versions
 
 
@@ -21,6 +23,7 @@ def build_report(
     plan: CompressPlan,
     fitted: Mapping[str, tuple[float, float]],
     *,
+    layers: LayersReport | None,
     calibration: Calibration | None,
     sha256: Mapping[str, str],
     output: str | None,
@@ -30,17 +33,19 @@ def build_report(
     Args:
         plan: What was asked for.
         fitted: By block the relative error of its output, refitted and not.
+        layers: Which layers left, if any was to.
         calibration: What was found on real input.
         sha256: Hashes of the source's files.
         output: Where the result is.
     """
-    source, stored = plan.source, plan.stored
+    source, stored = plan.whole.source, plan.whole
     before: dict[str, TensorInfo] = {
         name: (info.shape, info.dtype.itemsize) for name, info in source.infos.items()
     }
     after = {name: (shape, plan.dtype(name).itemsize) for name, shape in plan.shapes().items()}
+    unknown = (0.0, 0.0) if plan.sites else (nan, nan)
     return Report(
-        title=f"{source.name}: narrower feed-forward blocks",
+        title=f"{source.name}: {_what(plan)}",
         method=COMPRESS,
         options=plan.options.plain(),
         preset=None,
@@ -65,69 +70,100 @@ def build_report(
                 scope=site.scope,
                 layer=site.layer,
                 before=site.neurons,
-                kept=plan.widths[site.scope],
-                fitted_error=fitted.get(site.path, (0.0, 0.0))[0],
-                deleted_error=fitted.get(site.path, (0.0, 0.0))[1],
+                kept=plan.widths.get(site.scope, site.neurons),
+                fitted_error=fitted.get(site.path, unknown)[0],
+                deleted_error=fitted.get(site.path, unknown)[1],
             )
-            for site in plan.sites
+            for site in plan.blocks
         ],
+        layers=layers,
     )
+
+
+def _what(plan: CompressPlan) -> str:
+    done = ["fewer layers"] if plan.gone else []
+    if plan.sites or not done:
+        done.append("narrower feed-forward blocks")
+    return " and ".join(done)
 
 
 def _savings(
     plan: CompressPlan, before: Mapping[str, TensorInfo], after: Mapping[str, TensorInfo]
 ) -> list[Saving]:
-    def saving(name: str, title: str, names: list[str]) -> Saving:
-        was = sum(prod(before[each][0]) for each in names)
-        now = sum(prod(after[each][0]) for each in names)
-        return Saving(name, title, was, now, now)
+    def saving(name: str, title: str, was: Iterable[str], now: Iterable[str]) -> Saving:
+        old = sum(prod(before[each][0]) for each in was)
+        new = sum(prod(after[each][0]) for each in now)
+        return Saving(name, title, old, new, new)
 
-    blocks = [name for site in plan.sites for name in site.tensors()]
-    found = [saving("ffn", "Feed-forward blocks", blocks)]
-    for tower, names in plan.stored.claims.towers.items():
-        if not set(names).isdisjoint(blocks):
-            found.append(saving(tower, tower.capitalize(), list(names)))
-    return [*found, saving("model", "Whole model", list(before))]
+    whole, short = plan.whole.claims, plan.stored.claims
+    blocks = [
+        [n for n in each.linears if n in own] for each, own in ((whole, before), (short, after))
+    ]
+    found = [saving("ffn", "Feed-forward blocks", *blocks)]
+    scopes = {site.scope for site in plan.sites} | {layer.scope for layer in plan.gone}
+    for tower in whole.towers:
+        if tower in scopes:
+            both = whole.towers[tower], short.towers[tower]
+            found.append(saving(tower, tower.capitalize(), *both))
+    return [*found, saving("model", "Whole model", before, after)]
 
 
 def _quantities(
     plan: CompressPlan, before: Mapping[str, TensorInfo], after: Mapping[str, TensorInfo]
 ) -> list[Quantity]:
     """Count bytes, and FLOPs of whole towers and of their feed-forward blocks."""
-    stored, lengths = plan.stored, sequence_lengths(plan.stored.config)
-    claims, family = stored.claims, stored.family
-    shapes = [{name: shape for name, (shape, _) in one.items()} for one in (before, after)]
-    beside = [beside_attention(family, claims, one) for one in shapes]
-    was, now = (
-        {one.name: one for one in quantities(claims.sites, {}, before, after, lengths, each)}
-        for each in beside
+    lengths = sequence_lengths(plan.whole.config)
+    (was, old), (now, new) = (
+        _counted(*each, lengths) for each in ((plan.whole, before), (plan.stored, after))
     )
-    found = [was["disk_bytes"]]
-    for scope in dict.fromkeys(site.scope for site in plan.sites):
+    shown = [name for name in was if name == "disk_bytes" or (plan.gone and "kv_bytes" in name)]
+    found = [replace(was[name], after=now[name].after) for name in shown]
+    scopes = [*(site.scope for site in plan.sites), *(layer.scope for layer in plan.gone)]
+    for scope in dict.fromkeys(scopes):
         positions = lengths[scope] if scope == "encoder" else 1
         of = f"{positions:,} positions" if scope == "encoder" else "a token"
-        flops = [2 * positions * _multiplied(plan, scope, one) for one in shapes]
+        flops = [2 * positions * each.get(scope, 0) for each in (old, new)]
         title = f"{scope.capitalize()} feed-forward, {of}"
         found.append(Quantity(f"flops_ffn_{scope}", title, "FLOPs", *flops))
         whole = f"flops_whole_{scope}"
         if whole in was:
-            old, new = was[whole], now[whole]
-            found.append(Quantity(whole, old.title, "FLOPs", old.before, new.before))
+            found.append(replace(was[whole], after=now[whole].after))
     return found
 
 
-def _multiplied(plan: CompressPlan, scope: Scope, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    def of(site: FeedForwardSite) -> int:
-        return sum(prod(shapes[each.weight]) for each in site.projections().values())
-
-    return sum(of(site) for site in plan.sites if site.scope == scope)
+def _counted(
+    stored: Stored, held: Mapping[str, TensorInfo], lengths: Mapping[Scope, int]
+) -> tuple[dict[str, Quantity], dict[Scope, int]]:
+    """Return every quantity by name, and the weights of each tower's feed-forward maps."""
+    claims, shapes = stored.claims, {name: shape for name, (shape, _) in held.items()}
+    beside = beside_attention(stored.family, claims, shapes)
+    every = quantities(claims.sites, {}, held, held, lengths, beside)
+    weights: dict[Scope, int] = {}
+    for name in claims.linears:
+        if name.endswith(".weight"):
+            scope = tower_of(claims, name)
+            weights[scope] = weights.get(scope, 0) + prod(shapes[name])
+    return {one.name: one for one in every}, weights
 
 
 def _notes(plan: CompressPlan) -> list[str]:
-    widths = ", ".join(f"{plan.keys[scope]} = {width}" for scope, width in plan.widths.items())
-    return [
-        f"A stock checkpoint: config.json says {widths}, and whatever loads the original loads it.",
-        "Nothing merges it back: the maps behind the neurons were fitted to those that stay."
-        if plan.options.refit
-        else "Nothing merges it back: the other neurons are gone.",
+    widths = [f"{plan.keys[scope]} = {width}" for scope, width in plan.widths.items()]
+    before, after = plan.whole.source.config, plan.source.config
+    changed = [
+        f"{key} = {value}" if isinstance(value, int) else f"{key} without them"
+        for key, value in after.items()
+        if before.get(key) != value and key != "surgery"
     ]
+    if not plan.sites:
+        final = "Nothing merges it back: the layers that left are in no file."
+    elif plan.options.refit:
+        final = (
+            "Nothing merges it back: the maps behind the neurons were fitted to those that stay."
+        )
+    else:
+        final = "Nothing merges it back: the other neurons are gone."
+    said = ", ".join([*changed, *widths])
+    stock = (
+        f"A stock checkpoint: config.json says {said}, and whatever loads the original loads it."
+    )
+    return [stock, final]

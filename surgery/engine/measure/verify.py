@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surgery.architectures import AttentionSite
+from surgery.architectures.dropping import by_tower
 from surgery.engine.measure.heads import unmeasured
 from surgery.engine.measure.input import check_data
 from surgery.engine.measure.measure import measure
@@ -19,9 +20,11 @@ from surgery.events import Event, Progress, ignore
 from surgery.linalg import product_error
 from surgery.methods import AttentionWeights, prepare
 from surgery.report.model.report import Measurement
+from surgery.report.wording import ranges
 from surgery.runtime.manifest import COMPRESS
 from surgery.stored.adapted import open_model
 from surgery.stored.pack import read_site
+from surgery.stored.shallower import ShallowerSource, layers_gone
 from surgery.stored.stored import Stored, read_stored
 
 
@@ -67,6 +70,10 @@ NARROWER = (
     "Feed-forward blocks lost neurons, and what is behind them was fitted to those that stay: "
     "their weights correspond to none of the original's, and only outputs say what that costs."
 )
+SHORTER = (
+    "Layers of the original left the stack ({numbers}); the others were compared by the numbers "
+    "that they have now."
+)
 
 
 def verify(
@@ -101,6 +108,9 @@ def verify(
             check_data(before, data)
             check_unseen(after, data)
         old, new = read_stored(before), read_stored(after)
+        gone = layers_gone(old, new)
+        if gone:
+            old = read_stored(ShallowerSource(old, gone))
         narrower = _narrower(old, new)
         _check_same_model(old, new, narrower)
         found = []
@@ -122,6 +132,9 @@ def verify(
         changed = [name for name in differing if name not in owners]
         measured: list[Measurement] = []
         notes = [NARROWER] if narrower else list[str]()
+        if gone:
+            numbers = "; ".join(f"{s}: {ranges(n)}" for s, n in by_tower(gone).items())
+            notes.append(SHORTER.format(numbers=numbers))
         if not weights_only and after.directory is not None:
             measured = measure(before, after.directory, data, progress, sample=after)
             notes += filter(None, [unmeasured(before)])
@@ -135,6 +148,8 @@ def _narrower(old: Stored, new: Stored) -> frozenset[str]:
     shapes = ({name: info.shape for name, info in each.source.infos.items()} for each in (old, new))
     before, after = shapes
     owners = {name.rpartition(".")[0] for name in old.claims.linears}
+    if all(before[name] == after.get(name) for name in old.claims.linears):
+        return frozenset()  # nothing but layers left
     return frozenset(
         name
         for name in before

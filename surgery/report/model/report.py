@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.report.model.calibration import Calibration
+from surgery.report.model.layers import LayersReport
 from surgery.report.model.tuning import Tuning
 
 
@@ -231,8 +232,9 @@ class Report:
         calibration: What was found on real input beforehand, where the run was calibrated.
         tuning: What was trained and how it went, where the run trained; then ``sites``,
             ``savings`` and ``linears`` are empty.
-        feed_forward: Feed-forward blocks that lost neurons; then ``sites`` and ``linears`` are
-            empty.
+        feed_forward: Feed-forward blocks that may have lost neurons, by the names and numbers of
+            the result; then ``sites`` and ``linears`` are empty.
+        layers: Layers that left, if any was to.
     """
 
     title: str
@@ -254,3 +256,4 @@ class Report:
     calibration: Calibration | None = None
     tuning: Tuning | None = None
     feed_forward: list[FeedForwardReport] = field(default_factory=list)
+    layers: LayersReport | None = None

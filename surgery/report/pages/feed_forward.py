@@ -21,15 +21,17 @@ from surgery.report.text.calibration import (
 )
 from surgery.report.text.damage import is_priced
 from surgery.report.text.feed_forward import (
-    STOCK,
     final_text,
     is_refitted,
     lost_neurons,
     refit_text,
     ridge_told,
+    stock_text,
+    was_cut,
     worst_text,
 )
 from surgery.report.text.feed_forward_tables import block_rows, columns, row, tower_rows
+from surgery.report.text.layers import layer_rows
 from surgery.report.text.quantity_tables import quantity_tables
 from surgery.report.text.summary import quantity_named, saving_named
 from surgery.report.wording import amount, capitalised, change, count, percent
@@ -55,8 +57,9 @@ def feed_forward_view(report: Report) -> View:
             "facts": [] if told is None else _facts(report, told),
             "auto_class": CAUSAL if family is None else family.auto_class,
             "path": json.dumps(report.output, ensure_ascii=False),
-            "stock": STOCK,
-            "final": final_text(report) if lost_neurons(report) else "",
+            "stock": stock_text(report),
+            "layers": layer_rows(report),
+            "final": final_text(report) if was_cut(report) else "",
         },
     )
 
@@ -65,7 +68,7 @@ def _kicker(report: Report) -> str:
     """Say what the page tells, and no more than it can tell."""
     if report.output is None:
         return "what would be saved"
-    if not lost_neurons(report):
+    if not was_cut(report):
         return "nothing was cut"
     if is_priced(report):
         return "what was saved, and what it cost"
@@ -97,6 +100,8 @@ def _fit_tiles(report: Report) -> list[Tile]:
 
 
 def _intro(report: Report) -> str:
+    if not lost_neurons(report):
+        return "What the model loses was measured on real input."
     text = "The neurons of each block were watched on real input"
     if report.options.get("order") == "surgeon":
         text += "; those that cost least, where the others take over, went first"
@@ -110,7 +115,7 @@ def _facts(report: Report, told: Calibration) -> list[tuple[str, Any]]:
         ("Data", told.data),
         ("Counted", data_text(told)),
         ("Padding", padding_text(told)),
-        ("Ridge", ridge_told(told.ridge)),
+        *([("Ridge", ridge_told(told.ridge))] if lost_neurons(report) else []),
         ("Price", capitalised(error_name(told))),
         ("What that means", capitalised(meaning_text(report, told))),
     ]

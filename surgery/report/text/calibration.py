@@ -206,7 +206,9 @@ def _amount(value: float, calibration: Calibration) -> str:
 def data_text(calibration: Calibration) -> str:
     """Say how much was listened to or read."""
     some = "1 sample" if calibration.samples == 1 else f"{calibration.samples:,} samples"
-    return f"{some}, {count(calibration.queries)} positions by weight"
+    return (
+        f"{some}, {count(calibration.queries)} positions by weight" if calibration.queries else some
+    )
 
 
 def padding_text(calibration: Calibration) -> str:

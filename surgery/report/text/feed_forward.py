@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from math import isfinite
 
 from surgery.report.model.report import FeedForwardReport, Report, Saving
+from surgery.report.text.layers import layers_clause, left_layers
 from surgery.report.wording import capitalised, percent, scientific
 
 STOCK = (
-    "A stock checkpoint: the class of the original, with narrower feed-forward blocks. Whatever "
+    "A stock checkpoint: the class of the original, with {smaller}. Whatever "
     "loads the original loads it without remote code: transformers, and llama.cpp, vLLM or "
     "CTranslate2 where they know the architecture."
 )
+LEFT = "Nothing merges it back: the layers that left are in no file."
 UNCOUPLED = "Nothing merges it back: the neurons that went are in no file."
 FITTED = (
     "Nothing merges it back: the maps behind the neurons were fitted to those that stay, and "
@@ -32,6 +34,19 @@ def is_narrower(report: Report) -> bool:
 def lost_neurons(report: Report) -> bool:
     """Whether any block lost a neuron."""
     return any(block.kept < block.before for block in report.feed_forward)
+
+
+def was_cut(report: Report) -> bool:
+    """Whether any block lost a neuron, or any stack a layer."""
+    return lost_neurons(report) or left_layers(report)
+
+
+def stock_text(report: Report) -> str:
+    """Say what kind of checkpoint it is, and who loads it."""
+    smaller = ["fewer layers"] if left_layers(report) else []
+    if lost_neurons(report) or not smaller:
+        smaller.append("narrower feed-forward blocks")
+    return STOCK.format(smaller=" and ".join(smaller))
 
 
 def is_fitted(report: Report) -> bool:
@@ -96,7 +111,7 @@ def error_span(values: Sequence[float]) -> str:
 def narrower_sentence(report: Report) -> str:
     """Say how much went, of what, and how wide blocks are now."""
     towers = towers_of(report)
-    if not lost_neurons(report):
+    if not was_cut(report):
         return "Nothing was cut: every feed-forward block keeps all of its neurons."
     kept = [
         f"{widths_text(blocks)}{' neurons' if index == 0 else ''}"
@@ -106,6 +121,9 @@ def narrower_sentence(report: Report) -> str:
     widths = " and ".join(", ".join(kept).rsplit(", ", 1))
     dry = report.output is None
     widths = f"each feed-forward block {'would keep' if dry else 'keeps'} {widths}"
+    if left_layers(report):
+        left = layers_clause(report)
+        widths = f"{left}, and {widths}" if lost_neurons(report) else left
     ffn, model = _saving(report, "ffn"), _saving(report, "model")
     if ffn is None or model is None:
         return f"{capitalised(widths)}."
@@ -146,4 +164,6 @@ def ridge_told(ridge: float) -> str:
 
 def final_text(report: Report) -> str:
     """Say that there is no way back, and why."""
+    if left_layers(report) and not lost_neurons(report):
+        return LEFT
     return FITTED if is_refitted(report) else UNCOUPLED

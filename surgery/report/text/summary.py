@@ -15,7 +15,7 @@ from surgery.report.model.report import (
     Saving,
     SiteReport,
 )
-from surgery.report.text.feed_forward import is_narrower, lost_neurons, narrower_sentence
+from surgery.report.text.feed_forward import is_narrower, narrower_sentence, was_cut
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.linears import linear_sentence
 from surgery.report.text.tuning import tuning_sentence
@@ -55,9 +55,9 @@ def sites_by_scope(report: Report) -> dict[str, list[SiteReport]]:
 
 
 def is_pruned(report: Report) -> bool:
-    """Whether anything was cut: any head lost a component, or any block a neuron."""
+    """Whether anything was cut: a head lost components, a block neurons, a stack layers."""
     heads = any(_is_cut(pair) for site in report.sites for pair in (site.qk, site.vo))
-    return heads or lost_neurons(report)
+    return heads or was_cut(report)
 
 
 def asked_to_cut(report: Report) -> bool:

@@ -1,0 +1,105 @@
+"""Which layers leave, where the command says how many: told by real input, and kept as found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surgery.architectures.dropping import Layer
+from surgery.calibration.layers import Tried, influences, least_missed, open_to
+from surgery.calibration.towers import Hearing, towers_of
+from surgery.calibration.witness import error_of, unit_of, witness
+from surgery.checkpoint.transaction import Transaction
+from surgery.choices.common import PADDING_WEIGHT
+from surgery.engine.compress.plan import CompressPlan
+from surgery.engine.measure.input_run import InputRun
+from surgery.events import Progress
+from surgery.report.model.layers import LayersReport, LayerStep, LayerTower
+
+REMEMBERED = 1 << 25
+"""Numbers of hidden states at most that influences are taken on."""
+
+
+def choose_layers(
+    plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
+) -> tuple[tuple[Layer, ...], LayersReport]:
+    """Return which layers leave, and how that was found.
+
+    Args:
+        plan: What is asked for.
+        run: The model and its input.
+        transaction: Keeps what was found.
+        progress: Called with :class:`surgery.events.Event`.
+    """
+    if plan.options.layer_order == "influence":
+        found, unit = _by_influence(plan, run, transaction, progress), ""
+    else:
+        found, unit = _by_trials(plan, run, transaction, progress)
+    steps = [
+        LayerStep(str(layer), tried[layer], {str(one): value for one, value in tried.items()})
+        for layer, tried in found
+    ]
+    gone = tuple(sorted(layer for layer, _ in found))
+    return gone, layers_report(plan, gone, order=plan.options.layer_order, steps=steps, unit=unit)
+
+
+def layers_report(plan: CompressPlan, gone: tuple[Layer, ...], **found: Any) -> LayersReport:
+    """Return what a report says of layers that leave."""
+    layers = plan.layers
+    towers = [
+        LayerTower(
+            scope,
+            sum(one.scope == scope for one in layers),
+            [one.layer for one in gone if one.scope == scope],
+        )
+        for scope in dict.fromkeys(one.scope for one in layers)
+    ]
+    return LayersReport(towers, **found)
+
+
+def _by_trials(
+    plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
+) -> tuple[list[tuple[Layer, Tried]], str]:
+    may = open_to(plan.layers, plan.to_choose, [])
+    looks = witness(run.model, may, run.dealt.trial, run.processor, language=plan.options.language)
+
+    def known(trial: str) -> float | None:
+        key = f"without:{trial}"
+        return float(transaction.payload(key)) if transaction.done(key) else None
+
+    def keep(trial: str, damage: float) -> None:
+        transaction.record(f"without:{trial}", damage)
+
+    found = least_missed(looks, plan.layers, plan.to_choose, progress, known, keep)
+    told = [
+        (layer, {one: error_of(looks.output, value) for one, value in tried.items()})
+        for layer, tried in found
+    ]
+    return told, unit_of(looks.output)
+
+
+def _by_influence(
+    plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
+) -> list[tuple[Layer, Tried]]:
+    may = open_to(plan.layers, plan.to_choose, [])
+    if transaction.done("influences"):
+        told: Mapping[str, float] = transaction.payload("influences")
+        every = {one: told[str(one)] for one in plan.layers if str(one) in told}
+    else:
+        towers = towers_of(
+            run.model,
+            run.dealt.fit,
+            run.processor,
+            Hearing(PADDING_WEIGHT, language=plan.options.language),
+            decoder=any(one.scope == "decoder" for one in may),
+            remembered=REMEMBERED,
+        )
+        scopes = list(dict.fromkeys(one.scope for one in plan.layers))
+        every = influences(towers, scopes[: len(towers)], progress)
+        transaction.record("influences", {str(one): value for one, value in every.items()})
+    found: list[tuple[Layer, Tried]] = []
+    for _ in range(sum(plan.to_choose.values())):
+        able = open_to(plan.layers, plan.to_choose, [layer for layer, _ in found])
+        tried = {one: every[one] for one in able}
+        found.append((min(tried, key=lambda one, tried=tried: (tried[one], one)), tried))  # type: ignore[misc]
+    return found
