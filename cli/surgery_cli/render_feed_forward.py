@@ -47,7 +47,7 @@ def _towers(report: Report) -> RenderableType:
 def _remarks(report: Report) -> Iterator[tuple[str, str]]:
     told = report.calibration
     for key, value in layer_rows(report):
-        yield f"Layers, {key}", value
+        yield printable(f"Layers, {key}"), value
     if refit := refit_text(report):
         yield "Errors", refit
     if worst := worst_text(report):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from surgery.report.model.calibration import Calibration, HeldOut, Interval
+from surgery.report.model.layers import LayersReport, LayerStep, LayerTower
 from surgery.report.model.report import (
     FeedForwardReport,
     Measurement,
@@ -225,6 +226,12 @@ def hostile_narrower() -> Report:
         measurements=[Measurement(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1.0, 2.0)],
         savings=[replace(usual.savings[0], title=HOSTILE), *usual.savings[1:]],
         quantities=[Quantity(HOSTILE, HOSTILE, HOSTILE, 2.0, 1.0)],
+        layers=LayersReport(
+            [LayerTower(HOSTILE, 6, [1])],
+            HOSTILE,
+            [LayerStep(HOSTILE, 0.1, {HOSTILE: 0.1})],
+            HOSTILE,
+        ),
         calibration=replace(told, data=HOSTILE, output=HOSTILE, unit=HOSTILE),
         feed_forward=[
             replace(first, path=HOSTILE, scope=HOSTILE),

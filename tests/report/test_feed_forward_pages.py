@@ -15,6 +15,7 @@ from surgery.report.card import to_card
 from surgery.report.figures import model_column
 from surgery.report.figures.canvas import FROZEN, NARROW, NEURONS
 from surgery.report.html import to_html
+from surgery.report.model.layers import LayersReport, LayerStep, LayerTower
 from surgery.report.model.report import FeedForwardReport, Report, Saving
 from surgery.report.serialise import to_json
 from surgery.report.text.damage import COUNTED, NOT_HELD_OUT, damage_text
@@ -27,6 +28,7 @@ from surgery.report.text.feed_forward import (
     widths_text,
 )
 from surgery.report.text.feed_forward_tables import block_rows, columns, tower_rows
+from surgery.report.text.layers import steps_text
 from surgery.report.text.summary import is_pruned, is_structure, sentence
 from surgery_cli.render import report_view
 from tests.report.drawn import Drawn, drawn
@@ -118,6 +120,31 @@ def test_a_tower_that_kept_everything_is_told(undrawn: None) -> None:
     assert not is_pruned(whole) and damage_text(whole) is None
     assert sentence(whole).startswith("Nothing was cut")
     assert "Nothing merges it back" not in words_of(to_html(whole))
+
+
+def test_layers_that_left_are_told_everywhere(undrawn: None) -> None:
+    steps = [
+        LayerStep("decoder:14", 0.0712, {"decoder:14": 0.0712, "decoder:7": 0.0913}),
+        LayerStep("decoder:7", 0.152, {"decoder:7": 0.152}),
+    ]
+    layers = LayersReport([LayerTower("decoder", 82, [7, 14])], "trials", steps, "nat/token")
+    narrower = replace(REPORTS["llama"], layers=layers)
+    alone = replace(with_blocks(narrower, kept=28_672), options={"layers": "2"})
+    for report, sizes in ((narrower, "each feed-forward block keeps"), (alone, "the stack.")):
+        assert f"layers 7, 14 of 82 left the stack{'.' if report is alone else ''}" in sentence(
+            report
+        )
+        for text in views(report).values():
+            assert sentence(report) in text and sizes in text
+            assert "decoder:14 (0.0712 nat/token; next best decoder:7, 0.0913 nat/token)" in text
+            assert "decoder:14" in text and "7, 14 of 82" in text
+        assert is_pruned(report) and damage_text(report) is not None
+    assert "fewer layers and narrower" in stock_text(narrower)
+    assert "with fewer layers. Whatever" in stock_text(alone)
+    dry = replace(alone, output=None, layers=LayersReport([LayerTower("decoder", 82, [])]))
+    assert sentence(dry).endswith("layers would leave, and which is told by real input.")
+    influence = replace(layers, order="influence", unit="")
+    assert "influence 0.0712; next best" in steps_text(influence)
 
 
 def test_widths_that_differ_within_a_tower_are_told_as_a_range() -> None:
@@ -293,7 +320,7 @@ def test_the_card_is_of_a_stock_checkpoint(name: str, auto_class: str) -> None:
     assert matter["library_name"] == "transformers"
     assert matter["base_model"] == SIZES[name].name
     assert {"model-surgery", "compress", "pruned"} <= set(matter["tags"])
-    assert stock_text(report) in body
+    assert stock_text(REPORTS[name]) in body
     assert f'{auto_class}.from_pretrained("path/to/this/directory")\n' in body
     assert "trust_remote_code" not in body and "modeling_surgery.py" not in body
     assert "surgery merge" not in body

@@ -32,7 +32,7 @@ class CompressOptions:
 
     Attributes:
         remove: Share of the parameters that goes at least, 0 to 1; what layers take counts.
-            ``None``: :data:`REMOVE` where no layer goes, else what layers take.
+            ``None``: what layers take; without layers it becomes :data:`REMOVE`.
         drop_layers: Layers that go, such as ``14``, ``3,7`` or ``encoder:3,decoder:5``.
         layers: How many go, such as ``2`` or ``decoder:2``, the least missed first.
         layer_order: By what: ``trials`` of the model's output without each in turn, or the
@@ -100,7 +100,9 @@ class CompressOptions:
     dtype: str | None = asked(None, DTYPE, among=DTYPES)
 
     def __post_init__(self) -> None:
-        """Refuse values that are out of range."""
+        """Refuse values that are out of range, and say how much goes where nobody did."""
+        if self.remove is None and self.drop_layers is None and self.layers is None:
+            object.__setattr__(self, "remove", REMOVE)
         choice("--of", self.of, OF)
         choice("--order", self.order, ORDERS)
         choice("--layer-order", self.layer_order, LAYER_ORDERS)
@@ -118,12 +120,6 @@ class CompressOptions:
         if not (isfinite(self.ridge) and self.ridge >= 0):
             raise UsageError("--ridge is out of range", found=self.ridge, expected="at least 0")
 
-    @property
-    def share(self) -> float | None:
-        """Share of the parameters that goes at least; ``None`` for what layers take."""
-        whole = self.drop_layers is None and self.layers is None
-        return REMOVE if self.remove is None and whole else self.remove
-
     def plain(self) -> dict[str, Any]:
         """Return the options as JSON values, by the command line's names.
 
@@ -133,7 +129,7 @@ class CompressOptions:
         if data != SHIPPED:
             data = "/".join(Path(data).resolve().parts[-2:])
         return {
-            "remove": self.share,
+            "remove": self.remove,
             "drop_layers": self.drop_layers,
             "layers": self.layers,
             "layer_order": None if self.layers is None else self.layer_order,

@@ -142,7 +142,7 @@ def make_plan(
     base, left = (_parameters(each, _blocks(each), options) for each in (whole, stored))
     sites: tuple[FeedForwardSite, ...] = ()
     widths: dict[Scope, int] = {}
-    wanted = 0.0 if options.share is None else options.share * base - (base - left)
+    wanted = 0.0 if options.remove is None else options.remove * base - (base - left)
     if wanted > 0:
         sites, widths = blocks, _widths(blocks, options, wanted, base)
     return CompressPlan(
@@ -221,8 +221,8 @@ def _widths(
         raise UsageError(
             "More is to be removed than feed-forward blocks hold",
             where="--remove",
-            found=f"{options.share or 0:.1%} of {base:,} parameters",
-            expected=f"at most {(options.share or 0) - (wanted - removed) / base:.1%}: "
+            found=f"{options.remove or 0:.1%} of {base:,} parameters",
+            expected=f"at most {(options.remove or 0) - (wanted - removed) / base:.1%}: "
             f"every block keeps {step} neurons",
             hint="remove less, or lower --multiple",
         )

@@ -70,6 +70,10 @@ def towers_of(report: Report) -> dict[str, list[FeedForwardReport]]:
 def neuron_parameters(report: Report) -> dict[str, float]:
     """Return how many parameters go with a neuron of each tower; empty where nobody counted."""
     whole = _saving(report, "ffn")
+    if left_layers(report):  # what towers lost is not their neurons' alone
+        kept = sum(block.kept for block in report.feed_forward)
+        each = whole.stored / kept if whole is not None and kept else 0.0
+        return dict.fromkeys(towers_of(report), each) if each else {}
     neurons = sum(block.before for block in report.feed_forward)
     found: dict[str, float] = {}
     for scope, blocks in towers_of(report).items():
