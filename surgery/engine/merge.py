@@ -10,6 +10,7 @@ from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.engine.result import beside, write_config
 from surgery.errors import SurgeryWarning, UsageError
 from surgery.events import Progress, ignore
+from surgery.runtime.manifest import COMPRESS
 from surgery.stored.adapted import AdaptedSource, open_model
 from surgery.stored.block import Operation, surgery_block
 from surgery.stored.merged import MergedTensors
@@ -66,13 +67,15 @@ def merge(
         The result directory.
 
     Raises:
-        UsageError: The checkpoint is dense already, or has fewer operations than ``steps``.
+        UsageError: The checkpoint is dense already, or stock after what was done to it, or has
+            fewer operations than ``steps``.
         CheckpointError: Its tensors contradict its ``surgery`` block, or the base is another
             one than the adapter was trained on.
     """
     with open_model(checkpoint, base=base, progress=progress) as source:
         stored = read_stored(source)
         steps = _checked_steps(stored, steps)
+        _refuse_stock(stored, steps)
         check_loads(source)
         merged = MergedTensors(stored, stored.operations[len(stored.operations) - steps :])
         target = Path(out) if out is not None else beside(source, "merged")
@@ -117,6 +120,24 @@ def _checked_steps(stored: Stored, steps: int | None) -> int:
             expected=f"{least} to {done}: {', '.join(_methods(stored.operations))}",
         )
     return done if steps is None else steps
+
+
+def _refuse_stock(stored: Stored, steps: int) -> None:
+    """Refuse where all that would be merged back left a stock checkpoint: it would be copied.
+
+    Raises:
+        UsageError: What went is in no file.
+    """
+    gone = stored.operations[len(stored.operations) - steps :]
+    adapted = isinstance(stored.source, AdaptedSource)
+    if gone and not adapted and all(one["method"] == COMPRESS and not one["sites"] for one in gone):
+        raise UsageError(
+            "There is nothing to merge: this is a stock checkpoint, and the layers and neurons "
+            "that left are in no file",
+            where=f"{stored.source.name}/config.json",
+            found=", ".join(_methods(gone)),
+            hint="use it as it is, or go back to the original",
+        )
 
 
 def _methods(operations: Iterable[Operation]) -> list[str]:

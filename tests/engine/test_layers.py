@@ -23,6 +23,7 @@ from surgery.stored.stored import read_stored
 from tests.engine.spoken import save_listener, save_spoken
 from tests.engine.support import config_of, contents, run, save_tiny, tensors_of
 from tests.engine.test_compress import text
+from tests.export.whispers import save_openai
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -102,7 +103,7 @@ def test_named_layers_leave_and_the_result_is_stock(tmp_path: Path) -> None:
     operation = config["surgery"]["operations"][0]
     assert operation["provenance"]["dropped_layers"] == {"decoder": [1, 2]}
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "1–2 of 4" in card and "layers 1–2 of 4 left the stack" in card
+    assert "1–2; 2 of 4 stay" in card and "layers 1–2 of 4 left the stack" in card
     again = surgery.compress(
         tmp_path / "source", tmp_path / "out", options=options(tmp_path, drop_layers="1,2")
     )
@@ -203,6 +204,8 @@ def test_what_lost_layers_loses_more_and_is_compared_with_its_original(tmp_path:
     assert any("decoder: 1–2" in note for note in found.notes)
     nearer = surgery.verify(tmp_path / "out", tmp_path / "more", weights_only=True)
     assert nearer.worst <= 1e-12
+    with pytest.raises(UsageError, match="nothing to merge"):
+        surgery.merge(tmp_path / "more")
     cut = surgery.Options(rule=surgery.Remove(0.25), by_weights=True, pairs=("vo",))
     surgery.absorb_decompose(tmp_path / "more", tmp_path / "cut", options=cut)
     with pytest.raises(CheckpointError, match="not two forms of one model"):
@@ -240,3 +243,21 @@ def test_a_tower_must_be_said_where_there_are_two(tmp_path: Path) -> None:
     source = save_listener(tmp_path / "source")
     with pytest.raises(UsageError, match="of which tower"):
         surgery.compress(source, options=surgery.CompressOptions(drop_layers="1"), dry_run=True)
+
+
+def test_a_shallower_whisper_runs_in_ctranslate2_and_whisper_cpp(tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    pytest.importorskip("pywhispercpp")
+    chosen = surgery.CompressOptions(drop_layers="encoder:0,decoder:0", samples=2)
+    surgery.compress(save_openai(tmp_path / "source", layers=2), tmp_path / "out", options=chosen)
+    for target in ("ct2", "ggml"):  # whisper.cpp is compared by the text alone
+        made = surgery.export_model(tmp_path / "out", target, tmp_path / target)
+        assert made.comparison is not None and (made.comparison.error or 0) <= 1e-3
+
+
+def test_a_shallower_llama_runs_in_llama_cpp(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
+    short(tmp_path, drop_layers="1")
+    made = surgery.export_model(tmp_path / "out", "gguf", tmp_path / "gguf")
+    assert made.comparison is not None and (made.comparison.error or 0) <= 1e-5

@@ -18,12 +18,12 @@ from surgery.stored.dense import dense_directory
 EMBEDDING = "model.decoder.embed_tokens.weight"
 
 
-def save_openai(directory: Path, size: int = 51864) -> Path:
-    """Save a Whisper of one layer and 30 s, with the files of OpenAI's vocabulary of that size."""
+def save_openai(directory: Path, size: int = 51864, layers: int = 1) -> Path:
+    """Save a Whisper of few layers and 30 s, with the files of OpenAI's vocabulary of that size."""
     from whisper.model import ModelDimensions, Whisper
 
     torch.manual_seed(0)
-    dims = ModelDimensions(80, 1500, 16, 2, 1, size, 64, 16, 2, 1)
+    dims = ModelDimensions(80, 1500, 16, 2, layers, size, 64, 16, 2, layers)
     state = Whisper(dims).state_dict()
     for tensor in state.values():  # openai-whisper leaves some to whatever was in memory, NaN too
         tensor.normal_()

@@ -137,7 +137,7 @@ def test_layers_that_left_are_told_everywhere(undrawn: None) -> None:
         for text in views(report).values():
             assert sentence(report) in text and sizes in text
             assert "decoder:14 (0.0712 nat/token; next best decoder:7, 0.0913 nat/token)" in text
-            assert "decoder:14" in text and "7, 14 of 82" in text
+            assert "decoder:14" in text and "7, 14; 80 of 82 stay" in text
         assert is_pruned(report) and damage_text(report) is not None
     assert "fewer layers and narrower" in stock_text(narrower)
     assert "with fewer layers. Whatever" in stock_text(alone)

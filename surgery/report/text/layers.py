@@ -31,7 +31,7 @@ def layers_clause(report: Report) -> str:
             one = len(tower.gone) == 1
             where = f" {tower.scope}" if len(report.layers.towers) > 1 else ""
             said.append(
-                f"{where.strip()} layer{'' if one else 's'} {ranges(tuple(tower.gone))} of "
+                f"{where.strip()} layer{'' if one else 's'} {ranges(tower.gone)} of "
                 f"{tower.before}".strip()
             )
     if not said:
@@ -42,12 +42,12 @@ def layers_clause(report: Report) -> str:
 def layer_rows(report: Report) -> list[tuple[str, str]]:
     """Return by tower what left of it, and how that was chosen, as facts."""
     layers = report.layers
-    if layers is None:
+    if layers is None or not any(tower.gone for tower in layers.towers):
         return []
-    rows = [
-        (tower.scope, f"{ranges(tuple(tower.gone)) if tower.gone else 'none'} of {tower.before}")
-        for tower in layers.towers
-    ]
+    rows = []
+    for tower in layers.towers:
+        stay = tower.before - len(tower.gone)
+        rows.append((tower.scope, f"{ranges(tower.gone) or 'none'}; {stay} of {tower.before} stay"))
     rows.append(("how", _ORDERS.get(layers.order, "")))
     if layers.steps:
         rows.append(("in this order", steps_text(layers)))
