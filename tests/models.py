@@ -10,6 +10,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from surgery.architectures import ARCHITECTURES, Architecture
+
 
 def _whisper() -> PreTrainedModel:
     config = transformers.WhisperConfig(
@@ -34,11 +36,11 @@ def _whisper() -> PreTrainedModel:
     return transformers.WhisperForConditionalGeneration(config)
 
 
-def _rotary(kind: str, model: str, **extra: Any) -> Callable[[], PreTrainedModel]:
+def _rotary(kind: str, model: str, width: int = 32, **extra: Any) -> Callable[[], PreTrainedModel]:
     def build() -> PreTrainedModel:
         config = getattr(transformers, kind)(
             vocab_size=48,
-            hidden_size=32,
+            hidden_size=width,
             intermediate_size=40,
             num_hidden_layers=2,
             num_attention_heads=4,
@@ -98,12 +100,24 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen2": _rotary("Qwen2Config", "Qwen2ForCausalLM"),
     "qwen3": _rotary("Qwen3Config", "Qwen3ForCausalLM", head_dim=12),
     "olmo2": _rotary("Olmo2Config", "Olmo2ForCausalLM"),
+    # Its embeddings are scaled by the root of its width, which must be exact in every dtype.
+    "gemma": _rotary("GemmaConfig", "GemmaForCausalLM", width=64, head_dim=12),
     "bert": _bert("BertForMaskedLM"),
     "bert-unprefixed": _bert("BertModel"),
     "gpt2": _gpt2("GPT2LMHeadModel"),
     "gpt2-unprefixed": _gpt2("GPT2Model"),
 }
-"""Name to builder; each gives a model in float32 with random weights."""
+"""Name to builder; each gives a model in float32 with random weights. The family comes first."""
+
+
+def family_of(name: str) -> Architecture:
+    """Return the family of a tiny model, by its name."""
+    return ARCHITECTURES[name.partition("-")[0]]
+
+
+ROTARY = tuple(name for name in TINY if family_of(name).attentions[0].between)
+"""Models with RoPE between queries and keys; of them with a norm there, too:"""
+NORMED = tuple(name for name in ROTARY if family_of(name).attentions[0].q.norm)
 
 
 def tiny_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -225,8 +225,9 @@ class Architecture:
         towers: Which scopes make up which tower, with the glob patterns of its tensors.
         convolutions: Glob patterns (below the prefix) of the encoder's convolution kernels, to how
             many outputs each computes for one position of the encoder.
-        exports: The export targets that have a form for this family, to its name there. Those
-            that take every family (``hf``, ``peft``) do not ask.
+        exports: The export targets that have a form for this family, to its name there. ``hf``
+            and ``peft`` take every family; under ``hf`` stands another family whose classes run
+            this one with values narrower than keys.
         preset: What the bare command prunes.
         classes: Its model classes, the usual one first. Where config.json names none of them, the
             tensors decide: the first that has what is stored.

@@ -65,6 +65,8 @@ def linear_maps(
     def add(name: str, role: str, scope: Scope, layer: int, transposed: bool) -> None:
         roles = (*maps[name].roles, role) if name in maps else (role,)
         shape = shapes[name]
+        if 0 in shape:  # nothing is left of it to be treated
+            return
         if len(shape) != 2:
             raise CheckpointError(
                 f"Tensor {name} is no matrix",

@@ -7,6 +7,7 @@ from typing import Any
 
 from surgery.architectures.base import Architecture
 from surgery.architectures.families.bert import BERT
+from surgery.architectures.families.gemma import GEMMA
 from surgery.architectures.families.gpt2 import GPT2
 from surgery.architectures.families.llama import LLAMA
 from surgery.architectures.families.mistral import MISTRAL
@@ -18,7 +19,7 @@ from surgery.errors import CheckpointError, UnsupportedModelError
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     family.model_type: family
-    for family in (WHISPER, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, BERT, GPT2)
+    for family in (WHISPER, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, BERT, GPT2)
 }
 
 

@@ -96,7 +96,7 @@ def seams_of(site: AttentionSite) -> dict[str, Seam]:
             groups=site.kv_heads,
             width=site.head_dim,
             step=2 if across else 1,
-            least=1,
+            least=0 if name == "vo" else 2 if across else 1,
             mixes=not across,
             why_not=site.closed.get(name),
             writers=writers,

@@ -129,7 +129,7 @@ class _Block:
             self._modules.projections["o"].register_forward_pre_hook(contexts),
         ]
         if "rope" in site.between:
-            from surgery.runtime.rotary import RotaryHeads  # imports three families' models
+            from surgery.runtime.rotary import RotaryHeads  # imports transformers' caches
 
             arguments = Arguments(type(self._modules.attention), RotaryHeads.TAKES)
             handles.append(

@@ -58,7 +58,7 @@ def budget_ranks(
 
 
 def most_removable(spectra: Mapping[str, SiteSpectra], layout: Layout, multiple: int) -> int:
-    """Return how many parameters can go at most: every unit keeps one step of its ranks."""
+    """Return how many parameters can go at most: every unit keeps its least rank."""
     return _Allocation(make_units(spectra, layout), {}, spectra, multiple).most
 
 
@@ -219,12 +219,16 @@ class _Allocation:
                 needed.add(index)
 
     def _refuse(self, fraction: float, whole: int, most: int) -> None:
-        least = min(self.least, default=1)
+        keeping = max(self.least, default=0)
+        whose = {
+            pair for i, unit in enumerate(self.units) if self.least[i] for pair in pairs_of(unit)
+        }
+        kept = f": heads keep {keeping} in {' and '.join(sorted(whose)).upper()}" if whose else ""
         raise UsageError(
             "More is to be removed than can be pruned here",
             where="--remove",
             found=f"{fraction:.2%} of {whole:,} parameters",
-            expected=f"at most {most / whole:.2%}: every head keeps a rank of at least {least}"
+            expected=f"at most {most / whole:.2%}{kept}"
             if whole
             else "something to prune in this scope",
             hint="remove less, widen --scope or --seams, or lower --multiple",

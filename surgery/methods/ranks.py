@@ -42,7 +42,7 @@ def choose_ranks(
         rule: Where to cut.
         layout: Which ranks must be equal.
         multiple: Ranks are multiples of this (and of what can only go together), or the full
-            head dimension. No head goes below one such multiple.
+            head dimension. A head of a seam that cannot go whole keeps one such multiple.
         total: Parameters that ``Remove.fraction`` is a fraction of; by default what the
             vectors in ``spectra`` cost.
 
@@ -78,6 +78,8 @@ def _cut(unit: Unit, pair: SeamName, spectra: Mapping[str, SiteSpectra], rule: R
         return int((unit.pooled(spectra, pair) > threshold).sum())
     if isinstance(rule, Energy):
         kept = energy_share(unit.pooled(spectra, pair)).cumsum(dim=0)
+        if kept[-1] == 0:  # of nothing, nothing is a share
+            return 0
         # Rounding may leave the last sum just below one.
         return min(unit.d, int((kept < rule.fraction - 1e-12).sum()) + 1)
     raise TypeError(f"unknown rule {rule!r}")

@@ -136,13 +136,15 @@ def resized(
     linear: nn.Linear, *, inputs: int | None = None, outputs: int | None = None
 ) -> nn.Linear:
     """Return an unloaded linear map like ``linear`` with other widths."""
-    return nn.Linear(
-        linear.in_features if inputs is None else inputs,
-        linear.out_features if outputs is None else outputs,
-        bias=linear.bias is not None,
-        device=linear.weight.device,
-        dtype=linear.weight.dtype,
-    )
+    made = type(linear)(1, 1, bias=linear.bias is not None)
+    made.in_features = linear.in_features if inputs is None else inputs
+    made.out_features = linear.out_features if outputs is None else outputs
+    # Made here, for torch warns of what has no rows or columns when it initialises it.
+    like = linear.weight
+    made.weight = nn.Parameter(like.new_zeros(made.out_features, made.in_features))
+    if linear.bias is not None:
+        made.bias = nn.Parameter(like.new_zeros(made.out_features))
+    return made
 
 
 def dense_module(model: nn.Module, path: str, kinds: tuple[type[nn.Module], ...]) -> nn.Module:

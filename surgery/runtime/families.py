@@ -13,12 +13,13 @@ Swap = Callable[[nn.Module, str, HeadLayout], None]
 
 HOMES = {
     "bert": "bert",
+    "gemma": "rotary",
     "gpt2": "gpt2",
     "llama": "rotary",
     "mistral": "rotary",
-    "olmo2": "normed",
+    "olmo2": "rotary",
     "qwen2": "rotary",
-    "qwen3": "normed",
+    "qwen3": "rotary",
     "whisper": "whisper",
 }
 """For each ``model_type`` whose restructured attention this runtime runs, the module that does."""
@@ -40,10 +41,6 @@ def family_swap(model_type: str) -> Swap:
         from .rotary import swap_rotary
 
         return swap_rotary
-    if home == "normed":
-        from .normed import swap_normed
-
-        return swap_normed
     if home == "bert":
         from .bert import swap_bert
 

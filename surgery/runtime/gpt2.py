@@ -57,7 +57,10 @@ class RestructuredGPT2Attention(RestructuredAttention, GPT2Attention):
             scaling=self.scaling,
             **passed_on,
         )
-        return self.resid_dropout(self.c_proj(context)), weights
+        # Conv1D flattens its input, and cannot where no head has values: then o's bias is left.
+        none = self.layout.contexts.total == 0
+        out = self.c_proj.bias.expand(*context.shape[:2], -1) if none else self.c_proj(context)
+        return self.resid_dropout(out), weights
 
 
 def _upcast_attention(

@@ -22,9 +22,11 @@ class HeadLayout:
         v_ranks: Width of the values of each key/value head.
         rope_pairs: RoPE frequencies that each key/value head keeps; ``None``: all, or no RoPE.
 
+    A head of V rank 0 adds nothing to the output but what o's bias holds.
+
     Raises:
-        LoadError: If the heads do not divide, a rank is missing, a rank is not between 1 and
-            ``head_dim``, or the frequencies do not fit the ranks.
+        LoadError: If the heads do not divide, a rank is missing, a rank is not between 1 (of
+            values 0) and ``head_dim``, or the frequencies do not fit the ranks.
     """
 
     heads: int
@@ -41,19 +43,18 @@ class HeadLayout:
                 found=f"heads={self.heads}, kv_heads={self.kv_heads}, head_dim={self.head_dim}",
                 expected="positive numbers, heads a multiple of kv_heads",
             )
-        for name, ranks in (("qk_ranks", self.qk_ranks), ("v_ranks", self.v_ranks)):
+        for name, ranks, least in (("qk_ranks", self.qk_ranks, 1), ("v_ranks", self.v_ranks, 0)):
             if len(ranks) != self.kv_heads:
                 raise LoadError(
                     f"{name} does not give one rank per key/value head.",
                     found=f"{len(ranks)} ranks",
                     expected=f"{self.kv_heads}",
                 )
-            if min(ranks) < 1 or max(ranks) > self.head_dim:
+            if min(ranks) < least or max(ranks) > self.head_dim:
                 raise LoadError(
                     f"{name} holds a rank that no head can have.",
                     found=list(ranks),
-                    expected=f"ranks between 1 and the head dimension {self.head_dim}",
-                    hint="a head cannot be removed altogether; its smallest rank is 1",
+                    expected=f"ranks between {least} and the head dimension {self.head_dim}",
                 )
         if self.rope_pairs is not None:
             check_pairs(self.rope_pairs, self.qk_ranks, self.head_dim)

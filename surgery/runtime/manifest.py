@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from .entries import is_count, read_entry
 from .errors import LoadError, malformed
@@ -30,23 +30,26 @@ class Manifest:
         layouts: Layout of every restructured attention module, by its path in the checkpoint.
             Where several operations treated one module, the last one's ranks are its tensors'.
         linears: Method and entry of every linear map with a small part, by its path.
+        operations: Every operation in order, each with all its parts: options and provenance,
+            which no model is built of, may be null in the file, or left out.
     """
 
     layouts: dict[str, HeadLayout] = field(default_factory=dict)
     linears: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    operations: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_manifest(block: object) -> Manifest:
+def read_manifest(block: object, where: str = "config.json: surgery") -> Manifest:
     """Read the block of a checkpoint.
 
     Args:
         block: The ``surgery`` block as parsed from JSON.
+        where: What to call it in an error.
 
     Raises:
         LoadError: If the format is newer than this runtime, a method is unknown, a linear map
             was treated twice, or the block does not have the documented form.
     """
-    where = "config.json: surgery"
     if not isinstance(block, Mapping):
         raise malformed(where, block, "an object")
     version = block.get("format_version")
@@ -65,40 +68,28 @@ def read_manifest(block: object) -> Manifest:
         raise malformed(f"{where}.operations", operations, "a list")
     manifest = Manifest()
     for number, operation in enumerate(operations):
-        _read_operation(f"{where}.operations[{number}]", operation, manifest)
+        read_operation(f"{where}.operations[{number}]", operation, manifest)
     return manifest
 
 
-def read_operations(block: object, where: str) -> list[dict[str, Any]]:
-    """Read the operations of a checkpoint in order, each with all its parts.
-
-    Options and provenance, which no model is built of, may be null in the file, or left out.
+def read_operation(
+    where: str, operation: object, manifest: Manifest, *, parts_only: bool = False
+) -> None:
+    """Read one operation, behind those that a manifest holds.
 
     Args:
-        block: The ``surgery`` block as parsed from JSON.
-        where: What to call the block in an error about either.
+        where: What to call it in an error.
+        operation: As parsed from JSON.
+        manifest: Receives it.
+        parts_only: Only one that leaves small parts will do: an adapter's.
 
     Raises:
-        LoadError: As :func:`read_manifest`, or if options or provenance are no objects.
+        LoadError: It does not have the documented form; says where.
     """
-    read_manifest(block)
-    operations: list[dict[str, Any]] = []
-    for number, operation in enumerate(cast("Any", block)["operations"]):
-        whole = {**operation, "sites": dict(operation["sites"])}
-        for key in ("options", "provenance"):
-            value = operation.get(key)
-            if value is not None and not isinstance(value, Mapping):
-                raise malformed(f"{where}.operations[{number}].{key}", value, "an object")
-            whole[key] = dict(value or {})
-        operations.append(whole)
-    return operations
-
-
-def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
     if not isinstance(operation, Mapping):
         raise malformed(where, operation, "an object")
-    method = operation.get("method")
-    methods = (ABSORB_DECOMPOSE, COMPRESS, *LINEAR_METHODS)
+    method: Any = operation.get("method")
+    methods = (*(() if parts_only else (ABSORB_DECOMPOSE, COMPRESS)), *LINEAR_METHODS)
     if method not in methods:
         raise LoadError(
             "The checkpoint was made by a method that this version cannot run.",
@@ -122,6 +113,13 @@ def _read_operation(where: str, operation: object, manifest: Manifest) -> None:
             raise malformed(place, method, "a linear map that no operation before has treated")
         else:
             manifest.linears[str(path)] = method, read_entry(place, method, site)
+    whole = {**operation, "sites": dict(sites)}
+    for key in ("options", "provenance"):
+        value = operation.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            raise malformed(f"{where}.{key}", value, "an object")
+        whole[key] = dict(value or {})
+    manifest.operations.append(whole)
 
 
 def _read_site(where: str, site: object) -> HeadLayout:

@@ -125,8 +125,8 @@ class Packing:
             packed = wide.index_copy_(-1, self._index.on(packed.device), packed)
         groups = torch.split(packed, self._sizes, -1) if len(self.groups) > 1 else [packed]
         return [
-            each.view(batch, time, -1, width).transpose(1, 2)
-            for each, width in zip(groups, self.widths, strict=True)
+            each.view(batch, time, len(heads), width).transpose(1, 2)
+            for each, heads, width in zip(groups, self.groups, self.widths, strict=True)
         ]
 
     def pack(self, *groups: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Packing:
                 for slot, head in enumerate(group)
             }
             return torch.cat([heads[head] for head in range(self.count)], -1)
-        flat = [each.reshape(*each.shape[:2], -1) for each in groups]
+        flat = [each.flatten(2) for each in groups]
         wide = flat[0] if len(flat) == 1 else torch.cat(flat, -1)
         # Heads of one column are reshaped without a copy, and so lie as they did.
         return wide.contiguous() if self.uniform else wide[..., self._index.on(wide.device)]

@@ -1,18 +1,19 @@
-"""The rotary family: LLaMA, Mistral (sliding window), Qwen2 (full and sliding layers).
+"""The rotary families: LLaMA and whatever has its projections, with norms behind q and k or not.
 
 Queries and keys are rotated by position: they get narrower by whole frequency pairs only, and
-every head rotates by the frequencies it keeps.
+every head rotates by the frequencies it keeps. A norm behind them sees every number of a query,
+so there they keep their widths. The families differ in what their modelling files call by the
+same names, so one class made on the fly from the stock one runs each.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.models.llama import modeling_llama as llama
-from transformers.models.mistral import modeling_mistral as mistral
-from transformers.models.qwen2 import modeling_qwen2 as qwen2
 
 from .attention import (
     RestructuredAttention,
@@ -21,6 +22,7 @@ from .attention import (
     replace_module,
     resized,
 )
+from .errors import LoadError
 from .heads import HeadLayout
 
 
@@ -43,15 +45,27 @@ class RotaryHeads(RestructuredAttention):
         self.k_proj = resized(dense.k_proj, outputs=layout.keys.total)
         self.v_proj = resized(dense.v_proj, outputs=layout.values.total)
         self.o_proj = resized(dense.o_proj, inputs=layout.contexts.total)
+        for name in ("q_norm", "k_norm"):
+            if hasattr(dense, name):
+                setattr(self, name, getattr(dense, name))
 
-    def _window(self) -> dict[str, int | None]:
+    def _window(self: Any) -> dict[str, int | None]:
         """Keyword arguments that tell the attention implementation of a sliding window."""
+        if hasattr(self, "sliding_window"):
+            return {"sliding_window": self.sliding_window}
+        if hasattr(type(self.config), "sliding_window"):
+            return {"sliding_window": self.config.sliding_window}
         return {}
 
     def _queries_keys(self: Any, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Return queries and keys by head, (B, H, T, rank) and (B, G, T, rank), before RoPE."""
-        query = self.layout.queries.unpack(self.q_proj(hidden_states))
-        return query, self.layout.keys.unpack(self.k_proj(hidden_states))
+        query, key = self.q_proj(hidden_states), self.k_proj(hidden_states)
+        norms = hasattr(self, "q_norm")
+        at_once = norms and self.q_norm.weight.numel() == query.shape[-1]  # over all heads
+        if at_once:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = self.layout.queries.unpack(query), self.layout.keys.unpack(key)
+        return (self.q_norm(query), self.k_norm(key)) if norms and not at_once else (query, key)
 
     def _run(
         self: Any,
@@ -89,50 +103,57 @@ class RotaryHeads(RestructuredAttention):
         )
         return self.o_proj(context), weights
 
-
-class RestructuredLlamaAttention(RotaryHeads, llama.LlamaAttention):
-    """LLaMA's attention on packed heads."""
-
-    _eager = staticmethod(llama.eager_attention_forward)
-    _rotate = staticmethod(llama.apply_rotary_pos_emb)
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # The class has no importable name: copies and pickles make it anew from the stock class.
+        mro = type(self).__mro__
+        return _blank_heads, (mro[mro.index(RestructuredAttention) + 1],), self.__dict__
 
 
-class RestructuredMistralAttention(RotaryHeads, mistral.MistralAttention):
-    """Mistral's attention on packed heads."""
-
-    _eager = staticmethod(mistral.eager_attention_forward)
-    _rotate = staticmethod(mistral.apply_rotary_pos_emb)
-
-    def _window(self) -> dict[str, int | None]:
-        return {"sliding_window": getattr(self.config, "sliding_window", None)}
-
-
-class RestructuredQwen2Attention(RotaryHeads, qwen2.Qwen2Attention):
-    """Qwen2's attention on packed heads."""
-
-    _eager = staticmethod(qwen2.eager_attention_forward)
-    _rotate = staticmethod(qwen2.apply_rotary_pos_emb)
-
-    def _window(self) -> dict[str, int | None]:
-        return {"sliding_window": self.sliding_window}
+@cache
+def rotary_class(stock: Any) -> type[RotaryHeads]:
+    """Return the subclass of a family's attention that runs on packed heads."""
+    family = import_module(stock.__module__)
+    body = {
+        "__doc__": f"{stock.__name__} on packed heads.",
+        "__module__": __name__,
+        "_eager": staticmethod(family.eager_attention_forward),
+        "_rotate": staticmethod(family.apply_rotary_pos_emb),
+    }
+    return type(f"Restructured{stock.__name__}", (RotaryHeads, stock), body)
 
 
-RESTRUCTURED: dict[type[nn.Module], type[RotaryHeads]] = {
-    llama.LlamaAttention: RestructuredLlamaAttention,
-    mistral.MistralAttention: RestructuredMistralAttention,
-    qwen2.Qwen2Attention: RestructuredQwen2Attention,
-}
+def _blank_heads(stock: Any) -> RotaryHeads:
+    restructured = rotary_class(stock)
+    return restructured.__new__(restructured)
+
+
+def rotary_attention(model_type: str) -> type[nn.Module]:
+    """Return the attention class of a family whose modelling file has one."""
+    family = import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+    own = (
+        one for one in vars(family).values() if getattr(one, "__module__", "") == family.__name__
+    )
+    return cast(type[nn.Module], next(o for o in own if o.__name__.endswith("Attention")))
 
 
 def swap_rotary(model: nn.Module, path: str, layout: HeadLayout) -> None:
     """Put a restructured module in the place of the rotary attention at ``path``.
 
     Raises:
-        LoadError: If queries and keys are narrower, and it is not said by which frequencies.
+        LoadError: If queries and keys are narrower, and it is not said by which frequencies, or
+            there is a norm behind them.
     """
-    dense: Any = dense_module(model, path, tuple(RESTRUCTURED))
-    config = dense.config
-    kv_heads = config.num_key_value_heads
-    check_heads(path, layout, config.num_attention_heads, kv_heads, dense.head_dim, rotary=True)
-    restructured = RESTRUCTURED[type(dense)](dense, layout)
-    replace_module(model, path, cast(nn.Module, restructured))
+    kind = rotary_attention(cast(Any, model).config.model_type)
+    dense: Any = dense_module(model, path, (kind,))
+    config, full = dense.config, dense.head_dim
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    check_heads(path, layout, heads, kv_heads, full, rotary=True)
+    if hasattr(dense, "q_norm") and {*layout.qk_ranks} != {full}:
+        raise LoadError(
+            "Queries and keys behind a norm cannot be narrower.",
+            where=path,
+            found=f"qk ranks {list(layout.qk_ranks)}",
+            expected=f"the head dimension {full}",
+        )
+    made: Any = rotary_class(cast(Any, kind))
+    replace_module(model, path, made(dense, layout))

@@ -73,7 +73,7 @@ class TokenStep:
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         weights = weights.to(value.dtype)
 
-        contexts = (weights.view(batch, shared, -1, length) @ value).reshape(batch, 1, -1)
+        contexts = (weights.view(batch, shared, -1, length) @ value).flatten(1)[:, None]
         return contexts if uniform else contexts[..., self._own.on(contexts.device)], weights
 
 

@@ -77,10 +77,9 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
             # As in Whisper's own module, the query decides the batch: encoder states of another
             # batch size are folded into the time axis.
             batch = hidden_states.shape[0]
-            key, value = self._to_cache(
-                self.k_proj(states).reshape(batch, -1, self.layout.keys.total),
-                self.v_proj(states).reshape(batch, -1, self.layout.values.total),
-            )
+            key = self.k_proj(states).reshape(batch, -1, self.layout.keys.total)
+            value = self.v_proj(states).reshape(batch, key.shape[1], self.layout.values.total)
+            key, value = self._to_cache(key, value)
             if cache is not None:
                 key, value = cache.update(key, value, self.layer_idx)
 

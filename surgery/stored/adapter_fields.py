@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import CheckpointError
-from surgery.runtime.entries import read_entry
-from surgery.runtime.parts import LINEAR_METHODS, linear_method
+from surgery.runtime.manifest import Manifest
+from surgery.runtime.manifest import read_operation as manifest_operation
+from surgery.runtime.parts import LINEAR_METHODS
 from surgery.stored.block import translated
 
 
@@ -82,25 +83,18 @@ class Fields:
 
 
 def read_operation(fields: Fields) -> dict[str, Any]:
-    """Return a small part's operation, every site checked.
+    """Return a small part's operation, read as one of a checkpoint's is.
 
     Raises:
         CheckpointError: The method or a site is malformed; says where.
     """
-    method, sites = fields.text("method"), fields.inside("sites")
-    if not sites.raw:
-        raise fields.malformed("sites", {}, "at least one linear map")
+    manifest = Manifest()
     with translated():
-        linear_method(method, fields.place("method"))
-        checked = {
-            path: read_entry(sites.place(path), method, entry) for path, entry in sites.raw.items()
-        }
-    return {
-        "method": method,
-        "options": {} if fields.is_null("options") else fields.inside("options").raw,
-        "provenance": {} if fields.is_null("provenance") else fields.inside("provenance").raw,
-        "sites": checked,
-    }
+        manifest_operation(fields.place(""), fields.raw, manifest, parts_only=True)
+    (operation,) = manifest.operations
+    if not operation["sites"]:
+        raise fields.malformed("sites", {}, "at least one linear map")
+    return operation
 
 
 def part_names(operation: Mapping[str, Any] | None) -> set[str]:

@@ -9,10 +9,10 @@ from typing import Any
 from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks
 from surgery.errors import CheckpointError
-from surgery.runtime import manifest
 from surgery.runtime.errors import LoadError
 from surgery.runtime.frequencies import KEY, check_rotary
 from surgery.runtime.heads import HeadLayout
+from surgery.runtime.manifest import FORMAT_VERSION, Manifest, read_manifest
 
 Operation = dict[str, Any]
 """One entry of ``operations``: method, options, provenance, and what each site needs."""
@@ -34,11 +34,11 @@ def site_entry(site: AttentionSite, ranks: SiteRanks) -> dict[str, Any]:
 
 def surgery_block(operations: Sequence[Operation]) -> dict[str, Any]:
     """Return the block a checkpoint carries after these operations."""
-    return {"format_version": manifest.FORMAT_VERSION, "operations": list(operations)}
+    return {"format_version": FORMAT_VERSION, "operations": list(operations)}
 
 
-def read_operations(raw: Mapping[str, Any], *, where: str) -> list[Operation]:
-    """Return the operations of a checkpoint in order; none for a dense one.
+def read_block(raw: Mapping[str, Any], *, where: str) -> Manifest:
+    """Return what a checkpoint says was done to it; nothing of a dense one.
 
     Args:
         raw: The parsed config.json.
@@ -49,9 +49,14 @@ def read_operations(raw: Mapping[str, Any], *, where: str) -> list[Operation]:
     """
     block = raw.get("surgery")
     if block is None:
-        return []
+        return Manifest()
     with translated():
-        return manifest.read_operations(block, f"{where}: surgery")
+        return read_manifest(block, f"{where}: surgery")
+
+
+def read_operations(raw: Mapping[str, Any], *, where: str) -> list[Operation]:
+    """Return the operations of a checkpoint in order: see :func:`read_block`."""
+    return read_block(raw, where=where).operations
 
 
 def read_ranks(

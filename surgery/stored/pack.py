@@ -146,7 +146,8 @@ def _part(stored: Tensor, site: AttentionSite, role: Role, ranks: SiteRanks) -> 
 
 
 def _row_index(kept: Sequence[Sequence[int]], d: int) -> Tensor:
-    return torch.tensor([head * d + row for head, rows in enumerate(kept) for row in rows])
+    flat = [head * d + row for head, rows in enumerate(kept) for row in rows]
+    return torch.tensor(flat, dtype=torch.long)
 
 
 def _unpack(packed: Tensor, kept: Sequence[Sequence[int]], d: int) -> Tensor:

@@ -27,13 +27,11 @@ from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.errors import CheckpointError, UnsupportedModelError
 from surgery.report.accounting import restructured
-from surgery.runtime.manifest import read_manifest
 from surgery.runtime.parts import LINEAR_METHODS, merged_bias, merged_weight, part_shapes
 from surgery.stored.block import (
     Operation,
-    read_operations,
+    read_block,
     read_ranks,
-    surgery_block,
     translated,
 )
 
@@ -137,8 +135,7 @@ def read_stored(source: TensorSource) -> Stored:
     refuse_quantised(raw, source.infos)
     config = Config(family, raw, where)
     check_config(source)
-    operations = read_operations(raw, where=where)
-    manifest = read_manifest(surgery_block(operations))
+    manifest = read_block(raw, where=where)
     parts = {
         f"{path}.{part}"
         for path, (method, _) in manifest.linears.items()
@@ -158,7 +155,7 @@ def read_stored(source: TensorSource) -> Stored:
         path: _treated(source, maps, path, method, entry)
         for path, (method, entry) in manifest.linears.items()
     }
-    return Stored(source, family, config, claims, tuple(operations), ranks, maps, linears)
+    return Stored(source, family, config, claims, tuple(manifest.operations), ranks, maps, linears)
 
 
 def check_config(source: TensorSource) -> None:

@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 UNTOLD = {
     "WhisperModel": "WhisperForConditionalGeneration",  # with its output layer tied
     "GPT2Model": "GPT2LMHeadModel",
+    "GemmaModel": "GemmaForCausalLM",
     "BertLMHeadModel": "BertForMaskedLM",  # the same tensors
     "BertForMultipleChoice": "BertForSequenceClassification",
 }

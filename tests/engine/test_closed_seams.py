@@ -10,12 +10,13 @@ import torch
 import surgery
 from surgery.errors import UsageError
 from surgery.methods import Energy, Remove
+from tests import models
 from tests.engine.spoken import TEXT, save_spoken
 from tests.engine.support import config_of, measured_rounding, run, tensors_of
 from tests.runtime.naive import relative_error
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-NORMED = pytest.mark.parametrize("name", ["qwen3", "olmo2"])
+NORMED = pytest.mark.parametrize("name", models.NORMED)
 QUARTER = surgery.Options(rule=Remove(0.25), scope="all", by_weights=True)
 
 

@@ -34,10 +34,9 @@ from tests.engine.support import (
     save_tiny,
     tensors_of,
 )
-from tests.models import TINY, model_class, tiny_model
+from tests.models import ROTARY, TINY, model_class, tiny_model
 from tests.runtime.naive import relative_error, sites, tolerance
 
-ROTARY = ("llama", "llama-biased", "llama-wide-heads", "mistral", "qwen2", "qwen3", "olmo2")
 RULES: dict[str, dict[str, Any]] = {
     "lossless": {"rule": surgery.Lossless()},
     "remove": {"rule": surgery.Remove(0.25), "by_weights": True},

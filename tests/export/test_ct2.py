@@ -67,8 +67,9 @@ def uneven(number: int, heads: int, width: int) -> tuple[list[int], list[int]]:
 
 
 def ragged(number: int, heads: int, width: int) -> tuple[list[int], list[int]]:
-    """Every head another rank, and other ones of QK than of VO."""
-    return [1 + (number + head) % 3 for head in range(heads)], [2 + head for head in range(heads)]
+    """Every head another rank, and other ones of QK than of VO; the first has no values."""
+    vo = [0, *(2 + head for head in range(1, heads))]
+    return [1 + (number + head) % 3 for head in range(heads)], vo
 
 
 def numbers(directory: Path) -> int:

@@ -13,7 +13,7 @@ from surgery.errors import UnsupportedModelError
 from surgery.evaluation.transcribe import transcribe
 from surgery.export.openai_whisper.loader import load_openai_whisper
 from surgery.export.whisper.form import SPEAKING
-from surgery.methods import Remove
+from surgery.methods import Remove, Thresholds
 from tests.engine.support import config_of, inputs, run, save_tiny
 from tests.models import tiny_model
 from tests.runtime.naive import relative_error
@@ -80,6 +80,16 @@ def test_a_narrow_model_computes_the_same_at_the_ranks_that_are_stored(pruned: P
     ]
     assert len(set(site["qk_ranks"])) > 1, "the test wants ragged heads"
     assert model.encoder.blocks[0].attn.key.weight.shape == (sum(site["qk_ranks"]), 32)
+
+
+def test_heads_without_values_run_as_narrow_as_any(source: Path, tmp_path: Path) -> None:
+    options = surgery.Options(rule=Thresholds(vo=1e9), pairs=("vo",), scope="all")
+    surgery.absorb_decompose(source, tmp_path / "cut", options=options)
+    model, expected = load_openai_whisper(tmp_path / "cut", device="cpu"), tmp_path / "cut"
+    assert model.encoder.blocks[0].attn.value.weight.shape == (0, 32)
+    assert relative_error(logits(model), run(surgery.load(expected))) <= 1e-5
+    with whisper.model.disable_sdpa():
+        assert relative_error(logits(model), run(surgery.load(expected))) <= 1e-5
 
 
 def test_a_narrow_model_caches_as_narrow_and_says_the_same(pruned: Path) -> None:

@@ -187,7 +187,7 @@ def test_the_file_holds_what_is_needed_and_no_more() -> None:
     cut, turned = source("llama", ABSORB), source("whisper", "hra")
     both = source("gpt2", ABSORB, "qgoft")
 
-    assert "class RestructuredLlamaAttention" in cut
+    assert "class RotaryHeads" in cut
     for absent in ("Whisper", "Bert", "GPT2", "def reflect", "def mix", "class Sorsa", "def load"):
         assert absent not in cut
     assert "def reflect(" in turned and "class HraLinear" in turned
@@ -299,9 +299,9 @@ def test_the_code_runs_where_it_is_trusted_and_never_in_surgery(llama: Path) -> 
 def test_a_block_that_cannot_be_run_is_refused_as_surgery_does(llama: Path) -> None:
     config = config_of(llama)
     sites = config["surgery"]["operations"][0]["sites"]
-    sites["model.layers.0.self_attn"]["v_ranks"] = [0, 3]
+    sites["model.layers.0.self_attn"]["qk_ranks"] = [0, 3]
     (llama / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="smallest rank is 1"):
+    with pytest.raises(ValueError, match="between 1 and the head dimension"):
         remote(llama)
 
 

@@ -70,6 +70,22 @@ def test_thresholds_cut_values_at_or_below_them() -> None:
     assert choose_ranks(given_spectra, Thresholds(qk=100.0))["a"] == {"qk": [1, 1], "vo": [4, 4]}
 
 
+def test_what_may_go_whole_does_and_the_rest_says_what_it_keeps() -> None:
+    values = torch.tensor([[4.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
+    both: dict[str, SiteSpectra] = {
+        "a": {"qk": PairSpectrum(values, 1), "vo": PairSpectrum(values, 1, least=0)}
+    }
+    rules = Remove(0.75), Thresholds(qk=9.0, vo=9.0), Energy(0.0), Energy(1.0)
+    wanted = [([1, 1], [0, 0])] * 2 + [([1, 1], [1, 0]), ([2, 1], [2, 0])]
+    for rule, (qk, vo) in zip(rules, wanted, strict=True):
+        assert choose_ranks(both, rule)["a"] == {"qk": qk, "vo": vo}
+    assert choose_ranks(both, Thresholds(qk=9.0, vo=9.0), layout="tied")["a"]["vo"] == [1, 1]
+    with pytest.raises(UsageError, match=r"at most 75\.00%: heads keep 1 in QK"):
+        choose_ranks(both, Remove(0.8))
+    only: dict[str, SiteSpectra] = {"a": {"vo": both["a"]["vo"]}}
+    assert choose_ranks(only, Remove(1.0), multiple=2)["a"]["vo"] == [0, 0]
+
+
 def test_energy_keeps_the_smallest_rank_that_holds_the_fraction() -> None:
     values = torch.tensor([[3.0, 2.0, 1.0, 0.0]], dtype=torch.float64)
     given_spectra: dict[str, SiteSpectra] = {"a": {"vo": PairSpectrum(values, 1)}}

@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tests.models import ROTARY, TINY
+
 HEAD = 8  # head dimension of most models below
 SPECIAL: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -93,6 +95,8 @@ def _gpt2(kind: str, **extra: Any) -> Callable[[], Any]:
 
 
 WINDOW = 5
+VARIED = [name for name in TINY if name.startswith(("llama", "mistral", "qwen", "olmo2"))]
+"""Tiny models of families that have variants of their own here."""
 
 MODELS: dict[str, Callable[[], Any]] = {
     "whisper": _whisper,
@@ -111,6 +115,7 @@ MODELS: dict[str, Callable[[], Any]] = {
         max_window_layers=1,
     ),
     "olmo2": _rotary("Olmo2"),
+    **{name: TINY[name] for name in ROTARY if name not in VARIED},
     "bert-masked": _bert("BertForMaskedLM"),
     "bert-plain": _bert("BertModel"),
     "bert-classifier": _bert("BertForSequenceClassification"),
@@ -155,15 +160,6 @@ class Site:
     normed: bool = False  # queries and keys go through a norm, and stay whole
 
 
-ROTARY = (
-    "LlamaAttention",
-    "MistralAttention",
-    "Qwen2Attention",
-    "Qwen3Attention",
-    "Olmo2Attention",
-)
-
-
 def sites(model: PreTrainedModel) -> list[Site]:
     found = []
     for path, module in model.named_modules():
@@ -172,7 +168,7 @@ def sites(model: PreTrainedModel) -> list[Site]:
             heads = module.num_heads
             names = ("q_proj", "k_proj", "v_proj", "out_proj")
             found.append(Site(path, heads, heads, module.head_dim, False, names))
-        elif kind in ROTARY:
+        elif kind.endswith("Attention") and getattr(config, "model_type", "") in ROTARY:
             heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
             names = ("q_proj", "k_proj", "v_proj", "o_proj")
             normed = hasattr(module, "q_norm")
@@ -193,9 +189,10 @@ Ranks = dict[str, tuple[list[int], list[int]]]
 
 
 def choose_ranks(model: PreTrainedModel, layout: str, *, seed: int = 0) -> Ranks:
-    """Choose ranks for every site: ``full``, ``tied``, ``block`` or ``ragged``.
+    """Choose ranks for every site: ``full``, ``tied``, ``block``, ``ragged`` or ``empty``.
 
-    Rotary queries and keys have an even rank, and stay whole where ``tied``.
+    Rotary queries and keys have an even rank, and stay whole where ``tied``. Where ``empty``, no
+    head keeps any values, but for one of every third block.
     """
     draw = random.Random(f"{layout}{seed}")
     chosen: Ranks = {}
@@ -204,6 +201,10 @@ def choose_ranks(model: PreTrainedModel, layout: str, *, seed: int = 0) -> Ranks
         if layout == "ragged":
             qk = [draw.randint(1, full) for _ in range(count - 1)] + [full // 2]
             v = [draw.randint(1, full - 1) for _ in range(count - 1)] + [full]
+        elif layout == "empty":
+            ragged, some = len(chosen) % 2, len(chosen) % 3 == 2
+            qk = [2 + 2 * ragged * (head % 2) for head in range(count)]
+            v = [0] * (count - 1) + [3 * some]
         else:
             low, high = {"full": (full, full), "tied": (3, 3), "block": (3, 5)}[layout]
             shift = 0 if layout == "full" else len(chosen) % 2
@@ -232,7 +233,8 @@ def pair_rows(site: Site, qk: list[int], repeats: int = 1) -> Tensor:
 
 def kept_rows(ranks: list[int], head_dim: int, repeats: int = 1) -> Tensor:
     heads = [rank for rank in ranks for _ in range(repeats)]
-    return torch.tensor([h * head_dim + j for h, rank in enumerate(heads) for j in range(rank)])
+    kept = [h * head_dim + j for h, rank in enumerate(heads) for j in range(rank)]
+    return torch.tensor(kept, dtype=torch.long)
 
 
 def _zero_others(tensor: Tensor, kept: Tensor, dim: int) -> None:

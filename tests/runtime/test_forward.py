@@ -22,7 +22,7 @@ from tests.runtime.naive import (
 
 EXACT = torch.float64
 BOTH = pytest.mark.parametrize("attention", ["eager", "sdpa"])
-LAYOUTS = pytest.mark.parametrize("layout", ["ragged", "block", "tied"])
+LAYOUTS = pytest.mark.parametrize("layout", ["ragged", "block", "tied", "empty"])
 
 
 @BOTH

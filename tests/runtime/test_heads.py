@@ -116,8 +116,9 @@ def test_query_heads_take_the_ranks_of_their_key_value_head() -> None:
         ({"heads": 3}, "heads a multiple of kv_heads"),
         ({"kv_heads": 0}, "positive numbers"),
         ({"qk_ranks": (8,)}, "one rank per key/value head"),
-        ({"v_ranks": (0, 5)}, "smallest rank is 1"),
-        ({"v_ranks": (9, 5)}, "between 1 and the head dimension 8"),
+        ({"qk_ranks": (0, 5)}, "between 1 and the head dimension 8"),
+        ({"v_ranks": (-1, 5)}, "between 0 and the head dimension 8"),
+        ({"v_ranks": (9, 5)}, "between 0 and the head dimension 8"),
     ],
 )
 def test_an_impossible_layout_is_refused(change: dict[str, object], message: str) -> None:

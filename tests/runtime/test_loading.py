@@ -275,7 +275,7 @@ def broken(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("head_dim", 16, "contradicts"),
         ("v_ranks", [1.5, 2], "malformed"),
         ("v_ranks", [1], "one rank per"),
-        ("v_ranks", [0, 3], "smallest rank is 1"),
+        ("qk_ranks", [0, 3], "between 1 and the head dimension"),
         ("rope_pairs", None, "malformed"),
         ("rope_pairs", [[0, 1], 2], "malformed"),
         ("rope_pairs", [[0, 1.0], [2]], "malformed"),
@@ -358,9 +358,9 @@ def test_the_last_operation_on_a_module_counts(own_case: Make) -> None:
 
 def test_a_family_without_a_runtime_is_an_error(own_case: Make) -> None:
     made = own_case("llama")
-    edit(made, model_type="gemma", architectures=["GemmaForCausalLM"])
+    edit(made, model_type="gemma2", architectures=["Gemma2ForCausalLM"])
 
-    with pytest.raises(CheckpointError, match=r"(?s)cannot run.*gemma.*whisper"):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot run.*gemma2.*whisper"):
         surgery.load(made.path)
 
 

@@ -25,9 +25,10 @@ from surgery.runtime.arguments import Arguments
 from surgery.runtime.attention import RestructuredAttention
 from surgery.runtime.bert import RestructuredBertSelfAttention
 from surgery.runtime.cached_step import compare_cached_step
+from surgery.runtime.families import HOMES
 from surgery.runtime.gpt2 import RestructuredGPT2Attention
 from surgery.runtime.releases import NEWEST, OLDEST
-from surgery.runtime.rotary import RESTRUCTURED
+from surgery.runtime.rotary import RotaryHeads, rotary_attention
 from surgery.runtime.whisper import RestructuredWhisperAttention
 from tests.runtime.naive import GENERATING, Case
 
@@ -37,7 +38,7 @@ OURS: dict[type, type[RestructuredAttention]] = {
     BertSelfAttention: RestructuredBertSelfAttention,
     GPT2Attention: RestructuredGPT2Attention,
     WhisperAttention: RestructuredWhisperAttention,
-    **RESTRUCTURED,
+    **{rotary_attention(family): RotaryHeads for family in HOMES if HOMES[family] == "rotary"},
 }
 
 
@@ -57,7 +58,7 @@ def test_the_installed_release_is_understood(stock: Any) -> None:
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values", "past_key_value"])
 def test_a_cache_is_a_cache_under_every_name_it_had(name: str) -> None:
-    read = Arguments(LlamaAttention, RESTRUCTURED[LlamaAttention].TAKES).read
+    read = Arguments(LlamaAttention, RotaryHeads.TAKES).read
     states, cache = torch.zeros(1), DynamicCache()
 
     taken, passed_on = read((states,), {name: cache, "use_cache": True})
@@ -107,7 +108,7 @@ def test_what_is_not_there_needs_no_understanding() -> None:
 
 
 def test_what_is_typed_as_passed_on_is_passed_on() -> None:
-    read = Arguments(LlamaAttention, RESTRUCTURED[LlamaAttention].TAKES).read
+    read = Arguments(LlamaAttention, RotaryHeads.TAKES).read
 
     assert read((), {"cu_seq_lens_q": 1, "output_router_logits": 2})[1] == {
         "cu_seq_lens_q": 1,

@@ -75,7 +75,7 @@ def retensor(adapter: Path, change: Callable[[dict[str, torch.Tensor]], Any]) ->
         ("operation/method", "lora", "operation.method"),
         ("operation/method", "absorb-decompose", "operation.method"),
         ("operation/sites", {}, "operation.sites"),
-        (f"operation/sites/{PATH}", {"rank": 2}, f"operation.sites.{PATH}.scale"),
+        (f"operation/sites/{PATH}", {"rank": 2}, f"operation.sites[{PATH!r}].scale"),
         ("operation/options", [], "operation.options"),
         ("trained", None, "trained"),
         ("trained/method", 1, "trained.method"),

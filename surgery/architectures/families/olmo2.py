@@ -33,5 +33,5 @@ OLMO2 = rotary_decoder(
         "head_dim": "hidden_size / num_attention_heads",
     },
     heads=("CausalLM", "SequenceClassification"),
-    gguf="olmo2",
+    exports={"gguf": "olmo2"},
 )

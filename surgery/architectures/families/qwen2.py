@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgery.architectures.families.rotary import rotary_decoder
+from surgery.architectures.families.rotary import LLAMA_FORMS, rotary_decoder
 
 DEFAULTS = {
     "num_hidden_layers": 32,
@@ -21,6 +21,6 @@ QWEN2 = rotary_decoder(
     "Qwen2",
     defaults=DEFAULTS,
     qkv_bias=True,
-    gguf="qwen2",
+    exports={**LLAMA_FORMS, "gguf": "qwen2"},
     bounds=("max_window_layers",),
 )

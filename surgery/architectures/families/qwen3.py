@@ -24,6 +24,6 @@ QWEN3 = rotary_decoder(
     qkv_bias="attention_bias",
     o_bias="attention_bias",
     qk_norms={"q_norm": ("head_dim",), "k_norm": ("head_dim",)},
-    gguf="qwen3",
+    exports={"gguf": "qwen3"},
     bounds=("max_window_layers",),
 )

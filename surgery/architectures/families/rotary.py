@@ -1,4 +1,4 @@
-"""What LLaMA, Mistral and Qwen2 share: one decoder, grouped queries, RoPE between q and k."""
+"""What families of the LLaMA kind share: one decoder, grouped queries, RoPE between q and k."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from surgery.architectures.base import (
 from surgery.architectures.shapes import affine
 
 HEADS = ("CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+LLAMA_FORMS: Mapping[str, str] = {"gguf": "llama", "hf": "mimo_v2_flash"}
+"""What runs a model that computes as LLaMA does, its attention aside: see ``exports``."""
 LAYER_NORMS: Mapping[str, Shape] = {
     "input_layernorm": ("hidden_size",),
     "post_attention_layernorm": ("hidden_size",),
@@ -35,7 +37,7 @@ def rotary_decoder(
     qk_norms: Mapping[str, Shape] | None = None,
     derived: Mapping[str, str] | None = None,
     heads: tuple[str, ...] = HEADS,
-    gguf: str = "llama",
+    exports: Mapping[str, str] = LLAMA_FORMS,
     bounds: tuple[str, ...] = (),
 ) -> Architecture:
     """Return a family of the LLaMA kind.
@@ -52,7 +54,8 @@ def rotary_decoder(
         qk_norms: Norms behind q and k by their module's name, and their shapes; queries' first.
         derived: See :class:`Architecture`.
         heads: Its model classes beside the base model, by what follows the family's name.
-        gguf: Its architecture in llama.cpp.
+        exports: Its architecture in llama.cpp (``gguf``), and the family of transformers' that runs
+            it with narrower values (``hf``), where they compute the same.
         bounds: Keys that hold the first layer that something is true of.
     """
     behind = dict(qk_norms or {})
@@ -104,7 +107,7 @@ def rotary_decoder(
             "/qa_outputs.*",
         ),
         towers={"decoder": "layers.*"},
-        exports={"gguf": gguf},
+        exports=exports,
         classes=_classes(classes, heads),
         ignored=("layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
         when={} if mlp_bias is None else {f"{path}.bias": mlp_bias for path in mlp},

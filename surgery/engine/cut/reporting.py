@@ -71,7 +71,7 @@ def build_report(
             sequence_lengths(plan.config),
             beside_attention(plan.family, plan.claims, shapes),
         ),
-        notes=_notes(plan),
+        notes=_notes(plan, ranks),
         output=output,
         command=plan.options.command(plan.asked, output, as_typed=True),
     )
@@ -127,10 +127,13 @@ def cut_errors(part: PairDecomposition, ranks: list[int]) -> list[float]:
     return [sqrt(max(0.0, float(shares[head, rank:].sum()))) for head, rank in enumerate(ranks)]
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(plan: Plan, ranks: Mapping[str, SiteRanks]) -> list[str]:
     notes: list[str] = []
     if any(each.mixes("qk") and each.site.k.bias for each in plan.sites):
         notes.append("The bias of k was dropped: softmax over keys does not see it.")
     if any(each.mixes("vo") and each.site.v.bias and each.site.o.bias for each in plan.sites):
         notes.append("The bias of v was moved into o's: attention weights sum to one.")
+    kept = [rank for each in plan.sites for rank in ranks[each.site.path].vo]
+    if gone := kept.count(0):
+        notes.append(f"{gone:,} of {len(kept):,} key/value heads keep no values.")
     return notes

@@ -92,16 +92,12 @@ def make_factor_plan(
     """
     stored, asked = read_stored(source), asked or source.name
     options = options.resolve(stored.family)
-    sites = {
-        site.path: FactorSite(
-            site,
-            stored.ranks.get(site.path, full_ranks(site)),
-            qk="qk" in (options.pairs or ()),
-            vo="vo" in (options.pairs or ()),
-        )
-        for site in stored.claims.sites
-        if options.scope in ("all", site.scope)
-    }
+    sites, pairs = {}, options.pairs or ()
+    for site in stored.claims.sites:
+        if options.scope in ("all", site.scope):
+            ranks = stored.ranks.get(site.path, full_ranks(site))
+            vo = "vo" in pairs and any(ranks.vo)  # else there is nothing to stand behind
+            sites[site.path] = FactorSite(site, ranks, qk="qk" in pairs, vo=vo)
     if not sites:
         raise UsageError(
             f"A {stored.family.title} model has no {options.scope} attention",
@@ -142,7 +138,7 @@ def _site_entries(each: FactorSite, options: FactorOptions) -> dict[str, dict[st
         before = FUSED[: projection.part]  # of a map that is one with others
         offset = sum(sum(vectors(each.site, each.ranks, other)) for other in before)
         entry = found.setdefault(_path(each, role), {"blocks": [], "offset": offset})
-        entry["blocks"] += vectors(each.site, each.ranks, role)
+        entry["blocks"] += [size for size in vectors(each.site, each.ranks, role) if size]
         if options.form == "diagonal":
             entry["shared"] = 2 if role == "k" and each.rotary else 1
     return found

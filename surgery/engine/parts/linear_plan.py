@@ -174,7 +174,8 @@ def _chosen(stored: Stored, options: LinearOptions) -> tuple[LinearMap, ...]:
             expected=", ".join(dict.fromkeys(one.scope for one in everything)) + ", all",
         )
     known = [role for role in LINEAR_ROLES if any(role in one.roles for one in in_scope)]
-    targets = options.targets or options.treatment.usual_targets or tuple(known)
+    usual = [role for role in options.treatment.usual_targets or () if role in known]
+    targets = options.targets or usual or known
     missing = [target for target in targets if target not in known]
     if missing:
         raise UsageError(

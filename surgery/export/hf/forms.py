@@ -125,8 +125,8 @@ def no_mimo(stored: Stored) -> str | None:
     raw = stored.source.config
     if mimo_class(raw) is None:
         return f"MiMoV2Flash has no {(raw.get('architectures') or ['class that is not named'])[0]}"
-    if normed(stored):
-        return "MiMoV2Flash has no norm behind queries and keys"
+    if "hf" not in stored.family.exports:
+        return f"MiMoV2Flash computes what no {stored.family.title} does"
     if any(site.o.bias is not None for site in stored.claims.sites):
         return "MiMoV2Flash has no bias behind attention"
     if raw.get("mlp_bias"):
@@ -169,7 +169,7 @@ def _widest(stored: Stored) -> tuple[int, list[int], int]:
     """Return the head dimension, every frequency that any head keeps, and the largest V rank."""
     full = stored.claims.sites[0].head_dim
     pairs: set[int] = set()
-    values = 0
+    values = 1  # where no head keeps any, for a class of transformers has no heads without
     for site in stored.claims.sites:
         ranks = _stored_ranks(stored, site)
         pairs |= {pair for head in ranks.pairs or (range(full // 2),) for pair in head}

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from whisper.model import Linear, MultiHeadAttention
+from whisper.model import MultiHeadAttention
 
 from surgery.architectures import AttentionSite
 from surgery.architectures.ranks import SiteRanks
+from surgery.runtime.attention import resized
 from surgery.runtime.heads import HeadLayout
 from surgery.stored.stored import Stored
 
@@ -28,10 +29,11 @@ class NarrowAttention(MultiHeadAttention):  # type: ignore[misc]  # whisper has 
     def __init__(self, site: AttentionSite, ranks: SiteRanks) -> None:
         super().__init__(site.width, site.heads)
         self.layout = HeadLayout(site.heads, site.kv_heads, site.head_dim, ranks.qk, ranks.vo)
-        self.query = Linear(site.width, self.layout.queries.total)
-        self.key = Linear(site.width, self.layout.keys.total, bias=False)
-        self.value = Linear(site.width, self.layout.values.total)
-        self.out = Linear(self.layout.contexts.total, site.width)
+        stock: Any = MultiHeadAttention(site.width, site.heads)
+        self.query = resized(stock.query, outputs=self.layout.queries.total)
+        self.key = resized(stock.key, outputs=self.layout.keys.total)
+        self.value = resized(stock.value, outputs=self.layout.values.total)
+        self.out = resized(stock.out, inputs=self.layout.contexts.total)
 
     def qkv_attention(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
