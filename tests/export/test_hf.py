@@ -130,6 +130,7 @@ def test_one_rank_everywhere_is_a_smaller_model_of_a_stock_class(
         # Heads of less rank are padded to the widest, and all rotate by what any of them keeps.
         ("llama", [[0], [2], [0, 3], [3]], [1, 5, 2, 3], MIMO, (6, 5)),
         ("llama", None, [2, 5], MIMO, (8, 5)),
+        ("llama", None, [0], MIMO, (8, 1)),  # it has no heads without values
         ("mistral", [[1], [2]], [6, 3], "MistralForCausalLM", (6, 6)),  # values need the room
         ("mistral", [[0], [1], [2]], [2], "MistralForCausalLM", (6, 6)),
     ],
