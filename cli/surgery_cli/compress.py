@@ -1,4 +1,4 @@
-"""``surgery compress``: narrow the feed-forward blocks, to a checkpoint of the stock class."""
+"""``surgery compress``: narrow the feed-forward blocks, all alike or each by what it can spare."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ surgery compress ./my-llama --layers 2 --calibrate calib.txt      whole layers, 
 
 surgery compress ./my-whisper --drop-layers encoder:3,decoder:5
 
+surgery compress ./my-whisper --remove 20% --layout ragged
+
 surgery compress ./my-whisper --order magnitude --no-refit    a baseline
 """
 
@@ -44,7 +46,8 @@ def command(
 ) -> None:
     """Remove neurons of feed-forward blocks and whole layers, fit what is left, and report.
 
-    Writes a stock checkpoint, one width a tower: whatever loads the original loads it.
+    Writes a stock checkpoint, one width a tower: whatever loads the original loads it. With
+    --layout ragged each block gets a width of its own, and the result carries the code to run it.
     """
     with session(as_json, resumable=True) as (screen, progress):
         import surgery

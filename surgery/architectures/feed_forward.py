@@ -9,8 +9,8 @@ nothing is added to it for this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from surgery.architectures.base import Architecture, FeedForwardRole, Scope, StoredProjection
 from surgery.architectures.classes import expected, place, sizes
@@ -60,6 +60,22 @@ class FeedForwardSite:
         plain: dict[FeedForwardRole, StoredProjection] = {"up": self.up, "down": self.down}
         return plain if self.gate is None else {"gate": self.gate, **plain}
 
+    def axes(self) -> dict[str, int]:
+        """Return which axis of each of its tensors is its neurons'; the bias of down has none."""
+        found: dict[str, int] = {}
+        for role, stored in self.projections().items():
+            outputs = role != "down"
+            found[stored.weight] = int(outputs == stored.transposed)
+            if outputs and stored.bias is not None:
+                found[stored.bias] = 0
+        return found
+
+    def at(self, neurons: int) -> FeedForwardSite:
+        """Return this block with another number of neurons."""
+        gate = self.gate and replace(self.gate, out_features=neurons)
+        up, down = replace(self.up, out_features=neurons), replace(self.down, in_features=neurons)
+        return replace(self, neurons=neurons, gate=gate, up=up, down=down)
+
     def tensors(self) -> tuple[str, ...]:
         """Names of every tensor of this block, in the order of :meth:`projections`."""
         return tuple(
@@ -99,6 +115,38 @@ def feed_forward_sites(
     return tuple(
         _site(*each, layers[each], claims.linears, shapes, transposed, where) for each in ordered
     )
+
+
+def width_keys(
+    family: Architecture, config: Config, claims: Claims, sites: Iterable[FeedForwardSite]
+) -> dict[Scope, str]:
+    """Return where config.json says the width of each tower's blocks."""
+    told = expected(family, config, claims.model_class)
+    keys: dict[Scope, str] = {}
+    for site in sites:
+        name = str(told[site.up.weight.removeprefix(claims.prefix)][int(site.up.transposed)])
+        keys[site.scope] = family.aliases.get(name, name)
+    return keys
+
+
+def at_widths(
+    shapes: Mapping[str, tuple[int, ...]],
+    sites: Iterable[FeedForwardSite],
+    widths: Mapping[str, int],
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors once blocks have other numbers of neurons.
+
+    Args:
+        shapes: Of every tensor.
+        sites: The blocks.
+        widths: Neurons by the path of the block; those that are absent stay as they are.
+    """
+    after = dict(shapes)
+    for site in sites:
+        for name, axis in site.axes().items() if site.path in widths else ():
+            shape = after[name]
+            after[name] = (*shape[:axis], widths[site.path], *shape[axis + 1 :])
+    return after
 
 
 def feed_forward_seam(site: FeedForwardSite) -> Seam:

@@ -100,7 +100,9 @@ def remote_code(config: Mapping[str, Any]) -> RemoteCode | None:
     """
     block = config.get("surgery") or {"operations": ()}
     methods = dict.fromkeys(operation["method"] for operation in block["operations"])
-    methods.pop(COMPRESS, None)  # a stock model runs that
+    narrow = any(one["method"] == COMPRESS and one["sites"] for one in block["operations"])
+    if not narrow:
+        methods.pop(COMPRESS, None)  # a stock model runs that
     autos = auto_classes(config)
     family = config.get("model_type")
     pruned = ABSORB_DECOMPOSE in methods
@@ -108,7 +110,7 @@ def remote_code(config: Mapping[str, Any]) -> RemoteCode | None:
     if not methods or not autos or not ours:
         return None
     wanted = Wanted(
-        lazy=frozenset({HOMES[str(family)]} if pruned else ()),
+        lazy=frozenset([HOMES[str(family)]] * pruned + ["narrow"] * narrow),
         keys=frozenset(methods),
         table=frozenset(LINEAR_METHODS) - REGISTERED,
         refusal=("errors", "LoadError"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,10 @@ CARD = """# {name}, merged
 - Merged from: {merged}
 - Made from: {source}
 """
+NARROW = """
+
+But its feed-forward blocks stay as narrow as they were made: what is behind the neurons that stay
+was fitted to them, and the others are in no file."""
 DENSE = """The dense form of a checkpoint that was operated on with model-surgery: original shapes,
 small parts merged into their weights, zeros where vectors were cut. It computes what that
 checkpoint computes, loads without the package, and saves nothing at run time."""
@@ -75,7 +80,7 @@ def merge(
     with open_model(checkpoint, base=base, progress=progress) as source:
         stored = read_stored(source)
         steps = _checked_steps(stored, steps)
-        _refuse_stock(stored, steps)
+        _refuse_final(stored, steps)
         check_loads(source)
         merged = MergedTensors(stored, stored.operations[len(stored.operations) - steps :])
         target = Path(out) if out is not None else beside(source, "merged")
@@ -92,7 +97,7 @@ def merge(
             source.write_sidecars(transaction.staging)
             raw = source.config
             raw.pop("surgery", None)
-            left = stored.operations[: len(stored.operations) - steps]
+            left = _left(stored, steps)
             if left:
                 raw["surgery"] = surgery_block(left)
             write_config(transaction, raw)
@@ -122,21 +127,31 @@ def _checked_steps(stored: Stored, steps: int | None) -> int:
     return done if steps is None else steps
 
 
-def _refuse_stock(stored: Stored, steps: int) -> None:
-    """Refuse where all that would be merged back left a stock checkpoint: it would be copied.
+def _left(stored: Stored, steps: int) -> list[Operation]:
+    """Return what is still in place: narrow blocks that config.json does not speak for stay so."""
+    last = len(stored.operations) - steps
+    gone = stored.operations[last:]
+    narrow = [one for one in gone if one["method"] == COMPRESS and one["sites"]]
+    return [*stored.operations[:last], *narrow]
+
+
+def _refuse_final(stored: Stored, steps: int) -> None:
+    """Refuse where all that would be merged back left what is in no file: it would be copied.
 
     Raises:
-        UsageError: What went is in no file.
+        UsageError: Says so.
     """
     gone = stored.operations[len(stored.operations) - steps :]
     adapted = isinstance(stored.source, AdaptedSource)
-    if gone and not adapted and all(one["method"] == COMPRESS and not one["sites"] for one in gone):
+    if gone and not adapted and all(one["method"] == COMPRESS for one in gone):
+        name = stored.source.name
+        ragged = any(one["sites"] for one in gone)
+        stock = f"{shlex.join(['surgery', 'export', name, '--to', 'hf'])} writes a stock checkpoint"
         raise UsageError(
-            "There is nothing to merge: this is a stock checkpoint, and the layers and neurons "
-            "that left are in no file",
-            where=f"{stored.source.name}/config.json",
+            "There is nothing to merge: the layers and neurons that left are in no file",
+            where=f"{name}/config.json",
             found=", ".join(_methods(gone)),
-            hint="use it as it is, or go back to the original",
+            hint=f"{stock if ragged else 'use it as it is'}, or go back to the original",
         )
 
 
@@ -145,12 +160,14 @@ def _methods(operations: Iterable[Operation]) -> list[str]:
 
 
 def _card(stored: Stored, name: str, steps: int) -> str:
-    left = stored.operations[: len(stored.operations) - steps]
+    left = _left(stored, steps)
     what = DENSE
     if left and steps == 0:
         what = WHOLE.format(left=", ".join(_methods(left)))
     elif left:
         what = PARTLY.format(steps=steps, left=", ".join(_methods(left)))
+    if COMPRESS in _methods(stored.operations):
+        what += NARROW
     made_from = stored.source.name
     if isinstance(stored.source, AdaptedSource):
         made_from = stored.source.adapter.base_name

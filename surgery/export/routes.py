@@ -66,7 +66,7 @@ def _as_it_is(stored: Stored) -> Route | None:
         return Route("", "transformers", fits("the model as it is"))
     if not (directory / FILE).is_file():
         return None
-    kept = kept_share(stored, stored.ranks)
+    kept = kept_share(stored, stored.ranks, stored.neurons)
     fit = fits("the checkpoint as it is", kept=kept)
     return Route("", "transformers, trust_remote_code=True", fit)
 

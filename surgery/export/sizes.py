@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.report.wording import amount
+from surgery.runtime.manifest import COMPRESS
 from surgery.stored.merged import MergedTensors
 from surgery.stored.stored import Stored
 
@@ -21,7 +22,8 @@ class Sizes:
         exported: As written for the other runtime.
         checkpoint: In the checkpoint that was exported: pruned, where it was pruned.
         original: In the model that the checkpoint was made from, at the checkpoint's dtypes;
-            ``None`` where nothing was done to it, or its weights were cast.
+            ``None`` where nothing was done to it, or that is not known: its weights were cast, or
+        neurons went.
     """
 
     exported: int
@@ -47,10 +49,12 @@ def weight_files(directory: Path) -> int:
 def original_bytes(stored: Stored) -> int | None:
     """Return the bytes of a model's weights before surgery; see :attr:`Sizes.original`.
 
-    The surgery block says what was removed and what was added, so that they are counted exactly.
+    The surgery block says what was removed of attention and what was added, so that they are
+    counted exactly; how wide feed-forward blocks were it need not say.
     """
+    narrower = any(one["method"] == COMPRESS for one in stored.operations)  # than nobody noted
     cast = any(one["options"].get("dtype") is not None for one in stored.operations)
-    if not stored.operations or cast:
+    if not stored.operations or cast or narrower:
         return None
     specs = MergedTensors.dense(stored).specs().values()
     return sum(spec.nbytes for shard in specs for spec in shard)

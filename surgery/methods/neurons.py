@@ -91,8 +91,7 @@ class Elimination:
 
     def costs(self) -> Float64[Tensor, " widths"]:
         """Return the cost of every width, 0 to f: entry w that of keeping w neurons."""
-        zero = self.prices.new_zeros(1)
-        return torch.cat([zero, self.prices.cumsum(0)]).flip(0)
+        return costs_of(self.prices)
 
     def worthwhile(self, widths: Sequence[int] | None = None) -> list[tuple[int, float]]:
         """Return the widths that a budget should choose among, widest first, with their costs.
@@ -110,6 +109,11 @@ class Elimination:
         if allowed and not 0 <= allowed[-1] <= allowed[0] < len(costs):
             raise ValueError(f"widths {allowed[-1]} to {allowed[0]} of {len(costs) - 1}")
         return lower_hull([(width, costs[width]) for width in allowed])
+
+
+def costs_of(prices: Float64[Tensor, " f"]) -> Float64[Tensor, " widths"]:
+    """Return the cost of every width, 0 to f, from what each neuron costs as it goes."""
+    return torch.cat([prices.new_zeros(1), prices.cumsum(0)]).flip(0)
 
 
 def eliminate(

@@ -20,10 +20,11 @@ from surgery.report.text.damage import damage_text, is_priced
 from surgery.report.text.executed import executed_text
 from surgery.report.text.feed_forward import (
     final_text,
+    form_text,
     is_narrower,
+    is_ragged,
     lost_neurons,
     refit_text,
-    stock_text,
 )
 from surgery.report.text.layers import layer_rows
 from surgery.report.text.linear_tables import columns, role_rows
@@ -109,7 +110,8 @@ def _contents(report: Report) -> tuple[str, dict[str, Any]]:
 def _feed_forward(report: Report) -> tuple[str, dict[str, Any]]:
     told = report.calibration
     return "card_feed_forward.md.j2", {
-        "stock": stock_text(report),
+        "form": form_text(report),
+        "ragged": is_ragged(report),
         "layers": layer_rows(report),
         "narrower": lost_neurons(report),
         "final": final_text(report),
@@ -178,7 +180,7 @@ def _untrusted(report: Report) -> str:
 
 def _front_matter(report: Report) -> dict[str, Any]:
     """Return what hubs index. ``base_model`` only where the source is a hub id."""
-    stock = is_narrower(report)
+    stock = is_narrower(report) and not is_ragged(report)
     matter: dict[str, Any] = {"library_name": "transformers" if stock else "model-surgery"}
     if _HUB_ID.fullmatch(report.source.name):
         matter["base_model"] = report.source.name

@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 
 ABSORB_DECOMPOSE = "absorb-decompose"
 COMPRESS = "compress"
-"""Leaves a stock model: config.json says its widths, and the operation has no sites."""
+"""Has no sites where it left a stock model: config.json says its widths."""
 SITE_NUMBERS = ("heads", "kv_heads", "head_dim")
 SITE_RANKS = ("qk_ranks", "v_ranks")
 
@@ -29,12 +29,15 @@ class Manifest:
     Attributes:
         layouts: Layout of every restructured attention module, by its path in the checkpoint.
             Where several operations treated one module, the last one's ranks are its tensors'.
+        neurons: Neurons of every feed-forward block that config.json does not speak for, by its
+            path; the last operation's.
         linears: Method and entry of every linear map with a small part, by its path.
         operations: Every operation in order, each with all its parts: options and provenance,
             which no model is built of, may be null in the file, or left out.
     """
 
     layouts: dict[str, HeadLayout] = field(default_factory=dict)
+    neurons: dict[str, int] = field(default_factory=dict)
     linears: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     operations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -101,14 +104,14 @@ def read_operation(
     sites = operation.get("sites")
     if not isinstance(sites, Mapping):
         raise malformed(f"{where}.sites", sites, "an object of module paths")
-    if method == COMPRESS and sites:
-        raise malformed(f"{where}.sites", sites, "none: config.json says all there is")
-    if method == ABSORB_DECOMPOSE and manifest.linears:
+    if manifest.linears and (method == ABSORB_DECOMPOSE or (method == COMPRESS and sites)):
         raise malformed(f"{where}.method", method, "what came before small parts, in that order")
     for path, site in sites.items():
         place = f"{where}.sites[{path!r}]"
         if method == ABSORB_DECOMPOSE:
             manifest.layouts[str(path)] = _read_site(place, site)
+        elif method == COMPRESS:
+            manifest.neurons[str(path)] = _read_neurons(place, site)
         elif path in manifest.linears:
             raise malformed(place, method, "a linear map that no operation before has treated")
         else:
@@ -120,6 +123,15 @@ def read_operation(
             raise malformed(f"{where}.{key}", value, "an object")
         whole[key] = dict(value or {})
     manifest.operations.append(whole)
+
+
+def _read_neurons(where: str, site: object) -> int:
+    if not isinstance(site, Mapping) or [*site] != ["neurons"]:
+        raise malformed(where, site, "an object with one entry, neurons")
+    found = site["neurons"]
+    if not is_count(found) and not (type(found) is int and found == 0):
+        raise malformed(f"{where}.neurons", found, "an integer from 0")
+    return int(found)
 
 
 def _read_site(where: str, site: object) -> HeadLayout:

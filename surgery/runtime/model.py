@@ -159,6 +159,12 @@ def _swap(model: PreTrainedModel, block: Any) -> dict[str, Any]:
         for path, layout in manifest.layouts.items():
             paths[path] = _resolve(model, path)
             swap(model, paths[path], layout)
+    if manifest.neurons:
+        from .narrow import cut_neurons
+
+        for path, neurons in manifest.neurons.items():
+            paths[path] = _resolve(model, path)
+            cut_neurons(model, paths[path], neurons)
     for path, (method, entry) in manifest.linears.items():  # after the widths are known
         paths[path] = _resolve(model, path)
         swap_linear(model, paths[path], method, entry)
@@ -174,5 +180,5 @@ def _resolve(model: PreTrainedModel, path: str) -> str:
         "The surgery block names a module that the model does not have.",
         where=f"config.json: surgery, site {path!r}",
         found=f"no such module in {type(model).__name__}",
-        expected="the path of an attention module or linear map",
+        expected="the path of an attention module, feed-forward block or linear map",
     )

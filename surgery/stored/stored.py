@@ -16,17 +16,16 @@ from surgery.architectures import (
     Config,
     LinearMap,
     architecture_of,
-    check_shapes,
     claim,
     linear_maps,
 )
 from surgery.architectures.classes import names_of
-from surgery.architectures.ranks import SiteRanks, full_ranks
+from surgery.architectures.feed_forward import FeedForwardSite, feed_forward_sites
+from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.quantised import refuse_quantised
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.errors import CheckpointError, UnsupportedModelError
-from surgery.report.accounting import restructured
 from surgery.runtime.parts import LINEAR_METHODS, merged_bias, merged_weight, part_shapes
 from surgery.stored.block import (
     Operation,
@@ -34,6 +33,7 @@ from surgery.stored.block import (
     read_ranks,
     translated,
 )
+from surgery.stored.shapes import check_stored_shapes
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -62,6 +62,7 @@ class Stored:
         claims: The role of every tensor but those of small parts.
         operations: What was done to it, in order.
         ranks: Ranks of the attention blocks that were restructured, by path.
+        neurons: Neurons of the feed-forward blocks that config.json does not speak for, by path.
         maps: Every linear map, by path, at the shape it is stored at.
         linears: Those with a small part, by path.
     """
@@ -72,8 +73,21 @@ class Stored:
     claims: Claims
     operations: tuple[Operation, ...]
     ranks: Mapping[str, SiteRanks]
+    neurons: Mapping[str, int]
     maps: Mapping[str, LinearMap]
     linears: Mapping[str, TreatedLinear]
+
+    @cached_property
+    def dense_blocks(self) -> tuple[FeedForwardSite, ...]:
+        """Every feed-forward block, as wide as config.json says."""
+        where = f"{self.source.name}/config.json"
+        return feed_forward_sites(self.family, self.config, self.claims, where=where)
+
+    @cached_property
+    def blocks(self) -> tuple[FeedForwardSite, ...]:
+        """Every feed-forward block, as wide as it is stored."""
+        widths = self.neurons
+        return tuple(one.at(widths.get(one.path, one.neurons)) for one in self.dense_blocks)
 
     @cached_property
     def part_tensors(self) -> frozenset[str]:
@@ -148,14 +162,15 @@ def read_stored(source: TensorSource) -> Stored:
         source.name_class(one.name)  # so that what is made of it can be loaded
     ranks = read_ranks(manifest.layouts, claims.sites, where=where)
     _check_floats(source, claims)
-    _check_shapes(source, family, config, claims, ranks)
+    check_stored_shapes(source, family, config, claims, ranks, manifest.neurons)
     shapes = {name: source.infos[name].shape for name in names}
     maps = {one.path: one for one in linear_maps(family, claims, shapes)}
     linears = {
         path: _treated(source, maps, path, method, entry)
         for path, (method, entry) in manifest.linears.items()
     }
-    return Stored(source, family, config, claims, tuple(manifest.operations), ranks, maps, linears)
+    done, neurons = tuple(manifest.operations), manifest.neurons
+    return Stored(source, family, config, claims, done, ranks, neurons, maps, linears)
 
 
 def check_config(source: TensorSource) -> None:
@@ -215,39 +230,6 @@ def _check_floats(source: TensorSource, claims: Claims) -> None:
                 expected="float32, float16 or bfloat16",
                 hint="use the unquantised checkpoint",
             )
-
-
-def _check_shapes(
-    source: TensorSource,
-    family: Architecture,
-    config: Config,
-    claims: Claims,
-    ranks: Mapping[str, SiteRanks],
-) -> None:
-    """Compare shapes with the configuration, and with the ranks of what was restructured.
-
-    Raises:
-        CheckpointError: A tensor is missing, or a shape differs.
-    """
-    shapes = {name: info.shape for name, info in source.infos.items()}
-    cut = [site for site in claims.sites if site.path in ranks]
-    for name in (tensor for site in cut for tensor in site.tensors()):
-        if name not in shapes:
-            raise CheckpointError(f"Tensor {name} is missing", where=source.name)
-    table = {name: (shape, 0) for name, shape in shapes.items()}
-    for name, (shape, _) in restructured(table, cut, ranks).items():
-        if shapes[name] != shape:
-            raise CheckpointError(
-                f"The shape of {name} contradicts the surgery block",
-                where=source.name,
-                found=f"shape {list(shapes[name])}",
-                expected=f"shape {list(shape)}",
-                hint="config.json and the weights seem to belong to different results",
-            )
-    # Restructured blocks are right as they are: the configuration still speaks of dense ones.
-    full = {site.path: full_ranks(site) for site in cut}
-    dense = {name: shape for name, (shape, _) in restructured(table, cut, full).items()}
-    check_shapes(family, config, claims, dense, where=source.name)
 
 
 def _treated(

@@ -78,6 +78,8 @@ def lora_paths(stored: Stored, preparation: Preparation) -> list[str]:
         if scope in ("all", one.scope)
         and (targets is None or set(one.roles) & set(targets))
         and (layers is None or one.layer in layers)
+        and one.in_features
+        and one.out_features  # not those of a block that has lost all of its neurons
     ]
     if not found:
         raise UsageError(

@@ -42,6 +42,7 @@ def run(*words: str, fails: int = 0) -> Result:
 
 def test_every_option_reaches_the_library(heard: dict[str, Any]) -> None:
     words = ["model", "-o", "out", "--remove", "15%", "--of", "ffn", "--multiple", "256"]
+    words += ["--layout", "ragged"]
     words += ["--order", "magnitude", "--no-refit", "--ridge", "0.1", "--no-sequential"]
     words += ["--layers", "2", "--layer-order", "influence"]
     words += ["--calibrate", "clips", "--samples", "3", "--language", "de", "--device", "cpu"]
@@ -50,6 +51,7 @@ def test_every_option_reaches_the_library(heard: dict[str, Any]) -> None:
     assert heard.pop("options") == CompressOptions(
         remove=0.15,
         of="ffn",
+        layout="ragged",
         multiple=256,
         order="magnitude",
         refit=False,
@@ -97,7 +99,9 @@ def test_json_is_the_report_and_nothing_else(heard: dict[str, Any]) -> None:
     [
         CompressOptions(),
         CompressOptions(remove=0.2, refit=False, sequential=False, calibrate="x/clips"),
-        CompressOptions(of="ffn", order="leverage", multiple=8, ridge=0.0, dtype="bfloat16"),
+        CompressOptions(
+            of="ffn", layout="ragged", order="leverage", multiple=8, ridge=0.0, dtype="bfloat16"
+        ),
     ],
     ids=["defaults", "no refit", "a baseline"],
 )
@@ -118,6 +122,7 @@ def test_the_command_that_is_shown_asks_for_the_same(
         (["--remove", "100%"], "--remove is out of range"),
         (["--remove", "some"], "is no fraction"),
         (["--of", "attention"], "is not one of"),
+        (["--layout", "tied"], "is not one of"),
         (["--order", "chance"], "is not one of"),
         (["--multiple", "0"], "greater than or equal to 1"),
         (["--ridge", "inf"], "--ridge is out of range"),

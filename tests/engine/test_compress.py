@@ -189,6 +189,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
         ({"remove": 1.5}, "--remove is out of range"),
         ({"order": "best"}, "--order"),
         ({"of": "attention"}, "--of"),
+        ({"layout": "tied"}, "--layout"),
         ({"multiple": 0}, "--multiple"),
         ({"ridge": float("nan")}, "--ridge"),
     ],

@@ -22,9 +22,9 @@ from surgery.report.text.damage import COUNTED, NOT_HELD_OUT, damage_text
 from surgery.report.text.feed_forward import (
     FITTED,
     UNCOUPLED,
+    form_text,
     neuron_parameters,
     refit_text,
-    stock_text,
     widths_text,
 )
 from surgery.report.text.feed_forward_tables import block_rows, columns, tower_rows
@@ -139,8 +139,8 @@ def test_layers_that_left_are_told_everywhere(undrawn: None) -> None:
             assert "decoder:14 (0.0712 nat/token; next best decoder:7, 0.0913 nat/token)" in text
             assert "decoder:14" in text and "7, 14; 80 of 82 stay" in text
         assert is_pruned(report) and damage_text(report) is not None
-    assert "fewer layers and narrower" in stock_text(narrower)
-    assert "with fewer layers. Whatever" in stock_text(alone)
+    assert "fewer layers and narrower" in form_text(narrower)
+    assert "with fewer layers. Whatever" in form_text(alone)
     dry = replace(alone, output=None, layers=LayersReport([LayerTower("decoder", 82, [])]))
     assert sentence(dry).endswith("layers would leave, and which is told by real input.")
     influence = replace(layers, order="influence", unit="")
@@ -320,7 +320,7 @@ def test_the_card_is_of_a_stock_checkpoint(name: str, auto_class: str) -> None:
     assert matter["library_name"] == "transformers"
     assert matter["base_model"] == SIZES[name].name
     assert {"model-surgery", "compress", "pruned"} <= set(matter["tags"])
-    assert stock_text(REPORTS[name]) in body
+    assert form_text(REPORTS[name]) in body
     assert f'{auto_class}.from_pretrained("path/to/this/directory")\n' in body
     assert "trust_remote_code" not in body and "modeling_surgery.py" not in body
     assert "surgery merge" not in body

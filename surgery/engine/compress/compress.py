@@ -1,4 +1,4 @@
-"""``compress`` from a model's name to a finished directory that its stock class loads."""
+"""``compress`` from a model's name to a finished directory with narrower feed-forward blocks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from surgery.engine.compress.layers import choose_layers, layers_report
 from surgery.engine.compress.options import CompressOptions
 from surgery.engine.compress.plan import CompressPlan, make_plan
 from surgery.engine.compress.price import price_of
+from surgery.engine.compress.ragged import with_own_widths
 from surgery.engine.compress.reporting import build_report
 from surgery.engine.measure.input_run import InputRun
 from surgery.engine.measure.leakage import check_leakage
@@ -50,7 +51,8 @@ def compress(
 ) -> Report:
     """Remove layers, and neurons of feed-forward blocks, and fit what is behind to what stays.
 
-    The result is a stock checkpoint of the same class, with smaller numbers in ``config.json``.
+    With one width a tower the result is a stock checkpoint of the same class, with smaller numbers
+    in ``config.json``.
 
     Args:
         model: Directory, ``.pt``, short name, hub id, or the embedded ``whisper-micro``.
@@ -150,6 +152,9 @@ class Compress:
                 gone, self._layers = choose_layers(self.plan, run, transaction, progress)
                 self.plan = make_plan(self.source, self.plan.options, self.plan.asked, gone=gone)
                 clock.lap("choose layers")
+            if self.plan.options.layout == "ragged":
+                self.plan = with_own_widths(self.plan, run, transaction, progress)
+                clock.lap("price widths")
             fitted = fit_blocks(self.plan, run, transaction, progress)
             clock.lap("calibrate and fit")
             self._calibration = replace(
@@ -179,8 +184,8 @@ class Compress:
         return told
 
     def sites(self) -> dict[str, Any]:
-        """Return nothing: config.json says all that a runtime must know."""
-        return {}
+        """Return the widths of blocks that ``config.json`` does not speak for."""
+        return self.plan.told()
 
     def write_sidecars(self, directory: Path) -> None:
         """Write the files beside the weights; what speaks of layers by number follows."""
@@ -189,14 +194,14 @@ class Compress:
             self._notes.append(HEADS)
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Put the layers and widths of the result into its configuration."""
+        """Put the layers of the result, and widths that towers have, into its configuration."""
         before, after = self.source.config, self.plan.source.config
         for key in before.keys() | after.keys():
             if key not in after:
                 del config[key]
             elif before.get(key) != after[key]:
                 config[key] = after[key]
-        for scope, width in self.plan.widths.items():
+        for scope, width in self.plan.stock.items():
             config[self.plan.keys[scope]] = width
 
     def report(self, sha256: Mapping[str, str], output: str | None) -> Report:

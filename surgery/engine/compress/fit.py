@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -16,11 +16,11 @@ from surgery.calibration.without_layers import without_layers
 from surgery.checkpoint.transaction import Transaction
 from surgery.choices.common import PADDING_WEIGHT
 from surgery.engine.compress.in_place import as_it_was, narrow_block
-from surgery.engine.compress.plan import CompressPlan, neuron_axes
+from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
 from surgery.events import Progress
 from surgery.methods.neuron_refit import NarrowDown, narrow, output_error
-from surgery.methods.neurons import Amends, NeuronMoments, eliminate
+from surgery.methods.neurons import Elimination, NeuronMoments, eliminate
 from surgery.stored.stream import Computed, cast
 
 TOKENS, FRAMES = 1 << 15, 1 << 17
@@ -48,6 +48,46 @@ class Fitted:
         return NarrowDown(held["kept"], held["down"], held.get("bias"))
 
 
+def watched(
+    plan: CompressPlan,
+    run: InputRun,
+    progress: Progress,
+    known: Collection[str],
+    fitted: Fitted | None = None,
+) -> Iterator[tuple[FeedForwardSite, NeuronMoments]]:
+    """Yield the moments of every block that loses neurons, on the rows to fit to.
+
+    Args:
+        plan: What is asked for.
+        run: The model and its input; calibrated in sequence without the layers that leave.
+        progress: Called with :class:`surgery.events.Event`.
+        known: Paths of the blocks whose moments are not needed again.
+        fitted: Where blocks as they will be are, the one that was yielded too: each is put into
+            the model before the next is watched. Default: all are watched as they are.
+    """
+    if not plan.sites:
+        return
+    model, data, in_turn = run.model, run.dealt.fit, plan.options.sequential
+    hearing = Hearing(PADDING_WEIGHT, varied=True, language=plan.options.language)
+    decoder = any(site.scope != "encoder" for site in plan.sites)
+    most = (TOKENS if data.kind == "text" else FRAMES) * plan.sites[0].width
+    gone, there = (plan.gone, plan.sites) if in_turn else ((), plan.sites_of_whole())
+    own = {other.path: site for other, site in zip(there, plan.sites, strict=True)}
+    done = [path for path, site in own.items() if site.path in known]
+    with without_layers(model, gone), as_it_was(model, there):
+        towers = towers_of(model, data, run.processor, hearing, decoder=decoder, remembered=most)
+        if fitted is not None:
+            for path in done:
+                narrow_block(model, own[path], fitted.result(own[path]))
+        changing = fitted is not None
+        for other, seen in neuron_moments(
+            model, there, towers, progress, known=done, changing=changing
+        ):
+            yield own[other.path], seen
+            if fitted is not None:
+                narrow_block(model, other, fitted.result(own[other.path]))
+
+
 def fit_blocks(
     plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
 ) -> Fitted:
@@ -59,30 +99,11 @@ def fit_blocks(
         transaction: Keeps every block as it is done.
         progress: Called with :class:`surgery.events.Event`.
     """
-    options, model, fitted = plan.options, run.model, Fitted(transaction)
-    if not plan.sites:
-        return fitted
-    hearing = Hearing(PADDING_WEIGHT, varied=True, language=options.language)
-    decoder = any(site.scope != "encoder" for site in plan.sites)
-    most = (TOKENS if run.dealt.fit.kind == "text" else FRAMES) * plan.sites[0].width
-    gone, watched = (plan.gone, plan.sites) if options.sequential else ((), plan.sites_of_whole())
-    own = {there.path: site for there, site in zip(watched, plan.sites, strict=True)}
-    known = {path: site for path, site in own.items() if transaction.done(_key(site))}
-    with without_layers(model, gone), as_it_was(model, watched):
-        towers = towers_of(
-            model, run.dealt.fit, run.processor, hearing, decoder=decoder, remembered=most
-        )
-        if options.sequential:
-            for site in known.values():
-                narrow_block(model, site, fitted.result(site))
-        moments = neuron_moments(
-            model, watched, towers, progress, known=known, changing=options.sequential
-        )
-        for there, seen in moments:
-            site = own[there.path]
-            _fit(plan, site, seen, transaction)
-            if options.sequential:
-                narrow_block(model, site, fitted.result(site))
+    fitted = Fitted(transaction)
+    known = {site.path for site in plan.sites if transaction.done(_key(site))}
+    in_turn = fitted if plan.options.sequential else None
+    for site, seen in watched(plan, run, progress, known, in_turn):
+        _fit(plan, site, seen, transaction)
     for site in plan.sites:
         fitted_error, deleted_error, weight = transaction.unspill(_key(site))["noted"].tolist()
         fitted.errors[site.path] = fitted_error, deleted_error
@@ -90,24 +111,36 @@ def fit_blocks(
     return fitted
 
 
-def _fit(
-    plan: CompressPlan, site: FeedForwardSite, moments: NeuronMoments, transaction: Transaction
-) -> None:
-    options, source = plan.options, plan.source
-    down = source.tensor(site.down.weight).double()
-    down = down.T if site.down.transposed else down
-    bias = None if site.down.bias is None else source.tensor(site.down.bias).double()
-    amends: Amends = "refit" if options.refit else "none"
-    found = eliminate(
+def down_of(plan: CompressPlan, site: FeedForwardSite) -> tuple[Tensor, Tensor | None]:
+    """Return the map behind a block's neurons, ``(out, in)``, and its bias, in float64."""
+    down = plan.source.tensor(site.down.weight).double()
+    bias = None if site.down.bias is None else plan.source.tensor(site.down.bias).double()
+    return down.T if site.down.transposed else down, bias
+
+
+def eliminated(plan: CompressPlan, site: FeedForwardSite, moments: NeuronMoments) -> Elimination:
+    """Return in which order a block's neurons go, and what that costs."""
+    down, bias = down_of(plan, site)
+    return eliminate(
         down,
         moments,
         biased=bias is not None,
-        order=options.order,
-        amends=amends,
-        ridge=options.ridge,
+        order=plan.options.order,
+        amends=plan.options.amends,
+        ridge=plan.options.ridge,
     )
-    kept = found.kept(plan.widths[site.scope])
-    result = narrow(down, bias, moments, kept, amends=amends, ridge=options.ridge)
+
+
+def _fit(
+    plan: CompressPlan, site: FeedForwardSite, moments: NeuronMoments, transaction: Transaction
+) -> None:
+    options = plan.options
+    down, bias = down_of(plan, site)
+    width = plan.widths[site.path]
+    kept = torch.arange(site.neurons)
+    if width < site.neurons:
+        kept = eliminated(plan, site, moments).kept(width)
+    result = narrow(down, bias, moments, kept, amends=options.amends, ridge=options.ridge)
     deleted = narrow(down, bias, moments, kept, amends="none")
     noted = [
         *(_relative(*output_error(down, bias, moments, one)) for one in (result, deleted)),
@@ -138,7 +171,7 @@ def rewritten(plan: CompressPlan, fitted: Fitted) -> Callable[[str], Computed]:
     def compute(path: str) -> Computed:
         site, result = sites[path], fitted.result(sites[path])
         tensors: dict[str, Tensor] = {}
-        for name, axis in neuron_axes(site).items():
+        for name, axis in site.axes().items():
             if name != site.down.weight:
                 tensors[name] = plan.source.tensor(name).index_select(axis, result.kept)
         tensors[site.down.weight] = result.down.T if site.down.transposed else result.down

@@ -12,13 +12,16 @@ from surgery.choices.layers import LAYER_ORDERS, LayerOrder, counted_layers, nam
 from surgery.choices.neurons import ORDERS, RIDGE, Order
 from surgery.choices.option import DTYPE, asked, command_line
 from surgery.errors import UsageError
+from surgery.methods.neurons import Amends
 
 OF = ("model", "ffn")
+LAYOUTS = ("model", "ragged")
 MULTIPLE = 64
 REMOVE = 0.1
 DEFAULTS = {
     "layer_order": "trials",
     "of": "model",
+    "layout": "model",
     "multiple": MULTIPLE,
     "order": "surgeon",
     "ridge": RIDGE,
@@ -38,6 +41,8 @@ class CompressOptions:
         layer_order: By what: ``trials`` of the model's output without each in turn, or the
             baseline ``influence``.
         of: Share of what: the ``model``, or its feed-forward blocks (``ffn``).
+        layout: One width for all blocks of a tower, which stock classes load (``model``), or to
+            each its own (``ragged``).
         multiple: Widths are multiples of this.
         order: By what neurons go; ``surgeon`` or one of the baselines.
         refit: Fit the map behind the neurons to those that stay.
@@ -75,6 +80,12 @@ class CompressOptions:
         among=LAYER_ORDERS,
     )
     of: str = asked("model", "Of what --remove is a share.", among=OF)
+    layout: str = asked(
+        "model",
+        "One width a tower, a stock checkpoint (model), or one a block, by what it can spare "
+        "(ragged).",
+        among=LAYOUTS,
+    )
     multiple: int = asked(MULTIPLE, "Widths are multiples of this.", least=1)
     order: Order = asked(
         "surgeon",
@@ -104,6 +115,7 @@ class CompressOptions:
         if self.remove is None and self.drop_layers is None and self.layers is None:
             object.__setattr__(self, "remove", REMOVE)
         choice("--of", self.of, OF)
+        choice("--layout", self.layout, LAYOUTS)
         choice("--order", self.order, ORDERS)
         choice("--layer-order", self.layer_order, LAYER_ORDERS)
         choice("--dtype", self.dtype, (None, *DTYPES))
@@ -120,6 +132,11 @@ class CompressOptions:
         if not (isfinite(self.ridge) and self.ridge >= 0):
             raise UsageError("--ridge is out of range", found=self.ridge, expected="at least 0")
 
+    @property
+    def amends(self) -> Amends:
+        """What makes up for neurons that go."""
+        return "refit" if self.refit else "none"
+
     def plain(self) -> dict[str, Any]:
         """Return the options as JSON values, by the command line's names.
 
@@ -134,6 +151,7 @@ class CompressOptions:
             "layers": self.layers,
             "layer_order": None if self.layers is None else self.layer_order,
             "of": self.of,
+            "layout": self.layout,
             "multiple": self.multiple,
             "order": self.order,
             "refit": self.refit,

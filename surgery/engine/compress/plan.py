@@ -10,12 +10,12 @@ from math import prod
 import torch
 
 from surgery.architectures.base import Scope
-from surgery.architectures.classes import expected
 from surgery.architectures.dropping import Layer, check_dropped, layers_of
 from surgery.architectures.feed_forward import (
     FeedForwardSite,
+    at_widths,
     feed_forward_seam,
-    feed_forward_sites,
+    width_keys,
 )
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import TensorSpec
@@ -29,7 +29,7 @@ from surgery.stored.stored import Stored, output_dtype, read_stored
 
 @dataclass(frozen=True, eq=False)
 class CompressPlan:
-    """A checked dense source, and the width that the blocks of each tower are to have.
+    """A checked source, and the width that each of its feed-forward blocks is to have.
 
     Attributes:
         whole: The source.
@@ -39,8 +39,10 @@ class CompressPlan:
         options: What was asked for.
         blocks: Its feed-forward blocks.
         sites: Those that lose neurons.
-        widths: Neurons that stay, by tower.
+        widths: Neurons that stay, by the path of the block. As a plan is made, one number a
+            tower; where each block is to have its own, what real input says replaces them.
         keys: Key of ``config.json`` that holds the width of a tower's blocks.
+        wanted: How many parameters are to go.
     """
 
     whole: Stored
@@ -50,8 +52,9 @@ class CompressPlan:
     options: CompressOptions
     blocks: tuple[FeedForwardSite, ...]
     sites: tuple[FeedForwardSite, ...]
-    widths: Mapping[Scope, int]
+    widths: Mapping[str, int]
     keys: Mapping[Scope, str]
+    wanted: float
 
     @property
     def source(self) -> TensorSource:
@@ -70,18 +73,33 @@ class CompressPlan:
 
     def sites_of_whole(self) -> tuple[FeedForwardSite, ...]:
         """Return :attr:`sites` by the names and numbers of the whole checkpoint."""
-        stay = (one for one in _blocks(self.whole) if Layer(one.scope, one.layer) not in self.gone)
+        stay = (one for one in self.whole.blocks if Layer(one.scope, one.layer) not in self.gone)
         return tuple(stay) if self.sites else ()
+
+    @property
+    def stock(self) -> dict[Scope, int]:
+        """Width of each tower whose blocks are equally wide: ``config.json`` speaks for them."""
+        found: dict[Scope, set[int]] = {}
+        for site in self.sites:
+            found.setdefault(site.scope, set()).add(self.widths[site.path])
+        return {scope: max(some) for scope, some in found.items() if len(some) == 1 and max(some)}
+
+    def told(self) -> dict[str, dict[str, int]]:
+        """Return what the runtime must know: blocks that ``config.json`` does not speak for.
+
+        Those that an earlier operation spoke of are named again.
+        """
+        stock, before = self.stock, self.stored.neurons
+        return {
+            site.path: {"neurons": self.widths[site.path]}
+            for site in self.sites
+            if site.scope not in stock or site.path in before
+        }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor of the result."""
         shapes = {name: info.shape for name, info in self.source.infos.items()}
-        for site in self.sites:
-            for name, axis in neuron_axes(site).items():
-                shape = list(shapes[name])
-                shape[axis] = self.widths[site.scope]
-                shapes[name] = tuple(shape)
-        return shapes
+        return at_widths(shapes, self.sites, self.widths)
 
     def specs(self) -> dict[str, list[TensorSpec]]:
         """Return name, dtype and shape of every tensor of the result, by shard."""
@@ -94,17 +112,6 @@ class CompressPlan:
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype a tensor is written in."""
         return output_dtype(self.source, name, self.options.dtype)
-
-
-def neuron_axes(site: FeedForwardSite) -> dict[str, int]:
-    """Return which axis of each tensor of a block is its neurons'; biases of down have none."""
-    axes: dict[str, int] = {}
-    for role, stored in site.projections().items():
-        outputs = role != "down"
-        axes[stored.weight] = int(outputs == stored.transposed)
-        if outputs and stored.bias is not None:
-            axes[stored.bias] = 0
-    return axes
 
 
 def make_plan(
@@ -138,15 +145,15 @@ def make_plan(
         )
     leaving = tuple(sorted(_leaving(whole, options) if gone is None else gone))
     stored = read_stored(ShallowerSource(whole, leaving)) if leaving else whole
-    blocks = _blocks(stored)
-    base, left = (_parameters(each, _blocks(each), options) for each in (whole, stored))
+    base, left = (_parameters(each, options) for each in (whole, stored))
     sites: tuple[FeedForwardSite, ...] = ()
-    widths: dict[Scope, int] = {}
+    widths: dict[str, int] = {}
     wanted = 0.0 if options.remove is None else options.remove * base - (base - left)
     if wanted > 0:
-        sites, widths = blocks, _widths(blocks, options, wanted, base)
+        sites, widths = stored.blocks, _one_width(stored.blocks, options, wanted, base)
+    keys = width_keys(stored.family, stored.config, stored.claims, sites)
     return CompressPlan(
-        whole, leaving, stored, asked, options, blocks, sites, widths, _keys(stored, sites)
+        whole, leaving, stored, asked, options, stored.blocks, sites, widths, keys, wanted
     )
 
 
@@ -183,39 +190,41 @@ def _leaving(whole: Stored, options: CompressOptions) -> list[Layer]:
     return found
 
 
-def _blocks(stored: Stored) -> tuple[FeedForwardSite, ...]:
-    where = f"{stored.source.name}/config.json"
-    return feed_forward_sites(stored.family, stored.config, stored.claims, where=where)
-
-
-def _parameters(stored: Stored, blocks: Sequence[FeedForwardSite], options: CompressOptions) -> int:
+def _parameters(stored: Stored, options: CompressOptions) -> int:
     """Return how many parameters there are of what the share is of."""
     infos = stored.source.infos
-    names = infos if options.of == "model" else [n for site in blocks for n in site.tensors()]
+    names = (
+        infos if options.of == "model" else [n for site in stored.blocks for n in site.tensors()]
+    )
     return sum(prod(infos[name].shape) for name in names)
 
 
-def _widths(
+def _one_width(
     sites: Sequence[FeedForwardSite], options: CompressOptions, wanted: float, base: int
-) -> dict[Scope, int]:
-    """Return one width for each tower: that with most of its neurons left loses a step next."""
+) -> dict[str, int]:
+    """Return one width a tower: that with most of its neurons left loses a step next."""
     towers: dict[Scope, list[FeedForwardSite]] = {}
     for site in sites:
         towers.setdefault(site.scope, []).append(site)
-    full = {scope: held[0].neurons for scope, held in towers.items()}
-    cost = {
-        scope: sum(feed_forward_seam(site).cost for site in held) for scope, held in towers.items()
-    }
+    full = {scope: max(site.neurons for site in held) for scope, held in towers.items()}
     widths, step, removed = dict(full), options.multiple, 0
+
+    def narrowed() -> dict[str, int]:  # blocks that are narrower already stay so
+        return {site.path: min(site.neurons, widths[site.scope]) for site in sites}
+
     while True:
         able = [scope for scope, width in widths.items() if width > step]
         if not able:
             break
         scope = max(able, key=lambda one: widths[one] / full[one])
         narrower = (widths[scope] - 1) // step * step
-        saved = (widths[scope] - narrower) * cost[scope]
+        saved = sum(
+            (min(site.neurons, widths[scope]) - min(site.neurons, narrower))
+            * feed_forward_seam(site).cost
+            for site in towers[scope]
+        )
         if removed > 0 and wanted - removed < saved / 2:
-            return widths
+            return narrowed()
         widths[scope], removed = narrower, removed + saved
     if wanted - removed > 0:
         raise UsageError(
@@ -226,16 +235,4 @@ def _widths(
             f"every block keeps {step} neurons",
             hint="remove less, or lower --multiple",
         )
-    return widths
-
-
-def _keys(stored: Stored, sites: Sequence[FeedForwardSite]) -> dict[Scope, str]:
-    """Return where config.json says the width of each tower's blocks."""
-    family = stored.family
-    told = expected(family, stored.config, stored.claims.model_class)
-    keys: dict[Scope, str] = {}
-    for site in sites:
-        below = site.up.weight.removeprefix(stored.claims.prefix)
-        name = str(told[below][int(site.up.transposed)])
-        keys[site.scope] = family.aliases.get(name, name)
-    return keys
+    return narrowed()

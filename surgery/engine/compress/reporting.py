@@ -18,6 +18,15 @@ from surgery.runtime.manifest import COMPRESS
 from surgery.stored.stored import Stored, stored_dtype
 from surgery.version import versions
 
+RAGGED = (
+    "Blocks differ in width, so it loads with surgery.load, or by transformers with "
+    "trust_remote_code=True; surgery export --to hf writes a stock checkpoint, with zeros."
+)
+COUNTED = (
+    "Counted as if blocks were equally wide: which width each is to have, what it does on real "
+    "input says, and nothing was run."
+)
+
 
 def build_report(
     plan: CompressPlan,
@@ -60,7 +69,7 @@ def build_report(
         sites=[],
         savings=_savings(plan, before, after),
         quantities=_quantities(plan, before, after),
-        notes=_notes(plan),
+        notes=_notes(plan, run=calibration is not None),
         output=output,
         command=plan.options.command(plan.asked, output, as_typed=True),
         calibration=calibration,
@@ -70,7 +79,7 @@ def build_report(
                 scope=site.scope,
                 layer=site.layer,
                 before=site.neurons,
-                kept=plan.widths.get(site.scope, site.neurons),
+                kept=plan.widths.get(site.path, site.neurons),
                 fitted_error=fitted.get(site.path, unknown)[0],
                 deleted_error=fitted.get(site.path, unknown)[1],
             )
@@ -146,8 +155,8 @@ def _counted(
     return {one.name: one for one in every}, weights
 
 
-def _notes(plan: CompressPlan) -> list[str]:
-    widths = [f"{plan.keys[scope]} = {width}" for scope, width in plan.widths.items()]
+def _notes(plan: CompressPlan, *, run: bool) -> list[str]:
+    widths = [f"{plan.keys[scope]} = {width}" for scope, width in plan.stock.items()]
     before, after = plan.whole.source.config, plan.source.config
     changed = [
         f"{key} = {value}" if isinstance(value, int) else f"{key} without them"
@@ -162,6 +171,10 @@ def _notes(plan: CompressPlan) -> list[str]:
         )
     else:
         final = "Nothing merges it back: the other neurons are gone."
+    if plan.sites and plan.options.layout == "ragged" and not run:
+        return [COUNTED, final]
+    if plan.told() or plan.stored.neurons:
+        return [RAGGED, final]
     said = ", ".join([*changed, *widths])
     stock = (
         f"A stock checkpoint: config.json says {said}, and whatever loads the original loads it."

@@ -108,6 +108,7 @@ def make_factor_plan(
         path: block_sizes(one.out_features, one.in_features, options.up_block)
         for path, one in stored.maps.items()
         if options.up_block and one.roles == ("up",) and options.scope in ("all", one.scope)
+        if one.out_features  # of a block that has lost all of its neurons
     }
     entries: dict[str, dict[str, Any]] = {
         path: {"blocks": sizes, "offset": 0} for path, sizes in rows.items()

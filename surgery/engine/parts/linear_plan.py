@@ -165,7 +165,7 @@ def _chosen(stored: Stored, options: LinearOptions) -> tuple[LinearMap, ...]:
     Raises:
         UsageError: There is none, or a fused map is asked for in part.
     """
-    everything = list(stored.maps.values())
+    everything = [one for one in stored.maps.values() if one.in_features and one.out_features]
     in_scope = [one for one in everything if options.scope in ("all", one.scope)]
     if not in_scope:
         raise UsageError(

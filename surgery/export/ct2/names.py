@@ -62,9 +62,14 @@ def stored_widths(stored: Stored) -> dict[str, SiteRanks]:
     }
 
 
+def filled(stored: Stored) -> dict[str, int]:
+    """Return the blocks that lack all of their neurons and are given one, of zeros."""
+    return dict.fromkeys((path for path, width in stored.neurons.items() if not width), 1)
+
+
 def whisper_variables(stored: Stored) -> list[Variable]:
     """Return every array of a Whisper as CTranslate2 wants it; nothing is computed yet."""
-    merged = MergedTensors.pruned(stored)
+    merged = MergedTensors.pruned(stored, filled(stored))
     prefix = stored.claims.prefix
 
     def named(name: str, source: str, *, weight: bool = False) -> Variable:

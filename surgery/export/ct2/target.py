@@ -16,7 +16,7 @@ from surgery.checkpoint.transaction import Transaction
 from surgery.events import Event, Progress
 from surgery.export.ct2.files import write_files
 from surgery.export.ct2.model import new_model, write_variables
-from surgery.export.ct2.names import REVISION, stored_widths, whisper_variables
+from surgery.export.ct2.names import REVISION, filled, stored_widths, whisper_variables
 from surgery.export.ct2.quantise import QUANTIZATIONS
 from surgery.export.fit import kept_share
 from surgery.export.reference import Reference
@@ -56,16 +56,18 @@ class CTranslate2(Target):
         other = stored.config.max_source_positions != WINDOW
         own = "; not for faster-whisper, which always hears 30 s" if other else ""
         widths = stored_widths(stored)
-        kept = kept_share(stored, widths)
-        remedy = None if kept in (None, WHOLE) else TIED
-        if kept is None:
-            words = "the model as it is"
-        elif kept == WHOLE:
+        kept = kept_share(stored, widths, {**stored.neurons, **filled(stored)})
+        heads = kept_share(stored, widths, stored.neurons)
+        remedy = None if heads in (None, WHOLE) else TIED
+        words = "the model as it is"
+        if heads is not None and stored.ranks:
             words = "pruned heads at their ranks"
-        elif kept > 0:
-            words = "heads padded to the widest of their block"
-        else:
-            words = "dense weights with zeros"
+            if heads < WHOLE:
+                padded = "heads padded to the widest of their block"
+                words = padded if heads > 0 else "dense weights with zeros"
+        if stored.neurons:
+            narrow = "every feed-forward block at its width"
+            words = f"{words}, {narrow}" if stored.ranks else narrow
         return fits(words + own, kept=kept, remedy=remedy)
 
     def write(

@@ -20,7 +20,7 @@ from surgery.export.ggml.file import KINDS, GgmlWriter, mel_filters
 from surgery.export.reference import Reference
 from surgery.export.saying import ending, longest, spoken
 from surgery.export.target import Choice, Comparison, Fit, Target, fits, refused
-from surgery.export.whisper.form import dimensions, obstacle, renamed, speaks
+from surgery.export.whisper.form import dimensions, obstacle, refilled, renamed, speaks
 from surgery.export.whisper.spoken import compared, incomparable
 from surgery.export.whisper.words import misread
 from surgery.stored.merged import MergedTensors
@@ -60,8 +60,12 @@ class Ggml(Target):
         form = f"original shapes in {choice.quantization or self.quantizations[0]}"
         if stored.ranks:
             form += ", zeros where vectors were cut"
+        if narrow := refilled(stored):
+            form += f", {narrow}"
         kept = kept_share(stored, {})
-        remedy = "prune with --layout tied, and --to ct2 keeps the heads small"
+        remedy = "--to ct2 keeps every feed-forward block at its width"
+        if stored.ranks:
+            remedy = "prune with --layout tied, and --to ct2 keeps the heads small"
         return fits(form, kept=kept, remedy=None if kept is None else remedy)
 
     def write(
@@ -81,11 +85,11 @@ class Ggml(Target):
                 dtype = writer.dtype(part.name, part.shape)
                 writer.write(part.name, cast(part.name, part.tensor(), dtype))
         progress(Event("Writing", len(parts), len(parts)))
-        if not stored.ranks:
-            return []
         why = "works the shape of every projection out of the model's width"
-        slow = "As large and as slow as the original"
-        return [f"{slow}: whisper.cpp {why}, and has no place for smaller heads."]
+        slow = f"As large and as slow as the original: whisper.cpp {why}, and has no place for"
+        if not stored.ranks and refilled(stored) is None:
+            return []
+        return [f"{slow} smaller heads or blocks."]
 
     def compare(self, reference: Reference, directory: Path, choice: Choice) -> Comparison:
         """See :meth:`Target.compare`: what it says of embedded recordings."""

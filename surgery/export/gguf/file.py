@@ -12,7 +12,7 @@ import torch
 from surgery.checkpoint.disk import target_errors
 from surgery.events import Event, Progress
 from surgery.export.gguf.chat import Chat, write_chat
-from surgery.export.gguf.form import BLOCK, GgufForm
+from surgery.export.gguf.form import BLOCK, RAGGED, GgufForm
 from surgery.export.gguf.tensors import GgufTensors, Placed
 from surgery.export.gguf.words import SCORED, Words
 from surgery.export.hf.config import effective, plain_config
@@ -96,7 +96,8 @@ def _describe(writer: Any, stored: Stored, form: GgufForm) -> None:
     writer.add_context_length(context_length(config))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    lengths = form.lengths(stored)
+    writer.add_feed_forward_length(lengths if form.arch == RAGGED else max(lengths))
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
@@ -106,7 +107,7 @@ def _describe(writer: Any, stored: Stored, form: GgufForm) -> None:
     theta = float(config.rope_parameters["rope_theta"])
     writer.add_rope_freq_base(theta)
     if form.arch == "mimo2":  # all that makes it other than a LLaMA is switched off
-        writer.add_expert_feed_forward_length(config.intermediate_size)
+        writer.add_expert_feed_forward_length(max(lengths))
         # There must be a layer with a window: one as long as the text.
         writer.add_sliding_window(context_length(config))
         writer.add_sliding_window_pattern([True] + [False] * (config.num_hidden_layers - 1))

@@ -5,20 +5,24 @@
 * ``mimo2``: one width for queries and keys, one for values. Only RoPE's usual frequencies, no
   biases, and the output layer is always stored.
 * ``qwen2``: what everybody writes Qwen2 as; one width, usual frequencies.
+* ``deci``: as ``llama``, with a width of its own for every feed-forward block.
 * ``qwen3``, ``olmo2``: with norms behind queries and keys; the original widths, usual frequencies,
   no biases.
 
-Everything is global: a head of less rank is filled up with zeros, to the widest of the model.
+Everything else is global: a head of less rank, or a narrower feed-forward block, is filled up with
+zeros, to the widest of the model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from surgery.export.fit import removed_neurons, widest
 from surgery.export.hf.config import effective, frequencies, plain_config
 from surgery.export.hf.forms import Native, mimo_form, normed, own_form, rope_kind
 from surgery.export.output_layer import WordLayers, lacking, word_layers
@@ -30,8 +34,9 @@ EMBEDDING, OUTPUT = "embed_tokens.weight", "lm_head.weight"
 """Names of the token embedding (below the prefix) and of the output layer."""
 BLOCK = 32
 """Values that share a scale where llama.cpp quantises rows of weights, or of its KV cache."""
-GENERAL = "llama"
-"""llama.cpp's architecture for any table of frequencies and any width of heads."""
+GENERAL, RAGGED = "llama", "deci"
+"""llama.cpp's architectures for any table of frequencies and any width of heads, the second also
+for any width of each feed-forward block."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class GgufForm:
         factors: What the usual frequencies are divided by, (width / 2); ``None``: nothing.
         attention: Factor of q and k behind RoPE.
         output: The output layer is stored apart though it is the embedding.
+        widths: Neurons of feed-forward blocks, where config.json says others, by their path.
     """
 
     arch: str
@@ -53,6 +59,7 @@ class GgufForm:
     factors: Tensor | None = None
     attention: float = 1.0
     output: bool = False
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cache(self) -> str | None:
@@ -66,7 +73,11 @@ class GgufForm:
     @property
     def interleaved(self) -> bool:
         """Whether RoPE turns rows 2i and 2i + 1, not i and i + half the width."""
-        return self.arch == GENERAL
+        return self.arch in (GENERAL, RAGGED)
+
+    def lengths(self, stored: Stored) -> list[int]:
+        """Return the neurons of every layer."""
+        return [self.widths.get(block.path, block.neurons) for block in stored.blocks]
 
 
 def obstacle(stored: Stored) -> str | None:
@@ -102,16 +113,21 @@ def forms(stored: Stored) -> list[GgufForm]:
     full = stored.claims.sites[0].head_dim
     dense = Native(False, full, full, None, full)
     arch = stored.family.exports["gguf"] if rope_kind(raw) == "default" else GENERAL
+    equal = widest(stored)
     if normed(stored):
-        return [GgufForm(arch, dense, smaller=False)]
+        return [GgufForm(arch, dense, smaller=False, widths=equal)]
+    general = GENERAL
+    if len({block.neurons for block in stored.blocks}) > 1:
+        arch = general = RAGGED
     found = [_with_table(stored, arch, dense, smaller=False)]
     own = own_form(stored)
     if own.head_dim < full:
-        found.append(_with_table(stored, GENERAL, own, smaller=True))
+        found.append(_with_table(stored, general, own, smaller=True))
     mimo = mimo_form(stored)
     usual = mimo.pairs is None and rope_kind(raw) == "default"
     if usual and mimo.value_dim < full and not _biased(stored):
-        found.append(GgufForm("mimo2", mimo, smaller=True, output=layers(stored).tied))
+        again = layers(stored).tied
+        found.append(GgufForm("mimo2", mimo, smaller=True, output=again, widths=equal))
     return found
 
 
@@ -125,10 +141,13 @@ def choose(stored: Stored) -> GgufForm:
 
 
 def parameters(stored: Stored, form: GgufForm) -> int:
-    """Return how many parameters a form's attention has, and what it must store again."""
+    """Return how many parameters a form's heads have, and what it must store again or leaves out.
+
+    All but for a number that is the same for every form.
+    """
     config = stored.config
     again = config.vocab_size * config.hidden_size if form.output else 0
-    return form.heads.parameters(stored) + int(again)
+    return form.heads.parameters(stored) + int(again) - removed_neurons(stored, form.widths)[1]
 
 
 def layers(stored: Stored) -> WordLayers:
@@ -138,12 +157,15 @@ def layers(stored: Stored) -> WordLayers:
 
 
 def _with_table(stored: Stored, arch: str, heads: Native, *, smaller: bool) -> GgufForm:
+    # A layer without any neuron would there be without its attention, too.
+    own = {path: max(1, width) for path, width in stored.neurons.items()}
     config: Any = effective(plain_config(stored.source.config))
     rope: dict[str, Any] = config.rope_parameters
     theta, kind = float(rope["rope_theta"]), str(rope["rope_type"])
     if heads.pairs is None and kind == "default":
-        return GgufForm(arch, heads, smaller)
+        return GgufForm(arch, heads, smaller, widths=own)
     table, attention = frequencies(config, theta, kind, None)
     kept = table if heads.pairs is None else table[list(heads.pairs)]
     usual = theta ** (torch.arange(0, heads.head_dim, 2).double() / heads.head_dim)
-    return GgufForm(arch, heads, smaller, 1 / (kept.double() * usual), float(attention))
+    factors = 1 / (kept.double() * usual)
+    return GgufForm(arch, heads, smaller, factors, float(attention), widths=own)

@@ -12,12 +12,12 @@ from surgery.checkpoint.transaction import Transaction
 from surgery.events import Progress
 from surgery.export.gguf.chat import Chat, read_chat
 from surgery.export.gguf.file import context_length, expected_bytes, stored_kind, write
-from surgery.export.gguf.form import BLOCK, GgufForm, choose, forms, layers, obstacle, parameters
+from surgery.export.gguf.form import BLOCK, RAGGED, GgufForm, choose, layers, obstacle
 from surgery.export.gguf.run import compare
 from surgery.export.gguf.tensors import GgufTensors
 from surgery.export.gguf.words import Words, read_words
 from surgery.export.hf.config import effective, plain_config
-from surgery.export.hf.forms import kept, normed, rope_kind
+from surgery.export.hf.forms import kept, normed, removed, rope_kind
 from surgery.export.reference import Reference
 from surgery.export.target import NOTHING, WHOLE, Choice, Comparison, Fit, Target, fits, refused
 from surgery.stored.adapted import AdaptedSource
@@ -57,8 +57,11 @@ class Gguf(Target):
             words += f", {_widths(form)}"
             if form.cache is not None:
                 words += f"; {form.cache}"
-        else:
+        elif stored.ranks:
             words += ", original shapes with zeros where vectors were cut"
+        if stored.neurons:
+            equal = "as wide as the widest, zeros in the others"
+            words += f", feed-forward blocks {'at their widths' if _ragged(form) else equal}"
         remedy = None if share == WHOLE else _remedy(stored)
         if remedy is None and form.cache is not None:
             remedy = f"for a quantised KV cache, prune with --multiple {BLOCK}"
@@ -126,12 +129,15 @@ def _files(stored: Stored) -> dict[str, Path]:
 
 def _share(stored: Stored, form: GgufForm) -> float | None:
     """Return how much of what was removed stays removed; ``None``: nothing was removed."""
-    share = kept(stored, form.heads if form.smaller else None)
+    share = kept(stored, form.heads if form.smaller else None, form.widths)
     if share is None or not form.output:
         return share
-    dense = parameters(stored, forms(stored)[0])
-    saved = dense - form.heads.parameters(stored)
-    return max(NOTHING, share * (dense - parameters(stored, form)) / saved)
+    again = int(stored.config.vocab_size * stored.config.hidden_size)
+    return max(NOTHING, share - again / removed(stored))
+
+
+def _ragged(form: GgufForm) -> bool:
+    return form.arch == RAGGED
 
 
 def _widths(form: GgufForm) -> str:
@@ -142,6 +148,8 @@ def _widths(form: GgufForm) -> str:
 
 
 def _remedy(stored: Stored) -> str:
+    if stored.neurons and not stored.ranks:
+        return "compress with --layout model: one width for the whole model"
     if normed(stored):
         return "transformers runs the checkpoint as small as it is, with trust_remote_code=True"
     biased = any(name.endswith("proj.bias") for name in stored.source.infos)
@@ -159,10 +167,15 @@ def _notes(stored: Stored, form: GgufForm, words: Words, *, templates: bool) -> 
     if share == NOTHING:
         notes.append(
             "As large and as slow as the original: llama.cpp has one width for all heads of a "
-            "model, so what was cut is there as zeros."
+            "model, and here for all feed-forward blocks, so what was cut is there as zeros."
         )
     elif share is not None and share < WHOLE:
         notes.append(f"{share:.1%} of what was cut stays cut; the rest are zeros that fill up.")
+    if _ragged(form):
+        notes.append(
+            "Written as Deci, llama.cpp's architecture with a width for every layer; all else is a "
+            "LLaMA's."
+        )
     if form.arch == "mimo2":
         notes.append(
             "Written as MiMo 2, llama.cpp's architecture with narrower values than keys; all "

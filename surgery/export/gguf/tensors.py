@@ -74,7 +74,9 @@ class GgufTensors:
             for name in (projection.weight, projection.bias)
         }
         self._tensors: MergedTensors | NativeTensors = (
-            NativeTensors(stored, form.heads) if form.smaller else MergedTensors.dense(stored)
+            NativeTensors(stored, form.heads, form.widths)
+            if form.smaller
+            else MergedTensors(stored, stored.operations, form.widths)
         )
         self._blocks = self._tensors.blocks()
         # Tensors of one block are asked for one after another.

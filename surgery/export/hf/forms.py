@@ -23,6 +23,7 @@ from surgery.architectures import AttentionSite
 from surgery.architectures.base import BASE, CAUSAL
 from surgery.architectures.known import named_class
 from surgery.architectures.ranks import SiteRanks, full_ranks
+from surgery.export.fit import removed_neurons
 from surgery.report.accounting import site_parameters
 from surgery.stored.stored import Stored
 
@@ -86,20 +87,25 @@ def native(stored: Stored) -> Native | None:
     return best if best.parameters(stored) < _dense(stored) else None
 
 
-def kept(stored: Stored, form: Native | None) -> float | None:
+def kept(stored: Stored, form: Native | None, widths: Mapping[str, int]) -> float | None:
     """Return the share of what surgery removed that a form leaves removed; ``None``: nothing was.
 
     Args:
         stored: The checkpoint.
         form: How it is written; ``None``: dense.
+        widths: Neurons that feed-forward blocks are written with, where config.json says others.
     """
-    dense = _dense(stored)
-    removed = dense - sum(
-        site_parameters(site, _stored_ranks(stored, site)) for site in stored.claims.sites
-    )
-    if removed == 0:
+    gone, (_, still) = removed(stored), removed_neurons(stored, widths)
+    if not gone:
         return None
-    return 0.0 if form is None else (dense - form.parameters(stored)) / removed
+    return (still + (0 if form is None else _dense(stored) - form.parameters(stored))) / gone
+
+
+def removed(stored: Stored) -> int:
+    """Return how many parameters of heads, and of blocks with a width of their own, are gone."""
+    sites = stored.claims.sites
+    heads = sum(site_parameters(site, _stored_ranks(stored, site)) for site in sites)
+    return _dense(stored) - heads + removed_neurons(stored, {})[0]
 
 
 def decoder(stored: Stored) -> bool:

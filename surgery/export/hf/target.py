@@ -18,6 +18,7 @@ from surgery.architectures.base import BASE
 from surgery.architectures.known import auto_classes
 from surgery.checkpoint.transaction import Transaction
 from surgery.events import Progress
+from surgery.export.fit import widest, with_width
 from surgery.export.hf.config import as_stored, native_config, plain_config
 from surgery.export.hf.forms import (
     MIMO,
@@ -73,15 +74,17 @@ class HuggingFace(Target):
             words = "nothing was done to it: it loads in transformers as it is"
             return Fit(False, words, remedy="use it as it is", needed=False)
         form = native(stored)
-        share = kept(stored, form)
+        share = kept(stored, form, widest(stored))
         if share is None:
             parts = ", small parts merged" if stored.linears else ""
             return fits(f"plain: original shapes{parts}")
-        remedy = None if share == WHOLE else _remedy(stored)
-        if form is None:
-            words = "dense-padded: original shapes, zeros where vectors were cut"
-            return fits(words, kept=NOTHING, remedy=remedy)
-        return fits(_words(stored, form), kept=share, remedy=remedy)
+        told = [] if form is None else [_words(stored, form)]
+        if form is None and stored.ranks:
+            told.append("dense-padded: original shapes, zeros where vectors were cut")
+        if stored.neurons:
+            told.append("every feed-forward block as wide as the widest, zeros in the others")
+        remedy = None if share == WHOLE else _remedy(stored, form)
+        return fits("; ".join(told), kept=share, remedy=remedy)
 
     def write(
         self,
@@ -92,12 +95,14 @@ class HuggingFace(Target):
     ) -> Sequence[str]:
         """See :meth:`Target.write`."""
         source, form = stored.source, native(stored)
-        raw = as_stored(source.config, source)
-        tensors: MergedTensors | NativeTensors = MergedTensors.dense(stored)
+        widths = widest(stored)
+        raw = with_width(as_stored(source.config, source), stored, widths)
+        tensors: MergedTensors | NativeTensors
         if form is None:
+            tensors = MergedTensors(stored, stored.operations, widths)
             config = plain_config(raw)
         else:
-            tensors = NativeTensors(stored, form)
+            tensors = NativeTensors(stored, form, widths)
             biased = any(site.q.bias is not None for site in stored.claims.sites)
             config = native_config(raw, form, biased=biased)
         stream(source, transaction, tensors.specs(), tensors.blocks(), tensors.compute, progress)
@@ -152,7 +157,10 @@ def auto_class(config: dict[str, Any]) -> str:
     return next((auto for auto, one in known.items() if one == named), named)
 
 
-def _remedy(stored: Stored) -> str:
+def _remedy(stored: Stored, form: Native | None) -> str:
+    if stored.neurons and (form is not None or not stored.ranks):
+        one = "compress with --layout model, whose result is stock and stays small"
+        return f"{one}; {ANYWHERE}"
     held = normed(stored) or rope_kind(stored.source.config) not in STATIC
     if held or not decoder(stored):
         if "ct2" in stored.family.exports:
@@ -187,16 +195,25 @@ def _rounded(stored: Stored, form: Native | None) -> bool:
 
 def _notes(stored: Stored, form: Native | None, sidecars: Sequence[str]) -> list[str]:
     notes = []
-    share, dtype = kept(stored, form), stored_dtype(stored.source)
-    if form is None and share is not None:
+    widths = widest(stored)
+    share, dtype = kept(stored, form, widths), stored_dtype(stored.source)
+    if widths:
+        wide = ", ".join(f"{width:,}" for width in sorted({*widths.values()}))
+        notes.append(
+            f"Feed-forward blocks are all {wide} neurons wide, as the widest of their tower is: "
+            "transformers' own classes have one width. In narrower ones the rest are zeros, which "
+            "change nothing and are computed all the same."
+        )
+    if form is None and stored.ranks:
         title = stored.family.title
         notes.append(
             f"It saves nothing at run time: transformers' own {title} classes have no place for "
             "heads of these ranks, so what was cut is there as zeros."
         )
-    if form is not None and share is not None and share < WHOLE:
+    if share is not None and NOTHING < share < WHOLE:
         notes.append(
-            f"{share:.1%} of what was cut stays cut; the rest are zeros that make heads equal."
+            f"{share:.1%} of what was cut stays cut; the rest are zeros that make "
+            f"{'heads' if form is not None else 'blocks'} equal."
         )
     if form is not None and form.mimo:
         notes.append(

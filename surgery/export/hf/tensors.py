@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from surgery.checkpoint.writer import TensorSpec
 from surgery.export.hf.forms import Native
 from surgery.report.accounting import restructured
@@ -20,11 +22,12 @@ class NativeTensors:
     Args:
         stored: The checkpoint.
         form: What it is made.
+        widths: Neurons that feed-forward blocks are filled up to, by path.
     """
 
-    def __init__(self, stored: Stored, form: Native) -> None:
+    def __init__(self, stored: Stored, form: Native, widths: Mapping[str, int]) -> None:
         self._stored, self._form = stored, form
-        self._merged = MergedTensors.pruned(stored)
+        self._merged = MergedTensors.pruned(stored, widths)
         self._sites = {site.path: site for site in stored.claims.sites}
 
     def blocks(self) -> dict[str, str]:

@@ -26,6 +26,7 @@ from surgery.export.whisper.form import (
     alignment_heads,
     dimensions,
     obstacle,
+    refilled,
     renamed,
     speaks,
 )
@@ -67,10 +68,14 @@ class OpenAIWhisper(Target):
         form = "every weight at its original shape"
         if stored.ranks:
             form += ", zeros where vectors were cut"
+        if narrow := refilled(stored):
+            form += f", {narrow}"
         if reason := speaks(stored):
             form += f"; {reason}, so load_model and logits work, and transcribe does not"
         kept = kept_share(stored, {})
         remedy = "surgery.load_openai_whisper runs the checkpoint as small as it is"
+        if stored.neurons:
+            remedy = "--to ct2 keeps every feed-forward block at its width"
         return fits(form, kept=kept, remedy=None if kept is None else remedy)
 
     def write(
@@ -98,6 +103,11 @@ class OpenAIWhisper(Target):
             notes.append(
                 "As large and as slow as the original: openai-whisper takes no smaller heads "
                 "from a file. surgery.load_openai_whisper gives its model with smaller ones."
+            )
+        if refilled(stored) is not None:
+            notes.append(
+                "Feed-forward blocks are there as wide as in every Whisper, four times the model's "
+                "width: zeros, which change nothing and are computed all the same."
             )
         reason = speaks(stored)
         self._speaks = reason is None

@@ -126,6 +126,13 @@ class Renamed:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def refilled(stored: Stored) -> str | None:
+    """Say that feed-forward blocks are narrower than both runtimes have them; ``None``: none is."""
+    if all(block.neurons == 4 * block.width for block in stored.blocks):
+        return None
+    return "feed-forward blocks filled up with zeros to four times the model's width"
+
+
 def renamed(stored: Stored, tensors: MergedTensors) -> Iterator[Renamed]:
     """Yield every tensor of a Whisper under openai-whisper's names.
 

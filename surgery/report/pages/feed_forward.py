@@ -22,11 +22,12 @@ from surgery.report.text.calibration import (
 from surgery.report.text.damage import is_priced
 from surgery.report.text.feed_forward import (
     final_text,
+    form_text,
+    is_ragged,
     is_refitted,
     lost_neurons,
     refit_text,
     ridge_told,
-    stock_text,
     was_cut,
     worst_text,
 )
@@ -57,7 +58,8 @@ def feed_forward_view(report: Report) -> View:
             "facts": [] if told is None else _facts(report, told),
             "auto_class": CAUSAL if family is None else family.auto_class,
             "path": json.dumps(report.output, ensure_ascii=False),
-            "stock": stock_text(report),
+            "form": form_text(report),
+            "ragged": is_ragged(report),
             "layers": layer_rows(report),
             "final": final_text(report) if was_cut(report) else "",
         },

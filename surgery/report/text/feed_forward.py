@@ -18,6 +18,11 @@ STOCK = (
     "CTranslate2 where they know the architecture."
 )
 LEFT = "Nothing merges it back: the layers that left are in no file."
+OWN_WIDTHS = (
+    "Blocks differ in width, which stock classes cannot say: it carries the code that runs it. "
+    "CTranslate2 (of a Whisper) and llama.cpp (of most of the LLaMA kind) hold it as small as it "
+    "is; surgery export --list says which."
+)
 UNCOUPLED = "Nothing merges it back: the neurons that went are in no file."
 FITTED = (
     "Nothing merges it back: the maps behind the neurons were fitted to those that stay, and "
@@ -41,8 +46,16 @@ def was_cut(report: Report) -> bool:
     return lost_neurons(report) or left_layers(report)
 
 
-def stock_text(report: Report) -> str:
+def is_ragged(report: Report) -> bool:
+    """Whether blocks of a tower differ in width, or have none: no stock class can say that."""
+    towers = ({one.kept for one in blocks} for blocks in towers_of(report).values())
+    return any(len(kept) > 1 or not min(kept) for kept in towers)
+
+
+def form_text(report: Report) -> str:
     """Say what kind of checkpoint it is, and who loads it."""
+    if is_ragged(report):
+        return OWN_WIDTHS
     smaller = ["fewer layers"] if left_layers(report) else []
     if lost_neurons(report) or not smaller:
         smaller.append("narrower feed-forward blocks")
