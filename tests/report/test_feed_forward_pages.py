@@ -136,7 +136,9 @@ def test_layers_that_left_are_told_everywhere(undrawn: None) -> None:
         )
         for text in views(report).values():
             assert sentence(report) in text and sizes in text
-            assert "decoder:14 (0.0712 nat/token; next best decoder:7, 0.0913 nat/token)" in text
+            assert (
+                "decoder:14 (0.0712 nat/token; next best tried decoder:7, 0.0913 nat/token)" in text
+            )
             assert "decoder:14" in text and "7, 14; 80 of 82 stay" in text
         assert is_pruned(report) and damage_text(report) is not None
     assert "fewer layers and narrower" in form_text(narrower)
@@ -144,7 +146,7 @@ def test_layers_that_left_are_told_everywhere(undrawn: None) -> None:
     dry = replace(alone, output=None, layers=LayersReport([LayerTower("decoder", 82, [])]))
     assert sentence(dry).endswith("layers would leave, and which is told by real input.")
     influence = replace(layers, order="influence", unit="")
-    assert "influence 0.0712; next best" in steps_text(influence)
+    assert "influence 0.0712; next best tried" in steps_text(influence)
 
 
 def test_widths_that_differ_within_a_tower_are_told_as_a_range() -> None:

@@ -62,7 +62,7 @@ def steps_text(layers: LayersReport) -> str:
         text = f"{step.layer} ({_value(step.value, layers)}"
         if others:
             second = min(others, key=others.__getitem__)
-            text += f"; next best {second}, {_value(others[second], layers)}"
+            text += f"; next best tried {second}, {_value(others[second], layers)}"
         said.append(text + ")")
     return ", then ".join(said)
 
