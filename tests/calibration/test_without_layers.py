@@ -33,6 +33,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("Qwen2ForCausalLM", SLIDING),
     ("Qwen3ForCausalLM", SLIDING),
     ("Olmo2ForCausalLM", {}),
+    ("GemmaForCausalLM", {}),
     ("BertForMaskedLM", {}),
     ("BertModel", {}),
     ("GPT2LMHeadModel", {}),
