@@ -261,3 +261,18 @@ def test_a_shallower_llama_runs_in_llama_cpp(tmp_path: Path) -> None:
     short(tmp_path, drop_layers="1")
     made = surgery.export_model(tmp_path / "out", "gguf", tmp_path / "gguf")
     assert made.comparison is not None and (made.comparison.error or 0) <= 1e-5
+
+
+def test_blocks_of_own_widths_keep_them_as_layers_leave(tmp_path: Path) -> None:
+    ragged = {"layout": "ragged", "remove": 0.4, "of": "ffn"}
+    report = short(tmp_path, **ragged, drop_layers="3")  # in one run
+    widths = [block.kept for block in report.feed_forward]
+    assert len(widths) == 3 and len(set(widths)) > 1
+    chosen = options(tmp_path, drop_layers="0")  # and in two
+    surgery.compress(tmp_path / "out", tmp_path / "more", options=chosen)
+    first = surgery.load(tmp_path / "out")
+    with without_layers(first, [Layer("decoder", 0)]):
+        expected = run(first)
+    assert torch.equal(run(surgery.load(tmp_path / "more")), expected)
+    found = surgery.verify(tmp_path / "source", tmp_path / "more", weights_only=True)
+    assert len(found.sites) == 2 and found.worst <= 1e-12
