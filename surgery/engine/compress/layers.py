@@ -16,8 +16,8 @@ from surgery.engine.measure.input_run import InputRun
 from surgery.events import Progress
 from surgery.report.model.layers import LayersReport, LayerStep, LayerTower
 
-REMEMBERED = 1 << 25
-"""Numbers of hidden states at most that influences are taken on."""
+POSITIONS = 1 << 13
+"""Positions that influences are taken on at most: they are means of bounded numbers."""
 
 
 def choose_layers(
@@ -92,7 +92,7 @@ def _by_influence(
             run.processor,
             Hearing(PADDING_WEIGHT, language=plan.options.language),
             decoder=any(one.scope == "decoder" for one in may),
-            remembered=REMEMBERED,
+            remembered=POSITIONS * plan.blocks[0].width,
         )
         scopes = list(dict.fromkeys(one.scope for one in plan.layers))
         every = influences(towers, scopes[: len(towers)], progress)
