@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from surgery.architectures.feed_forward import FeedForwardSite, feed_forward_seam
 from surgery.checkpoint.transaction import Transaction
-from surgery.engine.compress.fit import down_of, eliminated, watched
+from surgery.engine.compress.fit import eliminated, watched
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
 from surgery.events import Progress
-from surgery.methods.neuron_refit import NarrowDown, output_error
 from surgery.methods.neurons import costs_of
 from surgery.methods.widths import WidthCosts, allowed_widths, choose_widths
 
@@ -26,8 +23,8 @@ def with_own_widths(
 ) -> CompressPlan:
     """Return the plan with the width of every block, from where an interrupted run got.
 
-    What a width costs is the square of the relative error of the block's output. So blocks of
-    streams of any loudness compare; what the output of the model minds is not asked.
+    What a width costs is what the order charges: the squared error of the block's output, as it
+    is added to the stream. What the output of the model minds is not asked.
 
     Args:
         plan: What is asked for.
@@ -38,15 +35,11 @@ def with_own_widths(
     known = {site.path for site in plan.sites if transaction.done(_key(site))}
     for site, moments in watched(plan, run, progress, known):
         found = eliminated(plan, site, moments)
-        down, bias = down_of(plan, site)
-        whole = NarrowDown(torch.arange(site.neurons), down, bias)
-        energy = torch.tensor([output_error(down, bias, moments, whole)[1]], dtype=torch.float64)
-        transaction.spill(_key(site), {"prices": found.prices, "energy": energy})
+        transaction.spill(_key(site), {"prices": found.prices})
     blocks: dict[str, WidthCosts] = {}
     for site in plan.sites:
         widths = allowed_widths(site.neurons, plan.options.multiple)
-        held = transaction.unspill(_key(site))
-        costs = costs_of(held["prices"])[widths] / (float(held["energy"]) or 1.0)
+        costs = costs_of(transaction.unspill(_key(site))["prices"])[widths]
         blocks[site.path] = WidthCosts(widths, costs.tolist(), feed_forward_seam(site).cost)
     return replace(plan, widths=choose_widths(blocks, plan.wanted))
 
