@@ -43,11 +43,11 @@ _CHANGED = {"speech": "wer", "text": "perplexity"}
 
 
 def evaluation_view(found: Evaluation) -> RenderableType:
-    """Render an evaluation for a terminal of 80 columns."""
-    parts: list[RenderableType] = [_figures(found)]
+    """Render an evaluation for a terminal of 80 columns, stacked on narrower ones."""
+    tables = [_figures(found)]
     if any(row.layers for row in found.rows):
-        parts.append(_layers(found))
-    parts += [_times(found), capped(_legend(found))]
+        tables.append(_layers(found))
+    parts = [*map(capped, (*tables, _times(found))), capped(_legend(found))]
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1])
 
 
@@ -149,6 +149,7 @@ def _worded(name: str, value: float, digits: int = 3) -> str:
 def _layers(found: Evaluation) -> Table:
     """Show the relative error after every layer as a strip of blocks, first layer at the left."""
     shown = table("Drift by layer", "", "first to last", "first", "last", "largest", left=3)
+    shown.columns[2].no_wrap = True
     for data in found.data:
         rows = [row for row in found.rows if row.data == data.name and row.layers]
         if rows:
@@ -213,7 +214,7 @@ def _word(name: str, style: str) -> Text:
     """Return a name for the first column; of a long one the end, where names differ."""
     name = printable(name)
     short = name if len(name) <= _NAME else "…" + name[1 - _NAME :]
-    return Text(short, style=style, no_wrap=True, overflow="ellipsis")
+    return Text(short, style=style)
 
 
 def _legend(found: Evaluation) -> Text:

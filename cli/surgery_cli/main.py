@@ -29,7 +29,15 @@ from surgery_cli.session import error_json
 
 
 class Commands(TyperGroup):
-    """The commands; bad usage, too, is told in JSON where JSON was asked for."""
+    """The commands; bad usage is told in plain words, and in JSON where JSON was asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = plain_words(error)
+            raise
 
     def main(
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
@@ -46,6 +54,21 @@ class Commands(TyperGroup):
             sys.stdout.write(error_json(UsageError(error.format_message())) + "\n")
             code = getattr(error, "exit_code", UsageError.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def plain_words(error: typer.BadParameter) -> str:
+    """Return what is wrong with an option's value, where typer leaves the words to pydantic."""
+    told = getattr(error.__cause__, "errors", None)
+    if not callable(told):
+        return error.message
+    fault = told()[0]
+    bounds, kind = fault.get("ctx", {}), fault["type"]
+    for name, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most")):
+        if name in bounds:
+            return f"{fault['input']} is not {words} {bounds[name]}."
+    if kind.startswith(("int_", "float_")):
+        return f"{fault['input']!r} is not a {'whole ' * kind.startswith('int')}number."
+    return str(error.message.removeprefix("Value error, "))
 
 
 app = typer.Typer(

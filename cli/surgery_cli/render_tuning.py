@@ -44,6 +44,7 @@ def tuning_parts(report: Report, tuning: Tuning) -> list[RenderableType]:
 def _curves(tuning: Tuning) -> RenderableType:
     """Show where each figure began and ended, with a strip from the first step to the last."""
     shown = table("Training", "first to last", "first", "last", "lowest", "at step", left=2)
+    shown.columns[1].no_wrap = True
     for curve, row in curve_rows(tuning):
         strip = Text(_strip(curve), style="blue")
         last = Text(row["last"], style="bold")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,11 @@ from rich.markup import escape
 from surgery.errors import SurgeryError, SurgeryWarning, kept_by
 from surgery.events import Progress, ignore
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came: as with Ctrl-C, everything is cleaned up on the way out."""
 
 
 class Session:
@@ -70,11 +75,12 @@ class Session:
 def _interrupted(error: KeyboardInterrupt, *, resumable: bool) -> SurgeryError:
     """Say what an interrupted run changed, what it leaves finished, and how to go on."""
     kept = kept_by(error)
+    how = "Terminated" if isinstance(error, TerminatedError) else "Interrupted"
     if not kept:
-        return SurgeryError("Interrupted; nothing was changed.")
+        return SurgeryError(f"{how}; nothing was changed.")
     again = "go on with the same command"
     return SurgeryError(
-        "Interrupted; the result was not written, and what was finished is kept.",
+        f"{how}; the result was not written, and what was finished is kept.",
         found="; ".join(kept),
         hint=f"{again} and --resume" if resumable else again,
     )
@@ -87,6 +93,28 @@ def error_json(error: SurgeryError) -> str:
 
 
 @contextmanager
+def _terminable() -> Iterator[None]:
+    """Have SIGTERM raise :class:`TerminatedError` in this process, and in none that it forks."""
+    owner = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        if os.getpid() == owner:
+            raise TerminatedError
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # in another thread than the main one there is nothing to be told
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session, Progress]]:
     """Run a command body: progress on standard error, errors rendered, exit codes set.
 
@@ -96,26 +124,28 @@ def session(as_json: bool, *, resumable: bool = False) -> Iterator[tuple[Session
     """
     current = Session(as_json)
     try:
-        # Here, because Ctrl-C is most likely while the large libraries are imported.
-        from surgery.engine.quiet import quiet_libraries
-        from surgery_cli.progress import ProgressView
+        with _terminable():
+            # Here, because Ctrl-C is most likely while the large libraries are imported.
+            from surgery.engine.quiet import quiet_libraries
+            from surgery_cli.progress import ProgressView
 
-        quiet_libraries()
-        with warnings.catch_warnings():
-            # Ours are notes, whatever the environment makes of warnings.
-            warnings.simplefilter("default", SurgeryWarning)
-            warnings.showwarning = current.notes(warnings.showwarning)
-            if as_json:
-                yield current, ignore
-            else:
-                with ProgressView(current.err) as progress:
-                    yield current, progress
+            quiet_libraries()
+            with warnings.catch_warnings():
+                # Ours are notes, whatever the environment makes of warnings.
+                warnings.simplefilter("default", SurgeryWarning)
+                warnings.showwarning = current.notes(warnings.showwarning)
+                if as_json:
+                    yield current, ignore
+                else:
+                    with ProgressView(current.err) as progress:
+                        yield current, progress
     except SurgeryError as error:
         current.fail(error)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         current.fail(_interrupted(error, resumable=resumable))
-        raise typer.Exit(INTERRUPTED) from error
+        code = TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED
+        raise typer.Exit(code) from error
     except BrokenPipeError as error:
         # The reader went away (`surgery … | head`): not an error worth words.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -132,15 +132,20 @@ class _Fitting:
         yield Text(str(words[0].header), style="bold")
         rows = [[*one.cells] for one in (*words, *figures)]
         for cells in zip(*rows, strict=True):
-            name = Text("  ").join(_text(cell) for cell in cells[: len(words)])
+            name = Text("  ").join(_line(cell) for cell in cells[: len(words)])
             told = [
-                Text.assemble(head, " ", _text(cell))
+                Text.assemble(head, " ", _line(cell))
                 for head, cell in zip(heads, cells[len(words) :], strict=True)
                 if _text(cell)
             ]
             yield name
-            yield Padding(Columns(told, padding=(0, 2)), (0, 0, 0, 2))
+            if told:  # the name of a section has no figures
+                yield Padding(Columns(told, padding=(0, 2)), (0, 0, 0, 2))
 
 
 def _text(cell: RenderableType) -> Text:
     return cell if isinstance(cell, Text) else Text(str(cell))
+
+
+def _line(cell: RenderableType) -> Text:
+    return Text("  ").join(_text(cell).split())

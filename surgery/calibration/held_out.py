@@ -248,14 +248,21 @@ class HeldOut:
             rows = batch.run(self._model.base_model).last_hidden_state[0]
         return rows.float()
 
-    def word_errors(self, in_place: InPlace) -> Change | None:
-        """Return word error rates; ``None`` where not all words are known, or none is written."""
+    def word_errors(
+        self, in_place: InPlace, told: Callable[[float], None] = lambda _: None
+    ) -> Change | None:
+        """Return word error rates; ``None`` where not all words are known, or none is written.
+
+        Args:
+            in_place: Puts the cut in place.
+            told: Called with which share of the work is done.
+        """
         if not self._all_words:
             return None
         words = [each.words or "" for each in self._recordings]
         audio = [each.audio() for each in self._recordings]
 
-        def heard(longest: int) -> list[str]:
+        def heard(longest: int, before: float) -> list[str]:
             return transcribe(
                 self._model,
                 self._processor,
@@ -263,11 +270,12 @@ class HeldOut:
                 language=self._language,
                 batch=self._batch,
                 max_new_tokens=longest,
+                told=lambda share: told(before + share / 2),
             )
 
-        said = [heard(longest_text(self._model))]
+        said = [heard(longest_text(self._model), 0.0)]
         with in_place():
-            said.append(heard(room_after(self._model, self._processor, said[0])))
+            said.append(heard(room_after(self._model, self._processor, said[0]), 0.5))
         try:
             errors = [word_errors_each(words, texts, language=self._language) for texts in said]
         except UsageError:  # transcripts without a word

@@ -61,7 +61,15 @@ def check_separate(source: Path | None, target: Path) -> None:
         )
 
 
-_STEPS = {"site": "decomposed block", "trial": "tried pair", "tensor": "written tensor"}
+_STEPS = {
+    "site": "decomposed block",
+    "ffn": "fitted block",
+    "trial": "tried pair",
+    "budget": "tried budget",
+    "without": "tried layer",
+    "price": "measured price",
+    "tensor": "written tensor",
+}
 """What is finished under keys that begin so."""
 
 
@@ -72,6 +80,7 @@ def _finished(keys: Iterable[str]) -> str:
     for kind, name in _STEPS.items():
         if count := begun.count(kind):
             told.append(f"{count} {name}{'' if count == 1 else 's'}")
+    told += ["counted word errors"] * ("words" in begun)
     return ", ".join(told)
 
 

@@ -1,4 +1,4 @@
-"""NaN and infinity are errors of the checkpoint, found before any arithmetic spreads them."""
+"""NaN, infinity and what soon is, found before any arithmetic spreads them: damaged files."""
 
 from __future__ import annotations
 
@@ -7,35 +7,50 @@ import torch
 
 from surgery.errors import CheckpointError
 
+MOST = 2.0**64
+"""Single precision cannot hold its square. From there on sums overflow in one order of their terms
+and not in another, and no two programs compute the same."""
+
 # Exponent bits of one number, and the addend that carries out of them into the sign's place
-# exactly when all of them are set: when the number is infinite or NaN.
+# exactly when they say MOST or more, infinity or NaN. (All of float16's other numbers are less.)
 _LANES: dict[torch.dtype, tuple[int, int, int]] = {
     torch.float16: (16, 0x7C00, 0x0400),
-    torch.bfloat16: (16, 0x7F80, 0x0080),
-    torch.float32: (32, 0x7F80_0000, 0x0080_0000),
-    torch.float64: (64, 0x7FF0_0000_0000_0000, 0x0010_0000_0000_0000),
+    torch.bfloat16: (16, 0x7F80, (256 - 127 - 64) << 7),
+    torch.float32: (32, 0x7F80_0000, (256 - 127 - 64) << 23),
+    torch.float64: (64, 0x7FF0_0000_0000_0000, (2048 - 1023 - 64) << 52),
 }
 _CHUNK = 1 << 15
 """64-bit words looked at together: 256 KiB, which stays in cache."""
 
 
 def check_finite(name: str, tensor: torch.Tensor) -> None:
-    """Refuse a tensor with a NaN or an infinity in it.
+    """Refuse a tensor with a NaN, an infinity or a number from :data:`MOST` on in it.
 
     Args:
         name: The tensor's name, for the error.
         tensor: Any shape; integer and boolean tensors are finite by nature.
 
     Raises:
-        CheckpointError: Names the tensor, how many values are not finite, and the first.
+        CheckpointError: Names the tensor, how many such values it holds, and the first.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
     flat = tensor.detach().reshape(-1)
-    if all_finite(flat):
+    if all_usable(flat):
         return
     wide = flat.float() if flat.dtype.itemsize < 4 else flat
     nan, infinite = int(torch.isnan(wide).sum()), int(torch.isinf(wide).sum())
+    if not nan and not infinite:
+        large = wide.abs() >= MOST
+        first = int(large.nonzero()[0])
+        raise CheckpointError(
+            "A tensor holds values that are too large to compute with.",
+            where=name,
+            found=f"{int(large.sum())} of {tensor.numel()}, the first at "
+            f"{list(_index(first, tensor.shape))}: {float(wide[first]):.4g}",
+            expected=f"numbers below {MOST:.2g}, whose squares single precision holds",
+            hint="the checkpoint was damaged; fetch another copy",
+        )
     first = int((~torch.isfinite(wide)).nonzero()[0])
     raise CheckpointError(
         "A tensor holds values that are not finite.",
@@ -47,15 +62,15 @@ def check_finite(name: str, tensor: torch.Tensor) -> None:
     )
 
 
-def all_finite(flat: torch.Tensor) -> bool:
-    """Return whether a flat floating-point tensor holds neither NaN nor Inf.
+def all_usable(flat: torch.Tensor) -> bool:
+    """Return whether all of a flat floating-point tensor is finite and below :data:`MOST`.
 
     Looks at the bits, four half-precision numbers to a 64-bit word.
 
     Ten times faster than torch's ``isfinite``, which widens half precision first.
     """
     if flat.dtype not in _LANES:
-        return bool(torch.isfinite(flat.float()).all())
+        return bool((flat.float().abs() < MOST).all())
     bits, exponent, carry = _LANES[flat.dtype]
     repeat = sum(1 << shift for shift in range(0, 64, bits))
     mask, addend = np.uint64(exponent * repeat), np.uint64(carry * repeat)

@@ -19,7 +19,7 @@ from surgery.engine.measure.input import check_data
 from surgery.engine.measure.measure import measure
 from surgery.engine.measure.words import check_measured_words
 from surgery.errors import CheckpointError, SurgeryError, UsageError
-from surgery.events import Progress
+from surgery.events import Event, Progress
 from surgery.report.model.report import Report
 from surgery.report.serialise import from_json, to_json
 from surgery.stored.block import Operation, read_operations, surgery_block
@@ -211,7 +211,9 @@ def _run(
         else:
             source.write_sidecars(transaction.staging)
         clock.lap("write")
+        progress(Event("Hashing the source", 0, 1, source.name))
         sha256 = source.sha256()
+        progress(Event("Hashing the source", 1, 1))
         clock.lap("hash")
         operation = {
             "method": method,
@@ -245,7 +247,9 @@ def _run(
         )
         write_views(named, transaction)
         clock.lap("report")
+        progress(Event("Storing the result on disk", 0, 1))
         transaction.commit()
+        progress(Event("Storing the result on disk", 1, 1))
         clock.lap("commit")
     return replace(report, seconds=clock.laps)
 

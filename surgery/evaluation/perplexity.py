@@ -7,7 +7,7 @@ token is scored once, where it has most context: at least half a window of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -145,7 +145,12 @@ def longest_context(model: Any) -> int:
 
 
 def perplexity(
-    model: Any, tokenizer: Any, documents: Sequence[str], *, context: int | None = None
+    model: Any,
+    tokenizer: Any,
+    documents: Sequence[str],
+    *,
+    context: int | None = None,
+    told: Callable[[float], None] | None = None,
 ) -> Perplexity:
     """Score every token of every document but its first.
 
@@ -156,17 +161,21 @@ def perplexity(
         tokenizer: Its tokenizer.
         documents: Texts that share no context (see :func:`read_documents`).
         context: Tokens a window; by default the model's, at most 2048.
+        told: Called with which share of all windows was read.
 
     Raises:
         UsageError: If ``context`` does not fit, or no document has two tokens.
     """
     nats, scored = 0.0, 0
-    for part in token_windows(model, tokenizer, documents, context=context):
+    parts = list(token_windows(model, tokenizer, documents, context=context))
+    for number, part in enumerate(parts):
         with torch.inference_mode():
             logits = model(input_ids=part.tokens.to(model.device)[None]).logits[0]
         losses = token_losses(logits, part)
         nats += float(losses.sum())
         scored += losses.numel()
+        if told is not None:
+            told((number + 1) / len(parts))
     if scored == 0:
         raise UsageError("A perplexity needs at least two tokens of text.")
     return Perplexity(nats, scored, sum(len(document.encode()) for document in documents))

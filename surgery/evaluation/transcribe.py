@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,7 @@ def transcribe(
     language: str = "en",
     batch: int = 8,
     max_new_tokens: int | None = None,
+    told: Callable[[float], None] | None = None,
 ) -> list[str]:
     """Return one text a recording: greedy, without timestamps, stripped.
 
@@ -49,6 +50,7 @@ def transcribe(
         batch: Windows at once.
         max_new_tokens: Longest text of one window; never more than its sound can hold, see
             :func:`most_tokens`, or than the model's own limit.
+        told: Called with which share of all windows was heard.
 
     Raises:
         UsageError: If an English-only model is asked for another language.
@@ -61,6 +63,8 @@ def transcribe(
         clips = flat[start : start + batch]
         features = extract_features(processor, clips)
         texts += transcribe_windows(model, processor, features, options, most_tokens(clips))
+        if told is not None:
+            told(min(start + batch, len(flat)) / len(flat))
     rest = iter(texts)
     return [joined(next(rest) for _ in recording) for recording in pieces]
 

@@ -133,6 +133,5 @@ class MergedTensors:
         """
         block = self._blocks.get(name)
         if block is None:
-            source = self.stored.source
-            return cast(name, source.tensor(name), source.infos[name].dtype)
+            return cast(name, self.stored.finite(name), self.stored.source.infos[name].dtype)
         return self._computed(block).tensors[name]

@@ -21,10 +21,10 @@ from surgery.checkpoint.header import read_header
 from surgery.checkpoint.mapped import MappedFile
 from surgery.checkpoint.validate import check_finite
 from surgery.errors import CheckpointError
+from surgery.stored.peft_directory import CONFIG, check_is_adapter
 from surgery.stored.peft_patterns import PatternError, first_match
 from surgery.stored.peft_settings import KINDS, check_covers, check_kinds
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 PARTS = {
@@ -32,6 +32,7 @@ PARTS = {
     "HRA": {"hra_u": "hra_u"},
 }
 """Adapter type to the ends of its tensors' names, and what they are called here."""
+MERGE = "merge the adapter into the model with PEFT, and operate on that"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def read_adapter(directory: Path) -> Adapter:
     Raises:
         CheckpointError: It is unreadable or incomplete, or holds what cannot be computed here.
     """
+    check_is_adapter(directory)
     config = read_json(directory / CONFIG)
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in PARTS:
@@ -73,6 +75,7 @@ def read_adapter(directory: Path) -> Adapter:
             where=directory / CONFIG,
             found=f"peft_type {kind!r}",
             expected=" or ".join(PARTS) + " (PiSSA is a LORA)",
+            hint=MERGE,
         )
     _refuse_variants(config, directory / CONFIG)
     check_kinds(config, directory / CONFIG)
@@ -81,6 +84,7 @@ def read_adapter(directory: Path) -> Adapter:
         raise CheckpointError(
             "The adapter has no safetensors",
             where=path,
+            found=", ".join(sorted(one.name for one in directory.glob("adapter_model*"))) or None,
             hint="save it anew with PEFT's save_pretrained; pickled .bin files are never read",
         )
     header, _ = read_header(path)
@@ -112,7 +116,7 @@ def _refuse_variants(config: Mapping[str, Any], where: Path) -> None:
             where=where,
             found=", ".join(wrong)[:300],
             expected="a plain adapter of linear maps",
-            hint="merge the adapter into the model with PEFT, and operate on that",
+            hint=MERGE,
         )
 
 
@@ -125,7 +129,9 @@ def _split_name(name: str, kind: str, where: Path) -> tuple[str, str]:
         where=where,
         found=name,
         expected=f"{PREFIX}<module>." + " or ".join(PARTS[kind]),
-        hint="train without modules_to_save, or merge the adapter with PEFT",
+        hint="train without modules_to_save, or merge the adapter with PEFT"
+        if name.startswith(PREFIX)
+        else "another tool wrote it: save it with PEFT's save_pretrained, or convert its names",
     )
 
 

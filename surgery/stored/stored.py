@@ -104,16 +104,16 @@ class Stored:
         """
         linear = self.linears.get(name.rpartition(".")[0])
         if linear is None or name not in self.merged_tensors(linear):
-            return self._finite(name)
+            return self.finite(name)
         if name == linear.map.weight:
             weight = self.merged(linear)
             return weight.T if linear.map.transposed else weight
-        bias = self._finite(name).double()
+        bias = self.finite(name).double()
         return merged_bias(linear.method, linear.entry, bias, self._parts(linear))
 
     def merged(self, linear: TreatedLinear) -> Tensor:
         """Return the dense weight ``(out, in)`` of a treated map in float64."""
-        stored = self._finite(linear.map.weight)
+        stored = self.finite(linear.map.weight)
         weight = stored.T if linear.map.transposed else stored
         parts = self._parts(linear)
         return merged_weight(linear.method, linear.entry, weight.double(), parts)
@@ -125,9 +125,14 @@ class Stored:
         return (linear.map.weight, bias) if behind else (linear.map.weight,)
 
     def _parts(self, linear: TreatedLinear) -> dict[str, Tensor]:
-        return {key: self._finite(name).double() for key, name in linear.parts.items()}
+        return {key: self.finite(name).double() for key, name in linear.parts.items()}
 
-    def _finite(self, name: str) -> Tensor:
+    def finite(self, name: str) -> Tensor:
+        """Return a tensor as it is stored.
+
+        Raises:
+            CheckpointError: It holds what nothing can be computed with.
+        """
         tensor = self.source.tensor(name)
         check_finite(name, tensor)
         return tensor

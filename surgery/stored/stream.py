@@ -10,7 +10,7 @@ from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
-from surgery.checkpoint.validate import all_finite, check_finite
+from surgery.checkpoint.validate import all_usable, check_finite
 from surgery.checkpoint.writer import TensorSpec, write_index
 from surgery.errors import CheckpointError
 from surgery.events import Event, Progress
@@ -33,7 +33,7 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         CheckpointError: A value does not fit.
     """
     result = tensor.to(dtype)
-    if dtype == torch.float16 and not all_finite(result.reshape(-1)):
+    if dtype == torch.float16 and not all_usable(result.reshape(-1)):
         raise CheckpointError(
             f"Tensor {name} does not fit float16",
             found=f"a largest magnitude of {float(tensor.abs().max()):.4g}",

@@ -143,6 +143,7 @@ def learn(
     if watch is not None and trainer.state.global_step not in looked:
         trainer.evaluate()
     trainer.accelerator.wait_for_everyone()  # the first will delete states that all write to
+    progress(Event("Measuring how far maps moved", 0, 1))
     model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     treated: Mapping[str, TreatedLinear] = carried.linears
     operation = None
@@ -152,11 +153,13 @@ def learn(
     else:
         tensors = _trained(model, carried)
         before, after = (_by_path(carried, model, parts) for parts in (before, _parts(model)))
+    moved = moved_maps(base, treated, before, after)
+    progress(Event("Measuring how far maps moved", 1, 1))
     return Learned(
         base=base,
         tensors=tensors,
         operation=operation,
-        moved=moved_maps(base, treated, before, after),
+        moved=moved,
         task=task,
         history=trainer.state.log_history,
         first=first,

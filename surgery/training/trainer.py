@@ -215,22 +215,28 @@ class Told(TrainerCallback):
         self._progress, self._detail, self._held_out = progress, "", ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell how far it is, and what was last logged."""
-        del args, control, kwargs
+        """Tell how far it is; have the last step logged, however seldom others are."""
+        del args, kwargs
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+        self._tell(state)
+
+    def _tell(self, state: Any) -> None:
         detail = ", ".join(filter(None, (self._detail, self._held_out)))
         self._progress(Event(STAGE, state.global_step, state.max_steps, detail))
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember the loss, and the held-out loss beside that of the start."""
+        del args, control
         logs = kwargs.get("logs") or {}
         if "loss" in logs:
             shown = (("loss", ".4g"), ("penalty", ".2g"), ("learning_rate", ".2g"))
             words = [f"{n.replace('_', ' ')} {logs[n]:{f}}" for n, f in shown if n in logs]
             self._detail = ", ".join(words)
-            self.on_step_end(args, state, control)
+            self._tell(state)
         if "eval_loss" in logs:
             loss, start = logs["eval_loss"], self.start
             self._held_out = f"held-out {loss:.4g}"
             if start is not None:
                 self._held_out += f", {start:.4g} at the start"
-            self.on_step_end(args, state, control)
+            self._tell(state)

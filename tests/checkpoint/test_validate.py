@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgery.checkpoint.validate import check_finite
+from surgery.checkpoint.validate import MOST, check_finite
 from surgery.errors import CheckpointError
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -31,12 +31,23 @@ def test_the_one_bad_value_is_located(
     assert f"the first at [{where % length}]" in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("value", [MOST, -MOST, 3e38])
+def test_what_single_precision_cannot_square_is_located(dtype: torch.dtype, value: float) -> None:
+    tensor = torch.ones(70, dtype=dtype)
+    tensor[33] = value
+    with pytest.raises(CheckpointError, match=r"too large[^!]*x\.weight[^!]*1 of 70.* at \[33\]"):
+        check_finite("x.weight", tensor)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_largest_numbers_and_the_smallest_pass(dtype: torch.dtype) -> None:
     limits = torch.finfo(dtype)
+    largest = min(limits.max, MOST * (1 - limits.eps / 2))
+    assert float(torch.tensor(largest, dtype=dtype)) < MOST
     extremes = [
-        limits.max,
-        limits.min,
+        largest,
+        -largest,
         limits.tiny,
         -limits.tiny,
         limits.smallest_normal,

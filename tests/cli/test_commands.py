@@ -71,6 +71,28 @@ def test_the_version_and_the_commands_are_told() -> None:
     assert all(command in shown for command in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("absorb-decompose m --layout x", "'x' is not one of 'ragged', 'block'"),
+        ("absorb-decompose m --remove x%", "'x%' is no fraction: write 25% or 0.25"),
+        ("absorb-decompose m --multiple x", "x"),
+        ("absorb-decompose m --multiple 0", "0 is not"),
+        ("tune m --data d --lr x", "x"),
+        ("evaluate m --data d --limit 1.5", "1.5"),
+        ("export m --to x", "x"),
+        ("verify m", "Missing argument"),
+    ],
+)
+def test_bad_values_are_told_with_what_was_given_and_in_our_words(words: str, told: str) -> None:
+    for json_too in ((), ("--json",)):
+        found = surgery(*words.split(), *json_too)
+        assert found.exit_code == 2
+        said = " ".join(found.output.replace("│", " ").split())
+        assert told in said
+        assert "Value error" not in said and "Input should" not in said
+
+
 def test_help_imports_no_torch() -> None:
     code = "import sys; from surgery_cli.main import main\n"
     code += "try: main()\nexcept SystemExit: pass\n"
@@ -148,7 +170,9 @@ def test_without_a_terminal_lines_are_plain_and_fit_80_columns(here: Path) -> No
     assert "\r" not in out + err
     assert all(len(line) <= 80 for line in out.splitlines())
     stages = [line.partition(" (")[0] for line in err.splitlines()]
-    assert stages == ["Decomposing attention: done", "Writing: done"]
+    assert [stage.removesuffix(": done") for stage in stages] == [
+        *("Decomposing attention", "Writing", "Hashing the source", "Storing the result on disk")
+    ]
     assert "Attention in scope" in out
     assert "out/report.html" in out
 

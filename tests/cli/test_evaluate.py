@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from tests.engine.spoken import save_spoken
 LONG = "some-folder/whisper-large-v3-absorb-decompose-ragged-46-percent"
 
 
-def drawn(found: Evaluation) -> str:
-    console = Console(width=80, file=io.StringIO(), legacy_windows=False)
+def drawn(found: Evaluation, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), legacy_windows=False)
     console.print(evaluation_view(found), crop=False)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -87,11 +88,14 @@ def made_up(kind: str, *, leaked: bool = False) -> Evaluation:
     return Evaluation(kind, models, data, rows, settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
 @pytest.mark.parametrize("kind", ["speech", "text", "embedding"])
-def test_wide_figures_and_long_names_fit_80_columns(kind: str) -> None:
+def test_wide_figures_and_long_names_fit_narrow_screens(kind: str, width: int) -> None:
     found = made_up(kind)
-    shown = drawn(found)
-    assert max(map(len, shown.splitlines())) <= 80
+    shown = drawn(found, width)
+    assert max(map(len, shown.splitlines())) <= width
+    figures = [word for word in drawn(found, 200).split() if re.match(r"[\d+−·].*\d", word)]
+    assert figures and all(figure in shown for figure in figures)
     assert "LEAKED" not in shown
     assert "…ose-ragged-46-p" in shown
     assert "·" in shown and "█" in shown

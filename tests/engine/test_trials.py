@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +17,13 @@ from typer.testing import CliRunner
 
 import surgery
 from surgery.calibration import sensitivity
+from surgery.calibration.held_out import HeldOut
 from surgery.calibration.storage import read_statistics
+from surgery.calibration.witness import Witness
 from surgery.checkpoint.commit import staging_path
 from surgery.checkpoint.journal import digest
 from surgery.checkpoint.resolve import resolve
+from surgery.engine.cut import search
 from surgery.engine.cut.trials import TRIED, kept_trials, trial_key
 from surgery_cli.main import app
 from tests.engine.spoken import TEXT, save_spoken
@@ -37,14 +43,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) ->
 
 
 @contextmanager
-def counted(*, most: int | None = None) -> Iterator[list[str]]:
+def counted(*, most: int | None = None, stop: Any = KeyboardInterrupt) -> Iterator[list[str]]:
     """Note the blocks that are cut on trial; press Ctrl-C where that is to happen once more."""
     tried: list[str] = []
     real = sensitivity.try_cut
 
     def try_cut(witness: Any, model: Any, site: Any, *rest: Any) -> Any:
         if len(tried) == most:
-            raise KeyboardInterrupt
+            raise stop()
         tried.append(site.path)
         return real(witness, model, site, *rest)
 
@@ -78,6 +84,64 @@ def test_a_resumed_run_makes_the_trials_that_are_missing_and_the_same_bytes(plac
     assert contents(place / "out") == contents(place / "whole" / "out")
 
 
+def test_sigterm_is_told_and_keeps_what_ctrl_c_does(place: Path) -> None:
+    def stop() -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return AssertionError("the signal went unheard")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with counted(most=2 * CUTS, stop=stop):
+        told = " ".join(cut("out", code=143).stderr.split())
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert told.count("Terminated; the result was not written") == 1
+    assert "statistics, 2 decomposed blocks, 2 tried pairs, in" in told and "--resume" in told
+    assert not (place / "out").exists()
+    with counted() as rest:
+        cut("out", "--resume")
+    assert len(rest) == (PAIRS - 2) * CUTS
+
+
+def test_tried_budgets_and_prices_are_kept_and_used_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "text.txt").write_text((TEXT + "\n\n") * 20)
+    words = ("absorb-decompose", "model", "--calibrate", "text.txt", "--max-ppl-increase", "0.1%")
+    taken: list[str] = []
+    most = 0
+
+    def note(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            if len(taken) == most:
+                raise KeyboardInterrupt
+            taken.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, noting)
+
+    note(search, "perplexity")
+    note(Witness, "damage")
+    note(HeldOut, "price")
+    with counted():
+        most = 1000
+        run(*words, "-o", "whole/out")
+        in_all, figures = taken.copy(), taken.count("perplexity")
+        assert figures > 2 and in_all[-1] == "price"
+        trials = in_all.index("perplexity")  # the original's
+        for at in (trials + 2, len(in_all) - 1):
+            taken.clear()
+            most = at
+            told = " ".join(run(*words, "-o", "out", code=130).stderr.split())
+            assert "tried budget" in told
+            taken.clear()
+            most = 1000
+            run(*words, "-o", "out", "--resume")
+            assert taken == in_all[at:]
+            assert contents(place / "out") == contents(place / "whole" / "out")
+            shutil.rmtree(place / "out")
+
+
 def test_a_spoilt_trial_is_made_again(place: Path) -> None:
     cut("whole/out")
     with counted(most=2 * CUTS):
@@ -105,6 +169,12 @@ class Kept:
 
     def spill(self, key: str, tensors: dict[str, Tensor]) -> None:
         raise AssertionError("nothing is kept here")
+
+    def record(self, key: str, payload: Any = None) -> None:
+        raise AssertionError("nothing is noted here")
+
+    def payload(self, key: str) -> Any:
+        raise AssertionError("nothing was noted here")
 
     def unspill(self, key: str) -> dict[str, Tensor]:
         return self.tensors

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import surgery
 from surgery.checkpoint.resolve import resolve
@@ -364,9 +365,45 @@ def test_reflections_along_nothing_are_refused(value: float, tmp_path: Path) -> 
     model.save_pretrained(tmp_path / "adapter")
     # PEFT divides by the length: by zero, or by one that single precision cannot square.
     assert run(model.eval()).isnan().any() == (value != 1e30)
-    with pytest.raises(CheckpointError, match=r"no direction|not finite"):
+    with pytest.raises(CheckpointError, match=r"no direction|not finite|too large"):
         surgery.import_adapter(source, tmp_path / "adapter", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("nowhere", ("no such adapter", "slip in the path")),
+        ("org/lora", ("no such adapter", "hf download org/lora")),
+        ("source", ("a model, and no adapter", "surgery import MODEL --adapter ADAPTER")),
+        ("source/config.json", ("this is a file", "give source")),
+        ("ours", ("needs no import", "surgery merge ours")),
+        ("runs", ("its subfolders do", "checkpoint-5")),
+        ("notes", ("holds no adapter", "a.txt", "save_pretrained")),
+        ("diffusers", ("belongs to no linear map", "another tool wrote it")),
+        ("oft", ("cannot be imported", "merge the adapter into the model")),
+    ],
+)
+def test_what_is_no_adapter_is_called_what_it_is(
+    given: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny("llama", tmp_path / "source")
+    files = {
+        "ours/adapter.json": "{}",
+        "runs/checkpoint-5/adapter_config.json": "{}",
+        "notes/a.txt": "",
+        "diffusers/adapter_config.json": '{"peft_type": "LORA"}',
+        "oft/adapter_config.json": '{"peft_type": "OFT"}',
+    }
+    for name, text in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    save_file({"lora_unet_q.alpha": torch.ones(1)}, "diffusers/adapter_model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        surgery.import_adapter("source", given, "out")
+    assert all(each in str(caught.value) for each in words), caught.value
+    assert not Path("out").exists()
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:

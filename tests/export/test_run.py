@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import surgery
 from surgery.checkpoint.transaction import Transaction
-from surgery.errors import SurgeryError, TargetError, UnsupportedModelError, UsageError
+from surgery.errors import (
+    CheckpointError,
+    SurgeryError,
+    TargetError,
+    UnsupportedModelError,
+    UsageError,
+)
 from surgery.events import Progress
 from surgery.export.reference import Reference, difference
 from surgery.export.sizes import Sizes
@@ -26,6 +33,7 @@ from surgery.report.wording import amount
 from surgery.stored.stored import Stored
 from surgery_cli.main import app
 from surgery_cli.render_export import exported_view
+from tests.engine.spoken import save_listener, save_spoken
 from tests.engine.support import contents, save_tiny, tensors_of
 
 
@@ -271,3 +279,26 @@ def test_a_difference_is_relative_and_never_a_pass_by_accident() -> None:
     assert difference(ours, torch.tensor([3.0, 4.5])) == pytest.approx(0.1)
     assert difference(ours, torch.tensor([3.0, float("nan")])) == float("inf")
     assert difference(ours, torch.tensor([3.0])) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("to", "package", "norm"),
+    [
+        ("gguf", "gguf", "model.norm.weight"),
+        ("ct2", "ctranslate2", "model.encoder.layer_norm.weight"),
+        ("openai-whisper", "torch", "model.decoder.layers.1.final_layer_norm.bias"),
+    ],
+)
+def test_a_weight_that_is_no_number_is_written_nowhere(
+    to: str, package: str, norm: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    model = tmp_path / "model"
+    save_spoken("llama", model) if to == "gguf" else save_listener(model)
+    tensors = tensors_of(model)
+    tensors[norm][3] = float("nan")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="not finite") as caught:
+        surgery.export_model(model, to, tmp_path / "out", verify=False)
+    assert norm in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

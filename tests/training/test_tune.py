@@ -16,6 +16,7 @@ import surgery
 from surgery.choices.parts import PARTS
 from surgery.micro.assets import DIRECTORY as MICRO
 from surgery.micro.synthesis import SAMPLE_RATE, dial
+from surgery.report.text.tuning import tuning_sentence
 from surgery.runtime.linears import PartedLinear
 from surgery.stored.adapter import read_adapter
 from tests.engine.support import contents, run, tensors_of
@@ -134,6 +135,14 @@ def test_saving_memory_changes_the_losses_by_rounding_only(
     tolerance = 1e-6 if "gradient_checkpointing" in saving else 2e-2
     assert saved == pytest.approx(usual, rel=tolerance)
     assert all(t.dtype == torch.float32 for t in tensors_of(tmp_path / "saved").values())
+
+
+def test_the_last_step_is_told_however_seldom_steps_are_logged(made: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"train": "goft", "steps": 2, "log_every": 10}
+    report = tune(made / "model", tmp_path / "out", made / "text.jsonl", **asked)
+    assert report.tuning is not None
+    assert [one.step for one in report.tuning.steps] == [1, 2]
+    assert " for 2 steps on " in tuning_sentence(report, report.tuning)
 
 
 def test_what_is_logged_is_kept_for_tensorboard(

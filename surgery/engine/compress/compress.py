@@ -111,7 +111,8 @@ class Compress:
     def __init__(self, plan: CompressPlan, progress: Progress) -> None:
         self.plan, self._progress = plan, progress
         options = plan.options
-        self._run = InputRun(self.source, options.calibrate, options.samples, options.device)
+        asked = options.calibrate, options.samples, options.device
+        self._run = InputRun(self.source, *asked, progress)
         self._leaked = 0
         self._fitted: Fitted | None = None
         self._calibration: Calibration | None = None

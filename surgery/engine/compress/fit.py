@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surgery.architectures.feed_forward import FeedForwardSite
-from surgery.calibration.feed_forward import neuron_moments
+from surgery.calibration.feed_forward import STAGE, neuron_moments
 from surgery.calibration.towers import Hearing, towers_of
 from surgery.calibration.without_layers import without_layers
 from surgery.checkpoint.transaction import Transaction
@@ -18,7 +18,7 @@ from surgery.choices.common import PADDING_WEIGHT
 from surgery.engine.compress.in_place import as_it_was, narrow_block
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
-from surgery.events import Progress
+from surgery.events import Event, Progress
 from surgery.methods.neuron_refit import NarrowDown, narrow, output_error
 from surgery.methods.neurons import Elimination, NeuronMoments, eliminate
 from surgery.stored.stream import Computed, cast
@@ -75,6 +75,7 @@ def watched(
     own = {other.path: site for other, site in zip(there, plan.sites, strict=True)}
     done = [path for path, site in own.items() if site.path in known]
     with without_layers(model, gone), as_it_was(model, there):
+        progress(Event(STAGE, 0, 0, "running up to the first block"))
         towers = towers_of(model, data, run.processor, hearing, decoder=decoder, remembered=most)
         if fitted is not None:
             for path in done:

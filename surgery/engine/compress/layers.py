@@ -12,8 +12,8 @@ from surgery.calibration.witness import error_of, unit_of, witness
 from surgery.checkpoint.transaction import Transaction
 from surgery.choices.common import PADDING_WEIGHT
 from surgery.engine.compress.plan import CompressPlan
-from surgery.engine.measure.input_run import InputRun
-from surgery.events import Progress
+from surgery.engine.measure.input_run import HEARING, InputRun
+from surgery.events import Event, Progress
 from surgery.report.model.layers import LayersReport, LayerStep, LayerTower
 
 POSITIONS = 1 << 13
@@ -61,7 +61,10 @@ def _by_trials(
     plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
 ) -> tuple[list[tuple[Layer, Tried]], str]:
     may = open_to(plan.layers, plan.to_choose, [])
-    looks = witness(run.model, may, run.dealt.trial, run.processor, language=plan.options.language)
+    model, trial = run.model, run.dealt.trial
+    progress(Event(HEARING, 0, 1))
+    looks = witness(model, may, trial, run.processor, language=plan.options.language)
+    progress(Event(HEARING, 1, 1))
 
     def known(trial: str) -> float | None:
         key = f"without:{trial}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from surgery.calibration.held_out import HeldOut
 from surgery.calibration.without_layers import without_layers
@@ -12,8 +11,8 @@ from surgery.calibration.witness import Scoped, output_of_speech, output_of_text
 from surgery.engine.compress.fit import Fitted
 from surgery.engine.compress.in_place import narrowed
 from surgery.engine.compress.plan import CompressPlan
+from surgery.engine.measure import priced
 from surgery.engine.measure.input_run import InputRun
-from surgery.engine.measure.priced import told
 from surgery.events import Progress
 from surgery.report.model.calibration import Calibration
 
@@ -36,13 +35,13 @@ def price_of(plan: CompressPlan, run: InputRun, fitted: Fitted, progress: Progre
 
     touched: list[Scoped] = [*plan.gone, *plan.sites]
 
-    held_out, price = run.dealt.held_out, None
+    held_out, found = run.dealt.held_out, None
     hears = run.needed("A price").kind == "audio"
     output = output_of_speech(touched) if hears else output_of_text(model)
     if held_out is not None:
         rows = HeldOut(model, touched, held_out, run.processor, language=language)
-        price = rows.price(in_place, progress)
-        price = replace(price, word_errors=rows.word_errors(in_place))
+        found = priced.price(rows, in_place, progress, fitted.kept, "narrow")
+        found = priced.in_words(found, rows, in_place, progress, fitted.kept, "narrow")
     return Calibration(
         data=run.on.name,
         samples=run.on.count,
@@ -52,5 +51,5 @@ def price_of(plan: CompressPlan, run: InputRun, fitted: Fitted, progress: Progre
         padding_weight=0.0,
         ridge=plan.options.ridge,
         in_sample=False,
-        held_out=None if price is None else told(price),
+        held_out=None if found is None else priced.told(found),
     )

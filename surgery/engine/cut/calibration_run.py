@@ -27,9 +27,9 @@ from surgery.engine.cut.decompose import Spill
 from surgery.engine.cut.plan import Plan
 from surgery.engine.cut.saved_statistics import saved_statistics
 from surgery.engine.measure.input import data_kind
-from surgery.engine.measure.input_run import InputRun
+from surgery.engine.measure.input_run import HEARING, InputRun
 from surgery.errors import note_kept
-from surgery.events import Progress
+from surgery.events import Event, Progress
 from surgery.methods import Bound, Rule, SeamName, UpTo
 
 SPILLED = "statistics"
@@ -57,9 +57,9 @@ class CalibrationRun(InputRun):
         settings = plan.options.calibrate
         if settings is None:
             raise ValueError("the plan asks for no calibration")
-        self.plan, self.settings, self.progress = plan, settings, progress
+        self.plan, self.settings = plan, settings
         self.sites = [each.site for each in plan.sites if each.treated]
-        super().__init__(plan.source, settings.data, settings.samples, settings.device)
+        super().__init__(plan.source, settings.data, settings.samples, settings.device, progress)
         tried = None if self.data is None else self.dealt.trial
         check_bound(plan.options.rule, tried, plan.source)
         known = (lambda: self.on), (lambda: self._fitted)
@@ -165,13 +165,17 @@ class CalibrationRun(InputRun):
     @cached_property
     def witness(self) -> Witness:
         """A few of the rows for trials, with what the original says of them."""
-        return witness(
-            self.model,
+        model = self.model
+        self.progress(Event(HEARING, 0, 1))
+        found = witness(
+            model,
             self.sites,
             self.dealt.trial,
             self.processor,
             language=self.settings.language,
         )
+        self.progress(Event(HEARING, 1, 1))
+        return found
 
     @cached_property
     def held_out(self) -> HeldOut | None:

@@ -105,7 +105,7 @@ def decide(
         chosen = pricing.ranks(fraction)
     else:
         chosen = plan_ranks(plan, pricing.spectra)
-    measured = None if run.data is None else pricing.measured(chosen)
+    measured = None if run.data is None else pricing.tried(chosen)
     unfitted = None
     if measured is not None and run.settings.refits:
         unfitted, measured = measured, _refit(pricing, chosen, measured, spill)
@@ -145,7 +145,7 @@ def _refit(pricing: Pricing, ranks: Ranks, before: float, spill: Spill | None) -
     pricing.refit(ranks, spill)
     if not pricing.refitted:  # no block lost value vectors
         return before
-    after = pricing.measured(ranks)
+    after = pricing.tried(ranks)
     if after <= before:
         return after
     pricing.forget()

@@ -14,6 +14,7 @@ from surgery.checkpoint.validate import check_finite
 from surgery.choices.cutting import BY_INPUT, BY_WEIGHTS, CUTTING
 from surgery.choices.rules import SeamName
 from surgery.engine.cut.plan import Plan, SitePlan
+from surgery.engine.measure.noted import Notes
 from surgery.events import Event, Progress
 from surgery.methods import (
     AttentionWeights,
@@ -28,11 +29,8 @@ from surgery.stored.pack import read_site
 from surgery.stored.parallel import map_ahead
 
 
-class Spill(Protocol):
+class Spill(Notes, Protocol):
     """Where finished work is kept for a resumed run (a transaction, or nothing)."""
-
-    def done(self, key: str) -> bool:
-        """Whether ``key`` was spilled before."""
 
     def spill(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep tensors under ``key``."""

@@ -9,11 +9,14 @@ from dataclasses import replace
 from surgery.architectures.seams import seams_of
 from surgery.calibration.cut import OutputChange, SiteCut, cut_heads, kept_product
 from surgery.calibration.held_out import Price as HeldOutPrice
+from surgery.checkpoint.journal import digest
 from surgery.engine.cut.calibration_run import CalibrationRun
 from surgery.engine.cut.decompose import Spill
 from surgery.engine.cut.plan import Plan
 from surgery.engine.cut.ranks import budget_base, plan_ranks
 from surgery.engine.cut.refit import refit_outputs
+from surgery.engine.measure import priced
+from surgery.engine.measure.noted import noted, number
 from surgery.errors import UsageError
 from surgery.events import Event
 from surgery.methods import (
@@ -36,7 +39,7 @@ COMPARED: tuple[Layout, ...] = ("ragged", "block", "tied")
 TRIED = (0.125, 0.25, 0.375, 0.5, 0.625)
 """Those of them that are tried on the running model."""
 
-CURVE, WORDS = "Trying the price curve", "Counting word errors"
+CURVE, CUT = "Trying the price curve", "Trying the cut"
 """Stages of a run."""
 
 
@@ -109,9 +112,24 @@ class Pricing:
 
     def measured(self, ranks: Ranks) -> float:
         """Return the error of the model's output on the rows for trials, with the cut in place."""
-        witness = self.run.witness  # hears the original when it is first asked for: uncut
-        with self.in_place(ranks):
-            return self.run.error(witness.damage())
+
+        def measure() -> float:
+            witness = self.run.witness  # hears the original when it is first asked for: uncut
+            with self.in_place(ranks):
+                return self.run.error(witness.damage())
+
+        return noted(self.run.spill, f"budget:{self.key(ranks)}", measure, number)
+
+    def tried(self, ranks: Ranks) -> float:
+        """Return the same, as a stage of its own."""
+        self.run.progress(Event(CUT, 0, 1))
+        error = self.measured(ranks)
+        self.run.progress(Event(CUT, 1, 1))
+        return error
+
+    def key(self, ranks: Ranks) -> str:
+        """Return what tells this cut from others in the notes of a run."""
+        return digest([ranks, ranks == self._refitted_at])[:24]
 
     def held_out(self, ranks: Ranks) -> HeldOutPrice | None:
         """Return what a cut costs on rows that nothing was fitted to; ``None`` without any.
@@ -121,17 +139,16 @@ class Pricing:
         rows = self.run.held_out
         if rows is None:
             return None
-        return rows.price(lambda: self.in_place(ranks), self.run.progress)
+        in_place, run = (lambda: self.in_place(ranks)), self.run
+        return priced.price(rows, in_place, run.progress, run.spill, self.key(ranks))
 
     def in_words(self, price: HeldOutPrice | None, ranks: Ranks) -> HeldOutPrice | None:
         """Count word errors, too, where held-out recordings have words."""
         rows = self.run.held_out
         if price is None or rows is None:
             return price
-        self.run.progress(Event(WORDS, 0, 1))
-        counted = rows.word_errors(lambda: self.in_place(ranks))
-        self.run.progress(Event(WORDS, 1, 1))
-        return replace(price, word_errors=counted)
+        in_place, run = (lambda: self.in_place(ranks)), self.run
+        return priced.in_words(price, rows, in_place, run.progress, run.spill, self.key(ranks))
 
     def refit(self, ranks: Ranks, spill: Spill | None) -> None:
         """Fit output projections to what these ranks leave, wherever these are in place again."""

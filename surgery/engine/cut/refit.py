@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from surgery.calibration.cut import OutputChange, SiteCut
-from surgery.calibration.refit import refit
+from surgery.calibration.refit import STAGE, refit
 from surgery.calibration.towers import Hearing, towers_of
 from surgery.engine.cut.calibration_run import CalibrationRun
 from surgery.engine.cut.decompose import Spill
-from surgery.events import Progress
+from surgery.events import Event, Progress
 
 SPILLED = "outputs"
 
@@ -35,6 +35,7 @@ def refit_outputs(
     hearing = Hearing(settings.padding_weight, settings.varied, settings.language)
     cut = [site for site in run.sites if site.path in cuts]
     decoder = any(site.scope != "encoder" for site in cut)
+    progress(Event(STAGE, 0, sum(each.vo is not None for each in cuts.values())))
     towers = towers_of(run.model, run.dealt.fit, run.processor, hearing, decoder=decoder)
     found = refit(run.model, towers, cut, cuts, progress)
     if spill is not None:

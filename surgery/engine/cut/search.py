@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import log1p
+from typing import Any
 
 from surgery.calibration.data import CalibrationData
 from surgery.engine.cut.bounds import refuse_perplexity
 from surgery.engine.cut.pricing import Pricing
+from surgery.engine.measure.noted import noted, number
 from surgery.evaluation.perplexity import perplexity
 from surgery.evaluation.transcribe import room_after, transcribe
 from surgery.evaluation.wer import word_errors
@@ -18,6 +20,12 @@ from surgery.report.model.calibration import SearchStep
 TRIES = 8
 CLOSE = 0.005  # of the attention in scope: a narrower bracket is not worth a try
 CHARACTERS = 1 << 16  # of text that a perplexity is taken on
+STAGE = "Searching the budget"
+
+Told = Callable[[float], None]
+Figure = Callable[[int | None, Told], tuple[float, int | None]]
+"""Takes a bound's figure of the model as it is: given how many tokens a text may take, ``None`` for
+the original, it returns the figure and how many a cut model's may take."""
 
 
 def search(bound: Bound, pricing: Pricing, progress: Progress) -> tuple[float, list[SearchStep]]:
@@ -35,21 +43,27 @@ def search(bound: Bound, pricing: Pricing, progress: Progress) -> tuple[float, l
         UsageError: The calibration data cannot tell: it has no transcripts, or is of another
             kind.
     """
-    price, limit = _price(bound, pricing)
+    steps: list[SearchStep] = []
+
+    def told(share: float) -> None:
+        progress(Event(STAGE, len(steps) + share, TRIES, f"{at:.1%} removed"))
+
+    price, limit = _price(bound, pricing, progress, told)
     low, high = 0.0, pricing.most
     at = _guess(bound, pricing)
-    steps: list[SearchStep] = []
     while len(steps) < TRIES and high - low > CLOSE:
-        progress(Event("Searching the budget", len(steps), TRIES, f"{at:.1%} removed"))
+        told(0.0)
         value = price(at)
         steps.append(SearchStep(at, value, value <= limit))
         low, high = (at, high) if value <= limit else (low, at)
         at = (low + high) / 2
-    progress(Event("Searching the budget", TRIES, TRIES))
+    progress(Event(STAGE, TRIES, TRIES))
     return low, steps
 
 
-def _price(bound: Bound, pricing: Pricing) -> tuple[Callable[[float], float], float]:
+def _price(
+    bound: Bound, pricing: Pricing, progress: Progress, told: Told
+) -> tuple[Callable[[float], float], float]:
     """Return what a budget costs in the bound's own unit, and the bound."""
     run = pricing.run
     if isinstance(bound, MaxError):
@@ -59,11 +73,22 @@ def _price(bound: Bound, pricing: Pricing) -> tuple[Callable[[float], float], fl
     run.needed("This bound is measured on data")
     data = run.dealt.trial
     figure = (_error_rate if isinstance(bound, MaxWerIncrease) else _perplexity)(pricing, data)
-    before = figure()
+
+    def whole(share: float) -> None:
+        progress(Event("Measuring the original", share, 1))
+
+    whole(0.0)
+    before, room = noted(run.spill, "original", lambda: figure(None, whole), _figure)
+    whole(1.0)
 
     def increase(fraction: float) -> float:
-        with pricing.in_place(pricing.ranks(fraction)):
-            after = figure()
+        ranks = pricing.ranks(fraction)
+
+        def cut() -> float:
+            with pricing.in_place(ranks):
+                return figure(room, told)[0]
+
+        after = noted(run.spill, f"budget:bound:{pricing.key(ranks)}", cut, number)
         scale = before if isinstance(bound, MaxPplIncrease) else 1.0
         return 100 * (after - before) / scale
 
@@ -72,30 +97,36 @@ def _price(bound: Bound, pricing: Pricing) -> tuple[Callable[[float], float], fl
     return increase, bound.points
 
 
-def _error_rate(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
+def _figure(noted: Any) -> tuple[float, int | None]:
+    figure, room = noted
+    if not isinstance(room, int | None):
+        raise TypeError(f"no number of tokens: {room!r}")
+    return number(figure), room
+
+
+def _error_rate(pricing: Pricing, data: CalibrationData) -> Figure:
     run = pricing.run
     said = [each for each in data.recordings if each.words is not None]
     audio = [each.audio() for each in said]
     words = [each.words or "" for each in said]
-    longest: int | None = None
 
-    def rate() -> float:
-        nonlocal longest
+    def rate(longest: int | None, told: Told) -> tuple[float, int | None]:
         texts = transcribe(
             run.model,
             run.processor,
             audio,
             language=run.settings.language,
             max_new_tokens=longest,
+            told=told,
         )
-        if longest is None:  # a damaged model repeats itself up to the limit: bound that
-            longest = room_after(run.model, run.processor, texts)
-        return word_errors(words, texts, language=run.settings.language).rate
+        # A damaged model repeats itself up to the limit: bound that.
+        room = room_after(run.model, run.processor, texts)
+        return word_errors(words, texts, language=run.settings.language).rate, room
 
     return rate
 
 
-def _perplexity(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
+def _perplexity(pricing: Pricing, data: CalibrationData) -> Figure:
     run = pricing.run
     if run.witness.output != "next token":
         refuse_perplexity(f"no language-model head: {run.witness.output}")
@@ -106,7 +137,11 @@ def _perplexity(pricing: Pricing, data: CalibrationData) -> Callable[[], float]:
         size += len(texts[-1])
         if size >= CHARACTERS:
             break
-    return lambda: perplexity(run.model, run.processor, texts).perplexity
+
+    def figure(_: int | None, told: Told) -> tuple[float, int | None]:
+        return perplexity(run.model, run.processor, texts, told=told).perplexity, None
+
+    return figure
 
 
 def _guess(bound: Bound, pricing: Pricing) -> float:

@@ -19,8 +19,13 @@ from surgery.engine.measure.input import data_kind, processor_of
 from surgery.engine.measure.shipped import shipped_data
 from surgery.errors import UsageError
 from surgery.evaluation.unused import warn_of_unused
+from surgery.events import Event, Progress, ignore
 from surgery.stored.dense import dense_directory
 from surgery.stored.loading import check_device, load
+
+LOADING, READING = "Loading the model", "Reading what is calibrated on"
+HEARING = "Running the original on rows for trials"
+"""Stages of a run."""
 
 
 class InputRun:
@@ -31,6 +36,7 @@ class InputRun:
         data: Recordings or text, :data:`surgery.choices.common.SHIPPED`, or ``None`` for none.
         samples: Take only the first so many.
         device: Where the model runs; the CPU by default.
+        progress: Called with :class:`surgery.events.Event`.
 
     Attributes:
         data: The data; ``None`` where there is none.
@@ -43,9 +49,14 @@ class InputRun:
     """What is let go with the model."""
 
     def __init__(
-        self, source: TensorSource, data: str | None, samples: int | None, device: str | None
+        self,
+        source: TensorSource,
+        data: str | None,
+        samples: int | None,
+        device: str | None,
+        progress: Progress = ignore,
     ) -> None:
-        self.source, self._device = source, device
+        self.source, self._device, self.progress = source, device, progress
         check_device(device)
         if data_kind(source) == "audio":
             check_hears(source, "--calibrate")
@@ -89,10 +100,14 @@ class InputRun:
         Raises:
             CheckpointError: A weight is NaN or infinite, which all that is computed would be.
         """
-        for name in self.source.infos:
+        total = len(self.source.infos)
+        for number, name in enumerate(self.source.infos):
+            self.progress(Event(LOADING, number, total, name))
             check_finite(name, self.source.tensor(name))
             self.source.release(name)
-        return load(self.directory, device=self._device)
+        model = load(self.directory, device=self._device)
+        self.progress(Event(LOADING, total, total))
+        return model
 
     @cached_property
     def processor(self) -> Any:
@@ -102,7 +117,11 @@ class InputRun:
     @cached_property
     def on(self) -> CalibratedOn:
         """What is calibrated on, by content; reads every recording."""
-        return CalibratedOn.of(self.needed("It is to be said what was calibrated on"))
+        data = self.needed("It is to be said what was calibrated on")
+        self.progress(Event(READING, 0, 1, data.name))
+        found = CalibratedOn.of(data)
+        self.progress(Event(READING, 1, 1))
+        return found
 
     def needed(self, why: str, hint: str = "give --calibrate DIR|FILE") -> CalibrationData:
         """Return the data.

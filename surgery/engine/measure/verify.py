@@ -122,6 +122,7 @@ def verify(
             )
             found.append(_compare(site, *weights))
         progress(Event("Comparing heads", len(sites), len(sites)))
+        progress(Event("Comparing other weights", 0, 1))
         differing = [name for name in _differing(old, new) if name not in narrower]
         owners = {one.weight: path for path, one in old.maps.items()} | _treated(old, new)
         linears: dict[str, float] = {}
@@ -130,6 +131,7 @@ def verify(
                 error = _tensor_error(old, new, name)
                 linears[owners[name]] = max(error, linears.get(owners[name], 0.0))
         changed = [name for name in differing if name not in owners]
+        progress(Event("Comparing other weights", 1, 1))
         measured: list[Measurement] = []
         notes = [NARROWER] if narrower else list[str]()
         if gone:

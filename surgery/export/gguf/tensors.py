@@ -105,10 +105,7 @@ class GgufTensors:
         if name is None:
             return torch.ones(placed.shape) if factors is None else factors
         block = self._blocks.get(name)
-        if block is None:
-            found = self._stored.source.tensor(name)
-        else:
-            found = self._computed(block).tensors[name]
+        found = self._stored.finite(name) if block is None else self._computed(block).tensors[name]
         site = self._rotated.get(name)
         return found if site is None else self._turned(name, found, site)
 

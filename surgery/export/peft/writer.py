@@ -14,7 +14,8 @@ from surgery.checkpoint.writer import TensorSpec
 from surgery.events import Event, Progress
 from surgery.linalg import truncated_svd
 from surgery.stored.parallel import map_ahead
-from surgery.stored.peft_format import CONFIG, WEIGHTS, adapter_config, config_text, tensor_names
+from surgery.stored.peft_directory import CONFIG
+from surgery.stored.peft_format import WEIGHTS, adapter_config, config_text, tensor_names
 from surgery.stored.stored import Stored, TreatedLinear
 
 TIGHT = 1e-8  # what was split off has its rank exactly, but for the rounding of the rest
