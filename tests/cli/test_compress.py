@@ -124,7 +124,7 @@ def test_the_command_that_is_shown_asks_for_the_same(
         (["--of", "attention"], "is not one of"),
         (["--layout", "tied"], "is not one of"),
         (["--order", "chance"], "is not one of"),
-        (["--multiple", "0"], "greater than or equal to 1"),
+        (["--multiple", "0"], "0 is not at least 1"),
         (["--ridge", "inf"], "--ridge is out of range"),
     ],
 )
