@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from threading import Event as Signal
 from threading import RLock, Thread
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -81,12 +80,7 @@ class ProgressView:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Stop drawing and leave the cursor and the last state on the screen."""
         self._stopped.set()
         if self._thread is not None:

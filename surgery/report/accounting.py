@@ -12,7 +12,8 @@ from math import prod
 
 from surgery.architectures.base import ROLES, AttentionSite, Role
 from surgery.architectures.ranks import SiteRanks
-from surgery.report.model.report import Saving
+from surgery.checkpoint.source import TensorSource
+from surgery.report.model.report import Saving, Source
 
 TensorInfo = tuple[tuple[int, ...], int]
 """Shape of a stored tensor, and its bytes per element."""
@@ -75,6 +76,12 @@ def restructured(
             if stored.bias is not None:
                 after[stored.bias] = ((rows[stored.weight],), infos[stored.bias][1])
     return after
+
+
+def told_source(source: TensorSource, dtype: str, sha256: Mapping[str, str]) -> Source:
+    """Return what a report says of a checkpoint that was operated on."""
+    model_type = source.config["model_type"]
+    return Source(source.name, source.name, model_type, dict(sha256), dtype)
 
 
 def _count(infos: Mapping[str, TensorInfo], names: Iterable[str]) -> int:

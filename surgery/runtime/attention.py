@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .arguments import Arguments
@@ -82,6 +83,12 @@ class RestructuredAttention:
         if self.layout.uniform:
             return self.layout.keys.unpack(key), self.layout.values.unpack(value)
         return key.unsqueeze(1), value.unsqueeze(1)
+
+    def _cached(self: Any, cache: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of self-attention with those that are cached before them."""
+        if isinstance(cache, EncoderDecoderCache):
+            cache = cache.self_attention_cache
+        return (key, value) if cache is None else cache.update(key, value, self.layer_idx)
 
     def _attend(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.bert.modeling_bert import (
     BertAttention,
     BertSelfAttention,
@@ -46,10 +45,7 @@ class RestructuredBertSelfAttention(RestructuredAttention, BertSelfAttention):
         """Attend from ``hidden_states (B, T, d)`` to itself and, in a decoder, what is cached."""
         query = self._packed(self.query(hidden_states))
         key, value = self._to_cache(self.key(hidden_states), self.value(hidden_states))
-        if cache is not None:
-            if isinstance(cache, EncoderDecoderCache):
-                cache = cache.self_attention_cache
-            key, value = cache.update(key, value, self.layer_idx)
+        key, value = self._cached(cache, key, value)
         return self._attend(
             query,
             key,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, eager_attention_forward
 from transformers.pytorch_utils import Conv1D
 
@@ -43,10 +42,7 @@ class RestructuredGPT2Attention(RestructuredAttention, GPT2Attention):
         query, key, value = self.c_attn(hidden_states).split(self.parts, dim=2)
         query = self._packed(query)
         key, value = self._to_cache(key, value)
-        if cache is not None:
-            if isinstance(cache, EncoderDecoderCache):
-                cache = cache.self_attention_cache
-            key, value = cache.update(key, value, self.layer_idx)
+        key, value = self._cached(cache, key, value)
         context, weights = self._attend(
             query,
             key,

@@ -87,8 +87,7 @@ class RotaryHeads(RestructuredAttention):
         else:  # rotation needed them by head, a ragged block's cache wants them packed
             query = self._packed(layout.queries.pack(query.transpose(1, 2)))
             key, value = self._to_cache(layout.keys.pack(key.transpose(1, 2)), value)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
+        key, value = self._cached(cache, key, value)
 
         context, weights = self._attend(
             query,

@@ -8,20 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
+from surgery.checkpoint.directory import is_adapter
 from surgery.checkpoint.header import TensorInfo
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import tensor_bytes
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
-from surgery.stored.adapter import (
-    WEIGHTS,
-    Adapter,
-    check_fits,
-    is_adapter,
-    open_base,
-    read_adapter,
-)
+from surgery.stored.adapter import check_fits, read_adapter
+from surgery.stored.adapter_base import open_base
+from surgery.stored.adapter_content import WEIGHTS, Adapter
 from surgery.stored.block import read_operations, surgery_block
 from surgery.stored.stream import cast
 

@@ -13,28 +13,16 @@ from typing import Any
 
 from torch import Tensor
 
-from surgery.checkpoint.directory import ADAPTER, is_adapter, read_json
+from surgery.checkpoint.directory import ADAPTER, read_json
 from surgery.checkpoint.disk import target_errors
 from surgery.checkpoint.header import TensorInfo, read_header
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.checkpoint.writer import ShardWriter, TensorSpec
 from surgery.errors import CheckpointError
-from surgery.stored.adapter_base import find_base, open_base, path_to
+from surgery.stored.adapter_base import path_to
 from surgery.stored.adapter_content import WEIGHTS, Adapter
 from surgery.stored.adapter_fields import Fields, part_names, read_operation
-
-__all__ = [
-    "FORMAT_VERSION",
-    "WEIGHTS",
-    "Adapter",
-    "check_fits",
-    "find_base",
-    "is_adapter",
-    "open_base",
-    "read_adapter",
-    "write_adapter",
-]
 
 FORMAT_VERSION = 1
 

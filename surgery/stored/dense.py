@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from surgery.checkpoint.directory import is_adapter
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import ShardWriter, TensorSpec, write_index
-from surgery.stored.adapter import find_base, is_adapter, read_adapter
+from surgery.stored.adapter import read_adapter
+from surgery.stored.adapter_base import find_base
 from surgery.stored.stream import INDEX
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from surgery.architectures import ARCHITECTURES, Architecture, Config, class_of, find_prefix
 from surgery.architectures.classes import matches
 from surgery.carried.outdated import note_outdated
-from surgery.checkpoint.directory import DirectorySource
+from surgery.checkpoint.directory import DirectorySource, is_adapter
 from surgery.checkpoint.header import TensorInfo
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError, SurgeryError, UsageError
@@ -20,7 +20,7 @@ from surgery.runtime import load as load_directory
 from surgery.runtime.model import add_operation
 from surgery.runtime.spelling import spelled_in
 from surgery.stored.adapted import AdaptedSource, open_model
-from surgery.stored.adapter import Adapter, is_adapter
+from surgery.stored.adapter_content import Adapter
 from surgery.stored.block import translated
 from surgery.stored.dense import dense_directory
 from surgery.stored.stream import cast

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from surgery.checkpoint.source import TensorSource
-from surgery.report.model.report import Measurement, Report, Source, Trainable
+from surgery.report.accounting import told_source
+from surgery.report.model.report import Measurement, Report, Trainable
 from surgery.report.model.tuning import HeldOut, Tuning, TuningStep
 from surgery.stored.stored import stored_dtype
 from surgery.training.learn import Learned
@@ -112,13 +113,7 @@ def tuning_report(request: Request, learned: Learned, measured: Sequence[Measure
         method=request.method,
         options=request.plain(),
         preset=None,
-        source=Source(
-            name=source.name,
-            path=source.name,
-            model_type=request.stored.family.model_type,
-            sha256=source.sha256(),
-            dtype=stored_dtype(source),
-        ),
+        source=told_source(source, stored_dtype(source), source.sha256()),
         versions=versions(),
         sites=[],
         savings=[],

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 import surgery
 from surgery.checkpoint.resolve import resolve
 from surgery.errors import CheckpointError, ModelNotFoundError, SurgeryError, UsageError
-from surgery.stored.adapter import open_base, read_adapter, write_adapter
+from surgery.stored.adapter import read_adapter, write_adapter
+from surgery.stored.adapter_base import open_base
 from surgery_cli.main import app
 from tests.engine.support import contents, save_tiny
 from tests.training.adapters import add_parts, moved

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 from surgery.calibration.collect import collect
 from surgery.calibration.dealing import fingerprint_in_order
@@ -69,12 +68,7 @@ class CalibrationRun(InputRun):
         self.spill: Spill | None = None
         self._written = False
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Let the model go, and say which statistics an error leaves."""
         super().__exit__(kind, error, trace)
         if error is not None and self._written:

@@ -11,9 +11,9 @@ from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.engine.cut.rewrite import Errors, tensor_table
 from surgery.methods import Lossless, PairDecomposition, SiteDecomposition, Thresholds
 from surgery.methods.units import energy_share
-from surgery.report.accounting import restructured, savings
+from surgery.report.accounting import restructured, savings, told_source
 from surgery.report.costs import beside_attention, quantities, sequence_lengths
-from surgery.report.model.report import PairReport, Report, Saving, SiteReport, Source
+from surgery.report.model.report import PairReport, Report, Saving, SiteReport
 from surgery.stored.stored import stored_dtype
 from surgery.version import versions
 
@@ -41,13 +41,7 @@ def build_report(
         method=plan.options.baseline or "absorb-decompose",
         options=plan.options.plain(),
         preset=plan.options.reason,
-        source=Source(
-            name=plan.source.name,
-            path=plan.source.name,
-            model_type=plan.family.model_type,
-            sha256=dict(sha256),
-            dtype=stored_dtype(plan.source),
-        ),
+        source=told_source(plan.source, stored_dtype(plan.source), sha256),
         versions=versions(),
         sites=[
             SiteReport(

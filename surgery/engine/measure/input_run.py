@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from surgery.calibration.data import CalibrationData, open_data
@@ -72,12 +71,7 @@ class InputRun:
         """Open nothing yet."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Let the model go."""
         self._opened.close()
         for name in self._LATER:

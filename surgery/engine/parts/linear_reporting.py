@@ -8,7 +8,8 @@ from typing import TypedDict
 
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.parts.linear_plan import PartsPlan
-from surgery.report.model.report import LinearReport, Report, Source, Trainable
+from surgery.report.accounting import told_source
+from surgery.report.model.report import LinearReport, Report, Trainable
 from surgery.stored.stored import stored_dtype
 from surgery.version import versions
 
@@ -52,13 +53,7 @@ def build_linear_report(
         method=plan.method,
         options=options.plain(),
         preset=None,
-        source=Source(
-            name=source.name,
-            path=source.name,
-            model_type=plan.stored.family.model_type,
-            sha256=dict(sha256),
-            dtype=stored_dtype(source),
-        ),
+        source=told_source(source, stored_dtype(source), sha256),
         versions=versions(),
         sites=[],
         savings=[],
