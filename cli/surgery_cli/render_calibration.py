@@ -68,7 +68,7 @@ def _search(report: Report, calibration: Calibration) -> RenderableType:
     shown = table(title, value_title(calibration), "within the bound")
     for step in calibration.search:
         kept = Text("yes", style="green") if step.accepted else Text("no", style="red")
-        shown.add_row(percent(step.removed), printable(step_text(step, calibration)), kept)
+        shown.add_row(percent(step.removed), printable(step_text(step, report, calibration)), kept)
     return capped(shown)
 
 

@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from surgery.report.text.few_words import data_words
+
 if TYPE_CHECKING:
     from surgery.engine.measure.verify import Verification
 
@@ -18,7 +20,7 @@ def verification_view(found: Verification) -> RenderableType:
     """Render a verification for a terminal of 80 columns."""
     worst = sorted(found.sites, key=lambda site: max((*site.qk, *site.vo)), reverse=True)[:SHOWN]
     shown = [site for site in found.sites if site in worst]
-    heads = Table(box=None, title="Relative error of head products, float64", title_justify="left")
+    heads = Table(box=None, title=_title(found), title_justify="left")
     heads.add_column("block", overflow="fold")
     for column in ("QK worst", "QK mean", "VO worst", "VO mean", "bias"):
         heads.add_column(column, justify="right")
@@ -43,11 +45,18 @@ def verification_view(found: Verification) -> RenderableType:
         for row in found.measurements:
             before = "" if row.before is None else f"{row.before:.4g}"
             unit = f" {row.unit}" if row.unit else ""
-            table.add_row(f"{row.title} ({row.data})", before, f"{row.after:.4g}{unit}")
+            table.add_row(f"{row.title} ({data_words(row)})", before, f"{row.after:.4g}{unit}")
         parts.append(table)
     parts += [Text(f"\n{note}") for note in found.notes]
     parts.append(Text(f"\nWorst of all: {found.worst:.2e}", style="bold"))
     return Group(*parts)
+
+
+def _title(found: Verification) -> str:
+    """Name what is exact here, and estimated in reports; and what RoPE makes another quantity."""
+    if not any(site.qk_maps for site in found.sites):
+        return "Relative error of head products, in full, float64"
+    return "Relative error in full, float64. QK: of the maps (RoPE); VO: of the product"
 
 
 def _linears(errors: dict[str, float]) -> list[RenderableType]:

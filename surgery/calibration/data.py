@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from surgery.choices.places import data_name
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import SpeechFolder, Utterance
 from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
-from surgery.evaluation.kinds import Kind, data_name
+from surgery.evaluation.kinds import Kind
 from surgery.evaluation.recordings import SUFFIXES, UNREADABLE
 from surgery.evaluation.rows import Document, read_text
 

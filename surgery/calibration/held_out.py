@@ -45,11 +45,15 @@ InPlace = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Change:
-    """A figure of the original and of the cut model, and how far the difference could be off."""
+    """A figure of the original and of the cut model, and how far the difference could be off.
+
+    ``words`` is how many were said, of a word error rate.
+    """
 
     before: float
     after: float
     difference: Estimate
+    words: int | None = None
 
 
 @dataclass(frozen=True)
@@ -289,4 +293,5 @@ def _rates(before: Sequence[WordErrors], after: Sequence[WordErrors]) -> Change:
         draws.ratio([one.errors for one in some], [one.words for one in some])
         for some in (before, after)
     ]
-    return Change(rates[0].value, rates[1].value, rates[1].minus(rates[0]))
+    words = sum(one.words for one in before)
+    return Change(rates[0].value, rates[1].value, rates[1].minus(rates[0]), words)

@@ -57,7 +57,9 @@ def resolve(
     repo = SHORT_NAMES.get(name, model.strip())
     if not _is_hub_id(repo):
         raise unknown_name(model, _path_message(model))
-    return hub.fetch(repo, revision=revision, headers_only=headers_only, cache_dir=cache_dir)
+    source = hub.fetch(repo, revision=revision, headers_only=headers_only, cache_dir=cache_dir)
+    source.revision = revision
+    return source
 
 
 def _refuse_adapter(directory: Path) -> None:

@@ -28,9 +28,11 @@ class TensorSource(ABC):
         shards: Shard file name to tensor names in storage order: the layout to mirror.
         metadata: ``__metadata__`` of the first shard.
         remote: Only headers are at hand; :meth:`tensor` raises.
+        revision: Revision on the hub that was asked for, if any.
     """
 
     remote: bool = False
+    revision: str | None = None
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ whatever commands take it.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, TypeVar, cast
 
@@ -82,19 +82,27 @@ def flags_of(each: Field[Any]) -> tuple[str, ...]:
     return each.metadata[_KEY].flags or ("--" + each.name.replace("_", "-"),)
 
 
-def command_line(
-    command: str,
-    model: str,
-    given: Mapping[str, Any],
-    output: str | None,
-    defaults: Mapping[str, Any] | None = None,
-) -> str:
-    """Return the shell command that gives options, but for their defaults, by Python's names."""
-    words = ["surgery", command, model]
-    for name, value in given.items():
-        if value is None or value is False or value == (defaults or {}).get(name):
+def spelled(options: Any, **instead: Any) -> list[str]:
+    """Return a dataclass's options as words of a command, those with their defaults left out.
+
+    Args:
+        options: The dataclass.
+        instead: What to write in the place of some fields' values.
+    """
+    words: list[str] = []
+    for each, told in options_of(type(options)):
+        value = instead.get(each.name, getattr(options, each.name))
+        if value is None or value == each.default:
             continue
-        words.append(flag(name))
-        if value is not True:
-            words.append(",".join(value) if isinstance(value, (list, tuple)) else f"{value}")
-    return shlex.join(words if output is None else [*words, "-o", output])
+        on, _, off = flags_of(each)[0].partition("/")
+        if isinstance(value, bool):
+            words.append(off if value is False and not told.inverted else on)
+        else:
+            words += [on, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return words
+
+
+def command_line(command: str, model: str, words: Iterable[str], output: str | None) -> str:
+    """Return the shell command that does something to a model."""
+    to = [] if output is None else ["-o", output]
+    return shlex.join(["surgery", command, model, *words, *to])

@@ -103,3 +103,24 @@ class Where:
         if self.of != "qkvo" and self.remove is None:
             raise UsageError("--of says what --remove is a fraction of, and there is no --remove")
         return next(iter(given.values()), None)
+
+
+def given_by(rule: Rule) -> dict[str, Any]:
+    """Return the options that give a rule, by the names of :class:`Where`."""
+    match rule:
+        case Lossless():
+            return {"lossless": True}
+        case Thresholds(qk, vo):
+            return {"threshold_qk": qk, "threshold_vo": vo}
+        case Energy(fraction):
+            return {"energy": fraction}
+        case Remove(fraction, per_pair, of):
+            return {"remove": fraction, "per_pair": per_pair, "of": of}
+        case UpTo(fraction):
+            return {"up_to": fraction}
+        case MaxError(error):
+            return {"max_error": error}
+        case MaxWerIncrease(points):
+            return {"max_wer_increase": points}
+        case MaxPplIncrease(fraction):
+            return {"max_ppl_increase": fraction}

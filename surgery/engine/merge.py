@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from surgery.checkpoint.transaction import Transaction, check_separate
+from surgery.choices.option import command_line
+from surgery.choices.places import model_name
 from surgery.engine.result import beside, write_config
 from surgery.errors import SurgeryWarning, UsageError
 from surgery.events import Progress, ignore
+from surgery.report.wording import printable
 from surgery.runtime.manifest import COMPRESS
 from surgery.stored.adapted import AdaptedSource, open_model
 from surgery.stored.block import Operation, surgery_block
@@ -25,6 +28,10 @@ CARD = """# {name}, merged
 
 - Merged from: {merged}
 - Made from: {source}
+
+The command (absolute paths are cut to their last names):
+
+    {command}
 """
 NARROW = """
 
@@ -87,6 +94,10 @@ def merge(
         check_separate(source.directory, target)
         if isinstance(source, AdaptedSource):
             check_separate(source.base.directory, target)
+        words = [] if base is None else ["--base", model_name(base)]
+        words += ["--steps", str(steps)] if steps < len(stored.operations) else []
+        called = model_name(checkpoint, source.name)
+        command = command_line("merge", called, words, target.name)
         fingerprint = {
             "source": source.identity(),
             "merge": steps,
@@ -101,7 +112,7 @@ def merge(
             if left:
                 raw["surgery"] = surgery_block(left)
             write_config(transaction, raw)
-            transaction.write_text("README.md", _card(stored, target.name, steps))
+            transaction.write_text("README.md", _card(stored, target.name, steps, command))
             transaction.commit()
         left_out = source.left_out()
         if left_out is not None:
@@ -159,7 +170,7 @@ def _methods(operations: Iterable[Operation]) -> list[str]:
     return [operation["method"] for operation in operations]
 
 
-def _card(stored: Stored, name: str, steps: int) -> str:
+def _card(stored: Stored, name: str, steps: int, command: str) -> str:
     left = _left(stored, steps)
     what = DENSE
     if left and steps == 0:
@@ -179,4 +190,5 @@ def _card(stored: Stored, name: str, steps: int) -> str:
         what=what,
         merged=stored.source.name + (f" ({done})" if done else ""),
         source=first.get("source", made_from),
+        command=printable(command),
     )

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ from surgery.checkpoint.directory import DirectorySource, read_json
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction, check_separate
 from surgery.checkpoint.writer import TensorSpec
+from surgery.engine.asked import AskedFor, command_text
 from surgery.engine.measure.input import check_data
 from surgery.engine.measure.measure import measure
 from surgery.engine.measure.words import check_measured_words
@@ -27,20 +29,6 @@ from surgery.stored.stored import check_loads, output_dtype, read_stored
 from surgery.version import versions
 
 CHECKPOINTS = Path("checkpoints")
-
-
-class AskedFor(Protocol):
-    """The options of a run, in a form that can be compared and repeated."""
-
-    @property
-    def dtype(self) -> str | None:
-        """Dtype of the written weights; ``None`` keeps every tensor's own."""
-
-    def plain(self) -> dict[str, Any]:
-        """Return them as JSON values."""
-
-    def command(self, model: str, output: str | None) -> str:
-        """Return the shell command that asks for the same."""
 
 
 class Clock:
@@ -118,6 +106,15 @@ def beside(source: TensorSource, suffix: str) -> Path:
     return directory.with_name(f"{directory.name}-{suffix}")
 
 
+def planned(
+    report: Report, surgery: Surgery, asked: str, target: Path, data: str | Path | None
+) -> Report:
+    """Return the report of a dry run, with the command that would do what it tells."""
+    command = command_text(surgery.options, surgery.source, asked, target, data)
+    note = f"Dry run: {target} was not written."
+    return replace(report, command=command, notes=[*report.notes, note])
+
+
 def produce(
     surgery: Surgery,
     target: Path,
@@ -147,10 +144,10 @@ def produce(
     check_separate(surgery.source.directory, target)
     finished = None if force else _already_done(surgery, method, target)
     if finished is None:
-        return _run(surgery, target, method, data, force=force, resume=resume, progress=progress)
+        return _run(surgery, target, method, asked, data, force, resume, progress)
     if data is not None:
-        compare = shlex.join(["surgery", "verify", asked, str(target)])
-        note = f"Nothing was measured on {data} this time; {compare} --data does that."
+        compare = shlex.join(["surgery", "verify", asked, str(target), "--data", str(data)])
+        note = f"Nothing was measured on {data} this time; {compare} does that."
         finished = replace(finished, notes=[note, *finished.notes])
     return finished
 
@@ -186,8 +183,8 @@ def _run(
     surgery: Surgery,
     target: Path,
     method: str,
+    asked: str,
     data: str | Path | None,
-    *,
     force: bool,
     resume: bool,
     progress: Progress,
@@ -238,13 +235,13 @@ def _run(
         measured = measure(source, transaction.staging, data, progress)
         left_out = source.left_out()
         notes = report.notes if left_out is None else [*report.notes, left_out]
-        report = replace(report, measurements=measured, notes=notes)
+        leaked = report.calibration is not None and report.calibration.leaked > 0
+        again = partial(command_text, options, source, asked, target, data, leaked=leaked)
+        report = replace(report, measurements=measured, notes=notes, command=again())
         clock.lap("measure")
         # What travels with the checkpoint names it, not the place it was made in; and leaves
         # out the seconds, so that a resumed run writes the same bytes.
-        named = replace(
-            report, output=target.name, command=options.command(source.name, target.name)
-        )
+        named = replace(report, output=target.name, command=again(shown=True))
         write_views(named, transaction)
         clock.lap("report")
         progress(Event("Storing the result on disk", 0, 1))

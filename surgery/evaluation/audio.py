@@ -13,8 +13,8 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
+from surgery.choices.places import data_name
 from surgery.errors import SurgeryError, UsageError
-from surgery.evaluation.kinds import data_name
 from surgery.evaluation.recordings import (
     SUFFIXES,
     TRANSCRIPTS,

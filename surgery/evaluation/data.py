@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from surgery.choices.places import data_name
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.fingerprints import audio_fingerprint, text_fingerprints
 from surgery.evaluation.hub import PREFIX, HubName, hub_documents, hub_recordings
-from surgery.evaluation.kinds import Kind, data_name
+from surgery.evaluation.kinds import Kind
 from surgery.evaluation.perplexity import Division
 from surgery.evaluation.recordings import SUFFIXES, TRANSCRIPTS, UNREADABLE
 from surgery.evaluation.rows import Unit, read_text

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from surgery.choices.places import data_name
 from surgery.evaluation.audio import Audio, SpeechFolder
 from surgery.evaluation.drift import EncoderDrift, encoder_drift
-from surgery.evaluation.kinds import data_name
 from surgery.evaluation.perplexity import Division, Perplexity, read_documents
 from surgery.evaluation.speech import compare_speech
 from surgery.evaluation.text import compare_text
@@ -62,10 +62,9 @@ def measure_speech(
     rows = []
     if folder.has_transcripts:
         said = folder.references()
-        rates = [
-            100 * word_errors(said, texts, language=language).rate for texts in (before, after)
-        ]
-        rows.append(Measurement("wer", "Word error rate", data, "%", rates[0], rates[1]))
+        old, new = (word_errors(said, texts, language=language) for texts in (before, after))
+        rates = 100 * old.rate, 100 * new.rate
+        rows.append(Measurement("wer", "Word error rate", data, "%", *rates, words=old.words))
     same = [one == other for one, other in zip(before, after, strict=True)]
     rows.append(
         Measurement(

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from surgery.checkpoint.sidecars import copy_sidecars, is_terms
 from surgery.checkpoint.transaction import Transaction
 from surgery.export.sizes import Sizes
-from surgery.export.target import NOTHING, Comparison, Fit, Target
-from surgery.report.wording import printable
+from surgery.export.target import NOTHING, WHOLE, Comparison, Fit, Target
+from surgery.report.wording import percent, printable, scientific
 from surgery.stored.stored import Stored
 from surgery.version import VERSION
 
@@ -21,6 +21,10 @@ CARD = """# {name}
 ```
 
 {facts}
+
+The command (absolute paths are cut to their last names):
+
+    {command}
 """
 
 
@@ -33,6 +37,7 @@ def write_card(
     sizes: Sizes,
     comparison: Comparison | None,
     notes: Sequence[str],
+    command: str,
 ) -> None:
     """Write ``README.md``, and copy the licence.
 
@@ -45,6 +50,7 @@ def write_card(
         sizes: How large the weights are, and were.
         comparison: How it ran; ``None`` where it was not run.
         notes: What else is worth knowing.
+        command: What makes it again.
     """
     terms = [path for path in stored.source.sidecars() if is_terms(path.name)]
     copy_sidecars(terms, transaction.staging)
@@ -58,6 +64,7 @@ def write_card(
         language=exported.language,
         usage=exported.usage(name),
         facts="\n".join(f"- {printable(fact)}" for fact in facts),
+        command=printable(command),
     )
     transaction.write_text("README.md", card)
 
@@ -87,17 +94,23 @@ def _facts(
     """Say what an export keeps and how it ran."""
     told = [f"Exported by surgery {VERSION}."]
     if fit.kept is not None:
-        told.append(
-            f"Of the parameters that surgery removed, {fit.kept:.1%} stay removed here."
-            if fit.kept > NOTHING
-            else "What surgery removed comes back here as zeros, at the original size."
-        )
+        told.append(_kept_text(fit.kept))
     told.append(f"Sizes: {sizes.told}.")
     if quantization is not None:
         told.append(f"Weights: {quantization}.")
     if comparison is None:
         told.append("It was not run and compared with what it was made from.")
     else:
-        error = "" if comparison.error is None else f", relative difference {comparison.error:.1e}"
+        error = ""
+        if comparison.error is not None:
+            error = f", relative difference {scientific(comparison.error)}"
         told.append(f"Run in {comparison.runtime}: {comparison.what}{error}.")
     return told
+
+
+def _kept_text(kept: float) -> str:
+    if kept <= NOTHING:
+        return "What surgery removed comes back here as zeros, at the original size."
+    if kept >= WHOLE:
+        return "All parameters that surgery removed stay removed here."
+    return f"Of the parameters that surgery removed, {percent(kept)} stay removed here."

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from surgery.checkpoint.transaction import Transaction, check_separate
+from surgery.choices.option import command_line
+from surgery.choices.places import model_name
 from surgery.engine.result import beside, default_output
 from surgery.errors import UnsupportedModelError, UsageError
 from surgery.events import Event, Progress, ignore
@@ -128,7 +130,16 @@ def export_model(
                 sum(info.nbytes for info in source.infos.values()),
                 original_bytes(stored),
             )
-            write_card(transaction, stored, chosen, fit, quantization, sizes, comparison, notes)
+            given = ("--base", base), ("--original", original)
+            words = [word for flag, place in given if place for word in (flag, model_name(place))]
+            words += [] if quantization is None else ["--quantization", quantization]
+            words += [] if verify else ["--no-verify"]
+            command = command_line(
+                "export", model_name(checkpoint, source.name), ["--to", to, *words], output.name
+            )
+            write_card(
+                transaction, stored, chosen, fit, quantization, sizes, comparison, notes, command
+            )
             transaction.commit()
         return Exported(
             output=output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil, log10
 
 # smallest value written in the unit (so that 999,960 is 1 M, not 1e+03 k), scale, symbol
 _UNITS = (
@@ -56,9 +57,12 @@ def change(before: float, after: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Write a fraction as a percentage: ``46.4 %``, and never a rounded-away ``0.0 %``."""
+    """Write a fraction as a percentage: ``46.4 %``; none is rounded to 0 or 100."""
     size = 100 * abs(fraction)
     text = f"{size:.1f}" if size >= 0.1 else f"{size:.1g}"
+    if text == "100.0":
+        rest = abs(100 - size)
+        text = f"{size:.{ceil(-log10(rest))}f}" if rest else "100"
     return ("−" if fraction < 0 else "") + text + " %"
 
 

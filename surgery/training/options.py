@@ -130,16 +130,6 @@ class TuneOptions:
         """Return the options as JSON values, by the command line's names."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
-    def changed(self) -> dict[str, Any]:
-        """Return those that are not the defaults, in order."""
-        plain = self.plain()
-        defaults = {one.name: one.default for one in fields(self)}
-        return {
-            name: value
-            for name, value in plain.items()
-            if (tuple(value) if isinstance(value, list) else value) != defaults[name]
-        }
-
 
 @dataclass(frozen=True)
 class Settings:

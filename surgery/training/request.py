@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +13,8 @@ from typing import Any
 
 from surgery.checkpoint.commit import staging_path
 from surgery.checkpoint.source import TensorSource
+from surgery.choices.option import command_line, spelled
+from surgery.choices.places import data_name, given_path, model_name
 from surgery.engine.measure.input import (
     EMBEDDED,
     EMBEDDED_CLIPS,
@@ -21,7 +23,7 @@ from surgery.engine.measure.input import (
 )
 from surgery.errors import UsageError
 from surgery.evaluation.fingerprints import data_fingerprints, overlap, sketch
-from surgery.evaluation.kinds import Kind, data_name
+from surgery.evaluation.kinds import Kind
 from surgery.stored.stored import Stored
 from surgery.training.options import Settings
 from surgery.training.preparation import Preparation
@@ -44,6 +46,7 @@ class Request:
         settings: How it is trained.
         data: What it learns from.
         target: The resolved result directory.
+        eval_data: What is measured on before and after, if anything.
     """
 
     stored: Stored
@@ -53,6 +56,7 @@ class Request:
     settings: Settings
     data: Path
     target: Path
+    eval_data: Path | None = None
 
     @property
     def source(self) -> TensorSource:
@@ -116,12 +120,13 @@ class Request:
         prints = data_fingerprints(self.data, self.kind)
         return sketch(one for each in prints.values() for one in each)
 
-    def check_apart(self, eval_data: str | Path | None) -> None:
+    def check_apart(self) -> None:
         """Refuse to measure on what is learnt from.
 
         Raises:
             UsageError: A sample is in both.
         """
+        eval_data = self.eval_data
         if eval_data is None and self.source.name != EMBEDDED:
             return
         with embedded(EMBEDDED_CLIPS) if eval_data is None else nullcontext(eval_data) as place:
@@ -163,16 +168,17 @@ class Request:
             "versions": versions(),
         }
 
-    def command(self, model: str, output: str) -> str:
-        """Return the shell command that asks for the same."""
-        words = ["surgery", "tune", model, "--data", str(self.data)]
-        if not self.stored.linears:
-            words += ["--train", self.method]
-        for name, value in {**self.preparation.given(), **self.settings.options.changed()}.items():
-            flag = name.replace("_", "-")
-            words.append(f"--no-{flag}" if value is False else f"--{flag}")
-            if isinstance(value, list):
-                words.append(",".join(map(str, value)))
-            elif not isinstance(value, bool):
-                words.append(str(value))
-        return shlex.join([*words, "-o", output])
+    def command(self, target: Path, *, shown: bool = False) -> str:
+        """Return the shell command that asks for the same.
+
+        Args:
+            target: The result directory.
+            shown: As others may see it: of paths the last names alone.
+        """
+        called: Callable[[Path], str] = given_path if shown else str
+        words = ["--data", called(self.data), "--train", self.method]
+        if self.eval_data is not None:
+            words += ["--eval-data", called(self.eval_data)]
+        words += [*spelled(self.preparation), *spelled(self.settings.options)]
+        model = model_name(self.asked, self.source.name) if shown else self.asked
+        return command_line("tune", model, words, target.name if shown else str(target))

@@ -39,7 +39,7 @@ def held_out_steps(
     looks = {int(entry["step"]): entry for entry in history if "eval_loss" in entry}
     found = {0: first, **looks} if first else looks
     return [
-        HeldOut(step, float(entry["eval_loss"]), entry.get("eval_wer"))
+        HeldOut(step, float(entry["eval_loss"]), entry.get("eval_wer"), entry.get("eval_words"))
         for step, entry in sorted(found.items())
     ]
 
@@ -52,7 +52,8 @@ def held_out_rows(held_out: Sequence[HeldOut], name: str) -> list[Measurement]:
     data = f"{name}, held out"
     rows = [Measurement("held_out_loss", "Loss", data, "nat", first.loss, last.loss)]
     if last.wer is not None:
-        rows.insert(0, Measurement("wer", "Word error rate", data, "%", first.wer, last.wer))
+        rates = first.wer, last.wer
+        rows.insert(0, Measurement("wer", "Word error rate", data, "%", *rates, words=last.words))
     return rows
 
 
@@ -121,7 +122,7 @@ def tuning_report(request: Request, learned: Learned, measured: Sequence[Measure
         measurements=[*measured, *held_out_rows(held_out, task.name)],
         notes=[] if request.prepared else [note],
         output=str(request.target),
-        command=request.command(request.asked, str(request.target)),
+        command=request.command(request.target),
         trainable=trainable_numbers(source, learned.base, learned.tensors),
         tuning=tuning,
     )

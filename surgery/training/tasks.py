@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from surgery.checkpoint.source import TensorSource
+from surgery.choices.places import data_name
 from surgery.engine.measure.input import data_kind, processor_of
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SpeechFolder, Utterance
-from surgery.evaluation.kinds import Kind, data_name
+from surgery.evaluation.kinds import Kind
 from surgery.evaluation.rows import read_text
 from surgery.evaluation.vocabulary import may_exceed, rows_of
 from surgery.stored.dense import words_of

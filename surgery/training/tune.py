@@ -9,6 +9,7 @@ from pathlib import Path
 
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.transaction import Transaction, check_separate
+from surgery.choices.option import flag
 from surgery.engine.measure.input import check_data, data_kind
 from surgery.engine.measure.leakage import check_unseen
 from surgery.engine.measure.measure import measure
@@ -102,6 +103,7 @@ def tune(
             settings=settle(options, method, processes.count),
             data=Path(data),
             target=target.resolve(),
+            eval_data=None if eval_data is None else Path(eval_data),
         )
         finished = None if force else _already_done(request)
         if finished is not None:
@@ -110,7 +112,7 @@ def tune(
             processes.wait(request)
             learn(request, resume=resume, transaction=None, progress=ignore)
             return None
-        request.check_apart(eval_data)
+        request.check_apart()
         if eval_data is not None:
             check_unseen(source, eval_data)
         fingerprint = request.fingerprint()
@@ -143,7 +145,7 @@ def _check_preparation(stored: Stored, method: str, preparation: Preparation) ->
     elif preparation.given():
         raise UsageError(
             "The checkpoint says itself what is trained, and how much of it",
-            found=", ".join(f"--{name.replace('_', '-')}" for name in preparation.given()),
+            found=", ".join(map(flag, preparation.given())),
             hint="leave these out",
         )
 
@@ -187,6 +189,6 @@ def _write(
     measured = measure(source, request.staging, eval_data, progress)
     report = tuning_report(request, learned, measured)
     # What travels with the adapter names its base, not the place it was made in.
-    named = replace(report, output=target.name, command=request.command(source.name, target.name))
+    named = replace(report, output=target.name, command=request.command(target, shown=True))
     write_views(named, transaction)
     return report

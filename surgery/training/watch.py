@@ -36,7 +36,7 @@ class Watch:
     def __call__(
         self, model: Any, autocast: Callable[[], AbstractContextManager[Any]]
     ) -> dict[str, float]:
-        """Return ``eval_loss`` in nats a label, and ``eval_wer`` in percent for recordings.
+        """Return ``eval_loss`` in nats a label; of recordings ``eval_wer`` in %, of ``eval_words``.
 
         The mean is over labels, whatever the batches. The model is left in training mode where
         it was in it.
@@ -69,6 +69,7 @@ class Watch:
                     batch=self.batch,
                     max_new_tokens=LONGEST,
                 )
-            found["eval_wer"] = 100 * word_errors(said, texts, language=self.language).rate
+            errors = word_errors(said, texts, language=self.language)
+            found |= {"eval_wer": 100 * errors.rate, "eval_words": errors.words}
         model.train(was_training)
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -92,27 +91,6 @@ def test_json_is_the_report_and_nothing_else(heard: dict[str, Any]) -> None:
     assert (report["schema"], report["method"]) == (1, "compress")
     assert len(report["feed_forward"]) == 8
     assert done.stderr == ""
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        CompressOptions(),
-        CompressOptions(remove=0.2, refit=False, sequential=False, calibrate="x/clips"),
-        CompressOptions(
-            of="ffn", layout="ragged", order="leverage", multiple=8, ridge=0.0, dtype="bfloat16"
-        ),
-    ],
-    ids=["defaults", "no refit", "a baseline"],
-)
-def test_the_command_that_is_shown_asks_for_the_same(
-    heard: dict[str, Any], options: CompressOptions
-) -> None:
-    command, *words = shlex.split(options.command("model", "out", as_typed=True))
-    assert (command, words[0]) == ("surgery", "compress")
-    run(*words[1:])
-    assert heard["options"] == options
-    assert (heard["model"], heard["out"]) == ("model", Path("out"))
 
 
 @pytest.mark.parametrize(

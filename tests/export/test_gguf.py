@@ -55,6 +55,9 @@ def test_a_dense_model_computes_the_same(name: str, arch: str, tmp_path: Path) -
     made = to_gguf(save_tiny(name, tmp_path / "source"))
     assert error(made) <= EXACT and made.kept is None
     assert f"architecture {arch}, f32" in made.form
+    assert (
+        "no quantised KV cache" in made.notes[0] and "wide are no multiple of 32" in made.notes[0]
+    )
     assert "tokens stand there as [0]" in made.notes[-1]  # the tiny models have no tokenizer
 
 

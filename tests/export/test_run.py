@@ -88,8 +88,8 @@ def test_an_export_is_written_run_and_described(model: Path) -> None:
     assert (made.kept, made.notes) == (0.25, ["The page is thin."])
     card = (made.output / "README.md").read_text("utf-8")
     assert "read('model-notebook')" in card and "The page is thin." in card
-    assert "Of the parameters that surgery removed, 25.0% stay removed here." in card
-    assert "Run in Notebook 1.0: a name, relative difference 0.0e+00." in card
+    assert "Of the parameters that surgery removed, 25.0 % stay removed here." in card
+    assert "Run in Notebook 1.0: a name, relative difference 0." in card
 
 
 def test_where_it_comes_from_and_on_what_terms_is_written_beside_it(model: Path) -> None:

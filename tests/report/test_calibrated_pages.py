@@ -218,4 +218,7 @@ def test_a_bound_is_told_in_its_unit(bound: str, limit: float, says: str, step: 
     calibration = replace(told("whisper"), bound=bound)
     report = replace(REPORTS["whisper"], options={bound: limit})
     assert says in bound_text(report, calibration)
-    assert step_text(SearchStep(0.2, 0.052, True), calibration) == step
+    assert step_text(SearchStep(0.2, 0.052, True), report, calibration) == step
+    over = limit * (100 if bound == "max_ppl_increase" else 1) * 1.0001
+    above = step_text(SearchStep(0.2, over, False), report, calibration)
+    assert above.split()[0].lstrip("+") not in says.split()

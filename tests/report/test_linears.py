@@ -84,7 +84,7 @@ def test_the_worst_map_is_named() -> None:
 
 def test_a_share_is_never_rounded_up_to_all() -> None:
     assert share_text(0.99999) == "> 99.9 %"
-    assert share_text(1.0) == "100.0 %"
+    assert share_text(1.0) == "100 %"
     assert share_text(0.8123) == "81.2 %"
     assert share_text(None) == "—"
 

@@ -6,12 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from surgery.choices.option import options_of
+from surgery.engine.compress.options import CompressOptions
+from surgery.engine.cut.calibrate import Calibrate
+from surgery.engine.cut.options import Options
 from surgery.report.card import to_card
 from surgery.report.html import to_html
 from surgery.report.model.calibration import HeldOut, Interval, SearchStep
-from surgery.report.model.report import PairReport, Report
+from surgery.report.model.report import Measurement, PairReport, Report
 from surgery.report.text.calibration import NO_WORDS, bound_text, meaning_text
 from surgery.report.text.damage import UNMEASURED, damage_text
+from surgery.report.text.few_words import few_words
+from surgery.report.text.summary import worded_items
+from surgery.training.options import TuneOptions
 from surgery_cli.render import report_view
 from tests.report.calibrated_factory import calibrated
 from tests.report.factory import make_report
@@ -115,7 +122,7 @@ def test_little_harm_to_a_language_model_is_told_in_perplexity_and_of_what(
     alone = replace(report, sites=sites, options={"up_to": 0.25, "pairs": ["vo"]}, calibration=told)
     text = bound_text(alone, told)
     assert "0.0953 nat/token (a perplexity about 10.0 % higher)" in text
-    assert text.endswith("no more than 25.0 % of the VO")
+    assert text.endswith("no more than 25.0 % of the VO, rounded up to whole vectors")
     assert "Search: removed of VO" in views(alone)["screen"]
     assert "Removed of VO" in views(alone)["page"]
 
@@ -187,3 +194,39 @@ def test_an_adapters_card_asks_for_its_base() -> None:
     assert "the base's" in card
     assert "load with transformers as usual" not in card
     assert 'base="' not in to_card(make_linear_report("core"))
+
+
+def test_what_was_measured_on_what_is_told_apart(undrawn: None) -> None:
+    report = replace(priced(HEARD), measurements=make_report("tiny").measurements)
+    for view in views(report).values():
+        assert "on 2 held-out windows of speech/calib, the calibration data." in view
+        assert "On the test data: word error rate 2.04 % → 2.31 % on test speech" in view
+
+
+def test_bad_news_of_the_test_data_is_bad_news() -> None:
+    good = replace(HEARD, after=HEARD.before)
+    for rates, tone in (((2.0, 2.9), "plain"), ((2.0, 3.1), "bad"), ((2.0, float("nan")), "bad")):
+        one = Measurement("wer", "Word error rate", "speech/test", "%", *rates)
+        for held_out in (good, None):
+            report = replace(priced(held_out), measurements=[one])
+            text = damage_text(report)
+            assert text is not None and text.tone == tone
+
+
+def test_a_rate_of_few_words_says_so_wherever_it_stands(undrawn: None) -> None:
+    one = Measurement("wer", "Word error rate", "speech/test", "%", 0.0, 12.5, words=8)
+    report = replace(priced(replace(HEARD, words=9)), measurements=[one])
+    for view in views(report).values():
+        assert "only 9 words: one more error is 11.1 points" in view
+        assert "only 8 words: one more error is 12.5 points" in view
+        assert view.count("only 8 words") >= 2  # in the sentence and in the table
+    assert few_words(99) and not few_words(100) and not few_words(None)
+    assert few_words(1) == "only 1 word: one more error is 100 points"
+
+
+def test_options_that_were_switched_off_are_told() -> None:
+    for kind in (Options, Calibrate, CompressOptions, TuneOptions):
+        for each, told in options_of(kind):
+            if "bool" in str(each.type) and each.default is not False and not told.inverted:
+                assert worded_items({each.name: False}) == [(each.name, "no")]
+    assert worded_items({"by_weights": False, "trials": None}) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from surgery.report.wording import amount, count
+from surgery.report.wording import amount, count, percent
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,8 @@ def test_units_stand_behind_their_prefix() -> None:
     assert amount(71_040_000, "bytes") == "71.0 MB"
     assert amount(512, "bytes") == "512 B"
     assert amount(46.5e9, "FLOPs") == "46.5 GFLOPs"
+
+
+def test_a_share_is_rounded_neither_to_nothing_nor_to_all() -> None:
+    told = [percent(share) for share in (0, 0.0004, 0.464, 0.99951, 0.99996, 1, -0.25)]
+    assert told == ["0 %", "0.04 %", "46.4 %", "99.95 %", "99.996 %", "100 %", "−25.0 %"]

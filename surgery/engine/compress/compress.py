@@ -20,7 +20,7 @@ from surgery.engine.compress.ragged import with_own_widths
 from surgery.engine.compress.reporting import build_report
 from surgery.engine.measure.input_run import InputRun
 from surgery.engine.measure.leakage import check_leakage
-from surgery.engine.result import Clock, default_output, produce
+from surgery.engine.result import Clock, default_output, planned, produce
 from surgery.events import Progress, ignore
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.layers import LayersReport
@@ -83,8 +83,7 @@ def compress(
             surgery.check_leakage(data, allow=allow_leakage)
         target = Path(out) if out is not None else default_output(source, COMPRESS)
         if dry_run:
-            report = surgery.report({}, None)
-            return replace(report, notes=[*report.notes, f"Dry run: {target} was not written."])
+            return planned(surgery.report({}, None), surgery, plan.asked, target, data)
         return produce(
             surgery,
             target,

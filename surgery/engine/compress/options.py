@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from surgery.choices.common import DTYPES, SHIPPED, choice
 from surgery.choices.layers import LAYER_ORDERS, LayerOrder, counted_layers, named_layers
 from surgery.choices.neurons import ORDERS, RIDGE, Order
-from surgery.choices.option import DTYPE, asked, command_line
+from surgery.choices.option import DTYPE, asked, spelled
+from surgery.choices.places import data_name, given_path
 from surgery.errors import UsageError
 from surgery.methods.neurons import Amends
 
@@ -18,15 +18,6 @@ OF = ("model", "ffn")
 LAYOUTS = ("model", "ragged")
 MULTIPLE = 64
 REMOVE = 0.1
-DEFAULTS = {
-    "layer_order": "trials",
-    "of": "model",
-    "layout": "model",
-    "multiple": MULTIPLE,
-    "order": "surgeon",
-    "ridge": RIDGE,
-}
-"""What a command need not spell out."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +49,8 @@ class CompressOptions:
     Raises:
         UsageError: A value is out of range.
     """
+
+    command: ClassVar[str] = "compress"
 
     remove: float | None = asked(
         None,
@@ -142,9 +135,6 @@ class CompressOptions:
 
         They travel with the result, so of the data's place only its last two names are kept.
         """
-        data = self.calibrate
-        if data != SHIPPED:
-            data = "/".join(Path(data).resolve().parts[-2:])
         return {
             "remove": self.remove,
             "drop_layers": self.drop_layers,
@@ -157,18 +147,13 @@ class CompressOptions:
             "refit": self.refit,
             "ridge": self.ridge,
             "sequential": self.sequential,
-            "calibrate": data,
+            "calibrate": SHIPPED if self.calibrate == SHIPPED else data_name(self.calibrate),
             "samples": self.samples,
             "language": self.language,
             "dtype": self.dtype,
         }
 
-    def command(self, model: str, output: str | None, *, as_typed: bool = False) -> str:
-        """Return the shell command that asks for the same."""
-        plain = self.plain()
-        if as_typed:
-            plain["calibrate"] = self.calibrate
-        off = {name for name in ("refit", "sequential") if not plain.pop(name)}
-        given = {**plain, **{f"no_{name}": True for name in off}}
-        defaults = {**DEFAULTS, "calibrate": SHIPPED, "language": "en"}
-        return command_line("compress", model, given, output, defaults)
+    def words(self, *, shown: bool = False) -> list[str]:
+        """Return the words that ask for the same; see :class:`surgery.engine.asked.AskedFor`."""
+        as_is = not shown or self.calibrate == SHIPPED
+        return spelled(self, calibrate=self.calibrate if as_is else given_path(self.calibrate))

@@ -71,7 +71,6 @@ def build_report(
         quantities=_quantities(plan, before, after),
         notes=_notes(plan, run=calibration is not None),
         output=output,
-        command=plan.options.command(plan.asked, output, as_typed=True),
         calibration=calibration,
         feed_forward=[
             FeedForwardReport(

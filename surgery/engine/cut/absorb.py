@@ -18,7 +18,7 @@ from surgery.engine.cut.plan import Plan, make_plan
 from surgery.engine.cut.ranks import check_ranks, plan_ranks, site_ranks
 from surgery.engine.cut.reporting import build_report
 from surgery.engine.cut.rewrite import Errors, output_specs, rewrite
-from surgery.engine.result import Clock, default_output, produce
+from surgery.engine.result import Clock, default_output, planned, produce
 from surgery.events import Event, Progress, ignore
 from surgery.methods import SiteDecomposition, SiteSpectra
 from surgery.report.model.calibration import Calibration
@@ -80,8 +80,7 @@ def absorb_decompose(
             surgery.check_leakage(data, allow=allow_leakage)
         target = Path(out) if out is not None else default_output(source, ABSORB_DECOMPOSE)
         if dry_run:
-            report = surgery.forecast(progress)
-            return replace(report, notes=[*report.notes, f"Dry run: {target} was not written."])
+            return planned(surgery.forecast(progress), surgery, plan.asked, target, data)
         return produce(
             surgery,
             target,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from surgery.choices.common import PADDING_WEIGHT, RIDGE, SHIPPED
-from surgery.choices.option import asked
+from surgery.choices.option import asked, spelled
+from surgery.choices.places import data_name, given_path
 from surgery.errors import UsageError
 
 _option: Any = partial(asked, panel="Calibration: decide by what the model computes on real input")
@@ -125,12 +126,10 @@ class Calibrate:
         They travel with the result, so of the data's place only its last two names are kept, and
         one of the statistics'; what the data held is part of the provenance.
         """
-        data = self.data
-        if data is not None and data != SHIPPED:
-            data = "/".join(Path(data).resolve().parts[-2:])
+        data, statistics = self.data, self.statistics
         return {
-            "calibrate": data,
-            "statistics": None if self.statistics is None else Path(self.statistics).name,
+            "calibrate": data if data in (None, SHIPPED) else data_name(data),
+            "statistics": None if statistics is None else Path(statistics).name,
             "trials": self.trials,
             "refit": self.refit,
             "padding_weight": self.padding_weight,
@@ -139,3 +138,14 @@ class Calibrate:
             "samples": self.samples,
             "language": self.language,
         }
+
+    def words(self, *, shown: bool = False) -> list[str]:
+        """Return the words that ask for the same; see :class:`surgery.engine.asked.AskedFor`."""
+        if not shown:
+            return spelled(self)
+        data, statistics = self.data, self.statistics
+        return spelled(
+            self,
+            data=data if data in (None, SHIPPED) else given_path(data),
+            statistics=None if statistics is None else given_path(statistics),
+        )

@@ -132,7 +132,8 @@ def decide(
         measured=measured,
         unfitted=unfitted,
         bound=_bound_name(rule) if isinstance(rule, Bound | UpTo) else None,
-        search=steps,
+        # As budgets are counted: of whole vectors, and so a little more than was asked for.
+        search=[replace(one, removed=pricing.removed(pricing.ranks(one.removed))) for one in steps],
         in_sample=run.data is None or not run.unseen,
         held_out=None if held_out is None else told_price(held_out),
     )

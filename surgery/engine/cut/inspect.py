@@ -64,7 +64,7 @@ def inspect(
             full = {each.site.path: full_ranks(each.site) for each in plan.sites}
             report = build_report(plan, full, decompositions={}, errors={}, sha256={}, output=None)
             report = replace(report, notes=[STRUCTURE_ONLY, *report.notes])
-        return replace(report, title=f"{source.name}: what is in it", command=None)
+        return replace(report, title=f"{source.name}: what is in it")
 
 
 def _quick(options: Options) -> Options:

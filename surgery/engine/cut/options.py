@@ -4,37 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from surgery.choices.common import (
     DTYPES,
-    PADDING_WEIGHT,
-    RIDGE,
     SCOPES,
     SHIPPED,
     ScopeChoice,
     choice,
 )
 from surgery.choices.cutting import baselines, described
-from surgery.choices.option import DTYPE, SEAMS, asked, command_line
+from surgery.choices.option import DTYPE, SEAMS, asked, spelled
 from surgery.choices.rules import (
     ATTENTION_SEAMS,
     LAYOUTS,
     OF,
     Bound,
-    Energy,
     Layout,
     Lossless,
-    MaxError,
-    MaxPplIncrease,
-    MaxWerIncrease,
     Remove,
     Rule,
     SeamName,
     Thresholds,
     UpTo,
 )
-from surgery.choices.where import WHERE
+from surgery.choices.where import WHERE, Where, given_by
 from surgery.engine.cut.calibrate import Calibrate
 from surgery.errors import UsageError
 
@@ -42,16 +36,6 @@ if TYPE_CHECKING:
     from surgery.architectures import Architecture
 
 PresetChoice = Literal["paper"]
-DEFAULTS = {
-    "layout": "ragged",
-    "multiple": 1,
-    "of": "qkvo",
-    "padding_weight": PADDING_WEIGHT,
-    "ridge": RIDGE,
-    "language": "en",
-}
-"""What a command need not spell out."""
-
 _what: Any = partial(asked, panel="What to cut, and how")
 
 
@@ -74,6 +58,8 @@ class Options:
         preset: ``paper``: the thresholds that a paper gives for the family.
         reason: Where the rule came from, when nobody chose it; set by :meth:`resolve`.
     """
+
+    command: ClassVar[str] = "absorb-decompose"
 
     rule: Rule | None = None
     layout: Layout = _what(
@@ -209,7 +195,6 @@ class Options:
 
     def plain(self) -> dict[str, Any]:
         """Return the options as JSON values, by the command line's names."""
-        rule = self.rule
         plain: dict[str, Any] = {
             "layout": self.layout,
             "scope": self.scope,
@@ -219,38 +204,14 @@ class Options:
             "dtype": self.dtype,
             "by_weights": self.by_weights,
         }
-        match rule:
-            case Lossless():
-                plain["lossless"] = True
-            case Thresholds(qk, vo):
-                plain |= {"threshold_qk": qk, "threshold_vo": vo}
-            case Energy(fraction):
-                plain["energy"] = fraction
-            case Remove(fraction, per_pair, of):
-                plain |= {"remove": fraction, "per_pair": per_pair, "of": of}
-            case UpTo(fraction):
-                plain["up_to"] = fraction
-            case MaxError(error):
-                plain["max_error"] = error
-            case MaxWerIncrease(points):
-                plain["max_wer_increase"] = points
-            case MaxPplIncrease(fraction):
-                plain["max_ppl_increase"] = fraction
+        if self.rule is not None:
+            plain |= given_by(self.rule)
         if self.calibrate is not None:
             plain |= self.calibrate.plain()
         return plain
 
-    def command(self, model: str, output: str | None, *, as_typed: bool = False) -> str:
-        """Return the shell command that asks for the same, the preset spelled out.
-
-        Args:
-            model: What to call the source.
-            output: Where the result goes, if anywhere.
-            as_typed: Name calibration's files as the user did: not for others' eyes.
-        """
-        plain = self.plain()
-        if as_typed and self.calibrate is not None:
-            plain |= {"calibrate": self.calibrate.data, "statistics": self.calibrate.statistics}
-        off = {name for name in ("trials", "refit") if plain.get(name) is False}
-        given = {f"no_{n}" if n in off else n: True if n in off else v for n, v in plain.items()}
-        return command_line("absorb-decompose", model, given, output, DEFAULTS)
+    def words(self, *, shown: bool = False) -> list[str]:
+        """Return the words that ask for the same; see :class:`surgery.engine.asked.AskedFor`."""
+        where = [] if self.rule is None else spelled(Where(**given_by(self.rule)))
+        calibrate = [] if self.calibrate is None else self.calibrate.words(shown=shown)
+        return [*where, *spelled(self), *calibrate]

@@ -65,9 +65,8 @@ def build_report(
             sequence_lengths(plan.config),
             beside_attention(plan.family, plan.claims, shapes),
         ),
-        notes=_notes(plan, ranks),
+        notes=_notes(plan, ranks, written=output is not None),
         output=output,
-        command=plan.options.command(plan.asked, output, as_typed=True),
     )
 
 
@@ -121,13 +120,15 @@ def cut_errors(part: PairDecomposition, ranks: list[int]) -> list[float]:
     return [sqrt(max(0.0, float(shares[head, rank:].sum()))) for head, rank in enumerate(ranks)]
 
 
-def _notes(plan: Plan, ranks: Mapping[str, SiteRanks]) -> list[str]:
+def _notes(plan: Plan, ranks: Mapping[str, SiteRanks], *, written: bool) -> list[str]:
     notes: list[str] = []
+    was = "was" if written else "would be"
     if any(each.mixes("qk") and each.site.k.bias for each in plan.sites):
-        notes.append("The bias of k was dropped: softmax over keys does not see it.")
+        notes.append(f"The bias of k {was} dropped: softmax over keys does not see it.")
     if any(each.mixes("vo") and each.site.v.bias and each.site.o.bias for each in plan.sites):
-        notes.append("The bias of v was moved into o's: attention weights sum to one.")
+        notes.append(f"The bias of v {was} moved into o's: attention weights sum to one.")
     kept = [rank for each in plan.sites for rank in ranks[each.site.path].vo]
     if gone := kept.count(0):
-        notes.append(f"{gone:,} of {len(kept):,} key/value heads keep no values.")
+        keep = "keep" if written else "would keep"
+        notes.append(f"{gone:,} of {len(kept):,} key/value heads {keep} no values.")
     return notes

@@ -28,7 +28,9 @@ from surgery.evaluation.results import DataSet, Evaluation, Kind, Row
 from surgery.evaluation.speech import compare_speech
 from surgery.evaluation.text import compare_text
 from surgery.evaluation.unused import warn_of_unused
+from surgery.evaluation.wer import normalise
 from surgery.events import Event, Progress, ignore
+from surgery.report.text.few_words import few_words
 from surgery.stored.loading import check_device
 from surgery.version import versions
 
@@ -109,6 +111,7 @@ def evaluate(
         bootstrap = Bootstrap(resamples=resamples, seed=seed)
         measured: list[DataSet] = []
         rows: list[Row] = []
+        notes: list[str] = []
         for place, one in zip(places, sets, strict=True):
             told = _told(one, progress)
             if isinstance(one, Speech):
@@ -120,6 +123,10 @@ def evaluate(
                     loaded, words, one, bootstrap, kind=kind, batch=batch, told=told
                 )
             told(len(one))
+            if isinstance(one, Speech) and "wer" in found[0].values:
+                texts = one.references() or ()
+                few = few_words(sum(len(normalise(text, language).split()) for text in texts))
+                notes += [f"{one.name}: {few}"] if few else []
             units = list[str](one.units) if isinstance(one, Texts) else []
             measured.append(DataSet(one.name, str(place), len(one), amount, drawn, units))
             for candidate, figures, drifts in zip(candidates, found, layers, strict=True):
@@ -141,7 +148,7 @@ def evaluate(
             "versions": versions(),
         }
         described = [candidate.described for candidate in candidates]
-        notes = list(_notes(rows, measured))
+        notes += _notes(rows, measured)
         result = Evaluation(kind, described, measured, rows, settings, notes)
     if target is not None:
         _write(result, target)

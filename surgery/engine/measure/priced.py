@@ -61,6 +61,7 @@ def told(found: Price) -> calibration.HeldOut:
         before=None if change is None else change.before,
         after=None if change is None else change.after,
         difference=None if change is None else _interval(change.difference),
+        words=None if change is None else change.words,
     )
 
 

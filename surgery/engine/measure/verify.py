@@ -30,15 +30,18 @@ from surgery.stored.stored import Stored, read_stored
 
 @dataclass(frozen=True)
 class SiteVerification:
-    """Relative Frobenius error of each head's products in one block, in float64.
+    """Relative Frobenius error of each head's products in one block, in float64, in full.
 
-    ``output_bias`` is the relative difference of o's bias once v's has been moved into it.
+    ``output_bias`` is the relative difference of o's bias once v's has been moved into it. Where
+    ``qk_maps`` is set something stands between queries and keys (RoPE), and ``qk`` holds the larger
+    error of the two maps themselves.
     """
 
     path: str
     qk: list[float]
     vo: list[float]
     output_bias: float
+    qk_maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,7 @@ def _compare(site: AttentionSite, old: AttentionWeights, new: AttentionWeights) 
         qk=qk(*old.qk_factors(), *new.qk_factors()).tolist(),
         vo=product_error(*old.vo_factors(), *new.vo_factors()).tolist(),
         output_bias=bias,
+        qk_maps=not plain_scores,
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
-from surgery.choices.option import DTYPE, SCOPE, SEAMS, asked, command_line
+from surgery.choices.option import DTYPE, SCOPE, SEAMS, asked, spelled
 from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.choices.settings import FORMS, Form
 from surgery.errors import UsageError
@@ -30,6 +30,8 @@ class FactorOptions:
             families with RoPE, else 0.
         dtype: Output dtype of the frozen weights; ``None`` keeps every tensor's own.
     """
+
+    command: ClassVar[str] = "reparam"
 
     form: Form
     pairs: tuple[SeamName, ...] | None = asked(
@@ -83,6 +85,6 @@ class FactorOptions:
         }
         return plain if self.form == "diagonal" else {**plain, "up_block": self.up_block}
 
-    def command(self, model: str, output: str | None) -> str:
-        """Return the shell command that asks for the same, what was left open spelled out."""
-        return command_line("reparam", model, self.plain(), output, {"scope": "all"})
+    def words(self, *, shown: bool = False) -> list[str]:  # noqa: ARG002 (no paths among them)
+        """Return the words that ask for the same; see :class:`surgery.engine.asked.AskedFor`."""
+        return ["--method", self.form, *spelled(self)]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from surgery.checkpoint.resolve import resolve
+from surgery.choices.places import model_name
 from surgery.engine.parts.linear_plan import LinearPlan, check_treatments
 from surgery.engine.parts.small_parts import SmallParts
 from surgery.engine.result import default_output, produce
@@ -33,6 +33,8 @@ UNCHANGED = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 class ImportOptions:
     """What is imported, in a form that can be compared and repeated."""
 
+    command: ClassVar[str] = "import"
+
     adapter: str
     initial_adapter: str | None
     sha256: Mapping[str, str]
@@ -46,12 +48,13 @@ class ImportOptions:
             "adapter_sha256": dict(self.sha256),
         }
 
-    def command(self, model: str, output: str | None) -> str:
-        """Return the shell command that asks for the same."""
-        words = ["surgery", "import", model, "--adapter", self.adapter]
+    def words(self, *, shown: bool = False) -> list[str]:
+        """Return the words that ask for the same; see :class:`surgery.engine.asked.AskedFor`."""
+        called: Callable[[str], str] = model_name if shown else str
+        words = ["--adapter", called(self.adapter)]
         if self.initial_adapter is not None:
-            words += ["--initial-adapter", self.initial_adapter]
-        return shlex.join(words if output is None else [*words, "-o", output])
+            words += ["--initial-adapter", called(self.initial_adapter)]
+        return words
 
 
 def import_adapter(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery.choices.common import DTYPES, SCOPES, ScopeChoice, choice
-from surgery.choices.option import DTYPE, SCOPE, SEED, TARGETS, asked, command_line
+from surgery.choices.option import DTYPE, SCOPE, SEED, TARGETS, asked, spelled
 from surgery.choices.parts import PARTS
 from surgery.errors import UsageError
 
@@ -44,7 +44,7 @@ class LinearOptions:
             raise UsageError("--targets names no role", expected=", ".join(LINEAR_ROLES))
 
     @property
-    def command_name(self) -> str:
+    def command(self) -> str:
         """The command that asks for this method."""
         return PARTS[self.treatment.name].command
 
@@ -59,10 +59,9 @@ class LinearOptions:
             "dtype": self.dtype,
         }
 
-    def command(self, model: str, output: str | None) -> str:
-        """Return the shell command that asks for the same."""
-        defaults = {"scale": 1.0, "solver": "fast", "tolerance": 1e-3, "scope": "all", "seed": 0}
-        return command_line(self.command_name, model, self.plain(), output, defaults)
+    def words(self, *, shown: bool = False) -> list[str]:  # noqa: ARG002 (no paths among them)
+        """Return the words that ask for the same; see :class:`surgery.engine.asked.AskedFor`."""
+        return ["--method", self.treatment.name, *spelled(self.treatment), *spelled(self)]
 
 
 def treatment_of(method: str, **settings: Any) -> Treatment:

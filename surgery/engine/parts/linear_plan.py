@@ -14,8 +14,8 @@ from surgery.architectures import LINEAR_ROLES, LinearMap
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import TensorSpec
 from surgery.choices.parts import PARTS
+from surgery.engine.asked import AskedFor
 from surgery.engine.parts.linear_options import LinearOptions
-from surgery.engine.result import AskedFor
 from surgery.errors import CheckpointError, UsageError
 from surgery.methods import Treatment
 from surgery.runtime.parts import part_shapes

@@ -60,7 +60,6 @@ def build_linear_report(
         quantities=[],
         notes=_notes(plan),
         output=output,
-        command=options.command(plan.asked, output),
         linears=[
             LinearReport(
                 path=one.path,

@@ -9,9 +9,10 @@ from typing import Any
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
+from surgery.engine.asked import AskedFor
 from surgery.engine.parts.linear_plan import PartsPlan
 from surgery.engine.parts.linear_reporting import Facts, build_linear_report
-from surgery.engine.result import AskedFor, Clock
+from surgery.engine.result import Clock
 from surgery.events import Event, Progress
 from surgery.report.model.report import Report
 from surgery.stored.block import Operation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +18,7 @@ from surgery.engine.parts.linear_options import LinearOptions, treatment_of
 from surgery.engine.parts.linear_plan import make_linear_plan
 from surgery.engine.parts.parts_surgery import PartsSurgery
 from surgery.engine.parts.small_parts import SmallParts
-from surgery.engine.result import default_output, produce
+from surgery.engine.result import default_output, planned, produce
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
 from surgery.methods import Form, SeamName
@@ -191,8 +190,7 @@ def _treat(
         method = surgery.plan.method
         target = Path(out) if out is not None else default_output(source, method)
         if dry_run:
-            report = surgery.forecast(progress)
-            return replace(report, notes=[*report.notes, f"Dry run: {target} was not written."])
+            return planned(surgery.forecast(progress), surgery, str(model), target, data)
         return produce(
             surgery,
             target,

@@ -20,6 +20,7 @@ from surgery.export.hf.config import effective, plain_config
 from surgery.export.hf.forms import kept, normed, removed, rope_kind
 from surgery.export.reference import Reference
 from surgery.export.target import NOTHING, WHOLE, Choice, Comparison, Fit, Target, fits, refused
+from surgery.report.wording import percent
 from surgery.stored.adapted import AdaptedSource
 from surgery.stored.stored import Stored, read_stored, stored_dtype
 
@@ -170,11 +171,20 @@ def _notes(stored: Stored, form: GgufForm, words: Words, *, templates: bool) -> 
             "model, and here for all feed-forward blocks, so what was cut is there as zeros."
         )
     elif share is not None and share < WHOLE:
-        notes.append(f"{share:.1%} of what was cut stays cut; the rest are zeros that fill up.")
+        notes.append(
+            f"{percent(share)} of what was cut stays cut; the rest are zeros that fill up."
+        )
     if _ragged(form):
         notes.append(
             "Written as Deci, llama.cpp's architecture with a width for every layer; all else is a "
             "LLaMA's."
+        )
+    odd = sorted({width for width in (form.heads.head_dim, form.heads.value_dim) if width % BLOCK})
+    if odd and form.cache is None:  # which the form tells where the original's could be
+        notes.append(
+            "llama.cpp has no quantised KV cache (--cache-type-k, --cache-type-v) for it: heads "
+            f"{' and '.join(map(str, odd))} wide are no multiple of {BLOCK}, nor are those of the "
+            "original."
         )
     if form.arch == "mimo2":
         notes.append(

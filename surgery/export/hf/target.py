@@ -37,6 +37,7 @@ from surgery.export.hf.tensors import NativeTensors
 from surgery.export.reference import Reference, difference, outputs
 from surgery.export.target import NOTHING, WHOLE, Choice, Comparison, Fit, Target, fits
 from surgery.export.whisper.alignment import drop_foreign
+from surgery.report.wording import percent
 from surgery.stored.adapted import AdaptedSource
 from surgery.stored.merged import MergedTensors
 from surgery.stored.stored import Stored, read_stored, stored_dtype
@@ -212,7 +213,7 @@ def _notes(stored: Stored, form: Native | None, sidecars: Sequence[str]) -> list
         )
     if share is not None and NOTHING < share < WHOLE:
         notes.append(
-            f"{share:.1%} of what was cut stays cut; the rest are zeros that make "
+            f"{percent(share)} of what was cut stays cut; the rest are zeros that make "
             f"{'heads' if form is not None else 'blocks'} equal."
         )
     if form is not None and form.mimo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -68,7 +69,10 @@ def paint_by_layer(
     for index, dots in enumerate(series):
         shift = 0.16 * (2 * index - len(series) + 1)
         x = [place[layer] + shift for layer in dots.layers]
-        axis.vlines(x, dots.low, dots.high, colors=dots.colour, linewidths=1.6, alpha=0.45)
+        ranges = zip(x, dots.low, dots.high, strict=True)
+        ends = [end for at, low, high in ranges for end in ((at, low), (at, high), (at, math.nan))]
+        style: dict[str, Any] = {"linewidth": 1.6, "alpha": 0.45, "solid_capstyle": "butt"}
+        axis.plot(*zip(*ends, strict=True), color=dots.colour, **style)  # one path, not one a layer
         axis.plot(
             x,
             dots.middle,

@@ -42,6 +42,7 @@ DEPTH_MAP = LinearSegmentedColormap.from_list(
 
 NARROW = 460  # half of the page's text width
 WIDE = 960  # all of it
+PHONE = 380  # a phone's
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # real text: searchable, selectable, small
@@ -84,6 +85,7 @@ class Picture:
         alt: The same for who cannot see it, with the figures that matter.
         svg: A complete SVG element.
         wide: Whether it wants the page's full width.
+        small: The same for a narrow screen, where ``svg`` would have to be moved to be seen.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Picture:
     alt: str
     svg: str
     wide: bool = False
+    small: str = ""
 
 
 def draw(
@@ -114,7 +117,10 @@ def draw(
 
 
 def _embeddable(svg: str, name: str, title: str, alt: str) -> str:
-    """Turn matplotlib's document into an element: unique ids, a title, no fixed size."""
+    """Turn matplotlib's document into an element: unique ids, a title, no fixed size.
+
+    Hundredths of a pixel are the finest that is kept: more is a third of a page, and unseen.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<g) id="[a-zA-Z_]+\.?[a-zA-Z_]*\d+"', r"\1", svg)  # element names nobody uses
@@ -123,6 +129,7 @@ def _embeddable(svg: str, name: str, title: str, alt: str) -> str:
     svg = svg.replace('xlink:href="#', f'href="#{name}-').replace("xlink:href=", "href=")
     svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: system-ui, 'DejaVu Sans'")
     svg = re.sub(r"\n\s*", "\n", svg)
+    svg = re.sub(r'\b(?:d|x|y)="[^"]*"', lambda each: re.sub(r"(\.\d\d)\d+", r"\1", each[0]), svg)
     view = re.search(r'viewBox="[^"]*"', svg)
     body = svg[svg.index(">") + 1 :]
     head = (

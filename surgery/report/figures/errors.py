@@ -54,7 +54,9 @@ def _series(sites: list[SiteReport], pair: str) -> _Series:
 def _axis_title(report: Report) -> str:
     if report.calibration is not None and report.output is None:
         return "Relative error on real input, predicted"
-    return "Relative error of the head products"
+    if report.output is None:
+        return "Relative error of the head products, predicted"
+    return "Relative error of the head products, estimated"
 
 
 def _dots(pair: str, one: _Series) -> Dots:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from surgery.report.figures.canvas import (
     INK,
     MUTED,
     PAPER,
+    PHONE,
     TRAINED,
     WIDE,
     Picture,
@@ -29,7 +31,9 @@ from surgery.report.text.tuning import figure_text
 from surgery.report.text.tuning_views import Curve, curves_of, last_step
 from surgery.report.wording import scientific
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 128, 28, 50
+_TOP, _BOTTOM = 28, 50
+_SIDES = {WIDE: (58, 128, 8), PHONE: (44, 112, 4)}
+"""Margins left and right, where lines are named, and most steps that are labelled."""
 _MAIN, _SMALL, _STRIP = 210, 72, 34  # heights of the losses, of what is below, of the rate
 _GAP = 34  # between panels, with the title of the lower one in it
 _POINTS = 600  # of a line: more would not be seen
@@ -61,11 +65,12 @@ def losses(report: Report) -> list[Picture]:
     height = _TOP + sum(heights) + _GAP * (len(heights) - 1) + _BOTTOM
     last = max(last_step(tuning), 1)
 
-    def paint(figure: Figure) -> None:
+    def paint(figure: Figure, width: int) -> None:
         top = _TOP
+        left, right, ticks = _SIDES[width]
         for panel, tall in zip(panels, heights, strict=True):
-            axis = axes(figure, _LEFT, height - top - tall, _RIGHT, top)
-            _frame(axis, _TITLES[panel], last, lowest=panel == panels[-1])
+            axis = axes(figure, left, height - top - tall, right, top)
+            _frame(axis, _TITLES[panel], last, ticks, lowest=panel == panels[-1])
             if panel == "loss":
                 _losses(axis, curves)
             elif panel == "rate":
@@ -80,8 +85,18 @@ def losses(report: Report) -> list[Picture]:
     title = "How the training went"
     name = "losses"
     alt = f"{len(panels)} panels over {last:,} steps. {said}."
-    svg = draw(paint, width=WIDE, height=height, name=name, title=title, alt=alt)
-    return [Picture(name, title, caption, alt, svg, wide=True)]
+    svg, small = (
+        draw(
+            partial(paint, width=width),
+            width=width,
+            height=height,
+            name=called,
+            title=title,
+            alt=alt,
+        )
+        for width, called in ((WIDE, name), (PHONE, f"{name}-small"))
+    )
+    return [Picture(name, title, caption, alt, svg, wide=True, small=small)]
 
 
 def _caption(curves: dict[str, Curve], tuning: Tuning) -> str:
@@ -103,13 +118,13 @@ def _said(curve: Curve) -> str:
     return f"{ends} to {figure_text(curve.smooth[-1], curve.unit)}"
 
 
-def _frame(axis: Axes, title: str, last: int, *, lowest: bool) -> None:
+def _frame(axis: Axes, title: str, last: int, ticks: int, *, lowest: bool) -> None:
     axis.set_xlim(0, last)
     axis.set_title(title, color=INK, pad=8)
     axis.grid()
     axis.tick_params(length=0)
     axis.spines["left"].set_visible(False)
-    axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
     if lowest:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axis.set_xlabel("step")
@@ -244,14 +259,15 @@ def _resumed(axis: Axes, tuning: Tuning, *, named: bool) -> None:
     if tuning.resumed_from is None:
         return
     axis.axvline(tuning.resumed_from, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-    if named:
+    if named:  # within the panel, clear of its title, on the side that has room
+        early = tuning.resumed_from < axis.get_xlim()[1] / 2
         axis.annotate(
             "resumed",
             (tuning.resumed_from, 1),
             xycoords=axis.get_xaxis_transform(),
-            xytext=(0, 4),
+            xytext=(4 if early else -4, -10),
             textcoords="offset points",
-            ha="center",
+            ha="left" if early else "right",
             color=MUTED,
             fontsize=10,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -15,16 +14,16 @@ from surgery.report.figures.canvas import (
     INK,
     MUTED,
     NARROW,
+    PHONE,
     TRAINED,
     WIDE,
     Picture,
     change_tick,
-    draw,
     identifier,
     percent,
     plain,
 )
-from surgery.report.figures.panels import Panels, name_panel
+from surgery.report.figures.panels import Panels, draw_panels, name_panel
 from surgery.report.model.report import Report
 from surgery.report.model.tuning import Moved
 from surgery.report.text.roles import by_role, place_text
@@ -128,29 +127,28 @@ def _picture(
 ) -> Picture:
     layers = layers_of(list(series.values()))
     wide = len(series) > 2 or len(layers) > _FEW_LAYERS
-    width = WIDE if wide else NARROW
-    panels = Panels(len(series), width, row=_ROW, ticks=_TICKS, gap=20)
-    panel = width / panels.per_row  # roughly
-    size = 6.0 if panel / len(layers) > 9 else 4.2
+    signs = limits[0] < 0
+    ticks = [tick for tick in MaxNLocator(5).tick_values(*limits) if limits[0] <= tick <= limits[1]]
+    labels = [change_tick(tick) if signs else percent(tick) for tick in ticks]
+    left = max(50, 14 + 7 * max(map(len, labels)))
 
-    def paint(figure: Figure) -> None:
-        figure.text(4 / width, 1 - 12 / panels.height, title, va="center", color=INK)
+    def paint(figure: Figure, panels: Panels) -> None:
+        panel = panels.width / panels.per_row  # roughly
+        size = 6.0 if panel / len(layers) > 9 else 4.2
+        figure.text(4 / panels.width, 1 - 12 / panels.height, title, va="center", color=INK)
         for index, dots in enumerate(series.values()):
             axis = panels.axes(figure, index)
             axis.set_ylim(*limits)
-            _values(axis, labelled=panels.is_first(index), signs=limits[0] < 0)
+            axis.set_yticks(ticks, labels if panels.is_first(index) else [""] * len(ticks))
+            axis.spines[["left", "bottom"]].set_visible(False)
             paint_by_layer(axis, [dots], layers=layers, ticks=max(3, int(panel / 36)), size=size)
-            axis.axhline(0, color=MUTED if limits[0] < 0 else HAIRLINE, linewidth=1, zorder=1)
+            axis.tick_params(axis="x", pad=8)  # clear of a 0 % in the corner
+            axis.axhline(0, color=MUTED if signs else HAIRLINE, linewidth=1, zorder=1)
             name_panel(axis, dots.label)
 
-    svg = draw(paint, width=width, height=panels.height, name=name, title=title, alt=caption)
-    return Picture(name, title, caption, caption, svg, wide)
-
-
-def _values(axis: Axes, *, labelled: bool, signs: bool) -> None:
-    """Label a change up the side, with its sign where there are both."""
-    axis.yaxis.set_major_locator(MaxNLocator(5))
-    axis.yaxis.set_major_formatter(
-        lambda value, _: (change_tick(value) if signs else percent(value)) if labelled else ""
+    large, small = (
+        Panels(len(series), width, row=_ROW, ticks=_TICKS, gap=20, most=most, left=left)
+        for width, most in ((WIDE if wide else NARROW, 4), (PHONE, 2))
     )
-    axis.spines[["left", "bottom"]].set_visible(False)
+    drawn = draw_panels(paint, large, small, name=name, title=title, alt=caption)
+    return Picture(name, title, caption, caption, drawn[0], wide, drawn[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,17 +14,17 @@ from surgery.report.figures.canvas import (
     CUT,
     INK,
     MUTED,
+    PHONE,
     TRAINED,
     WIDE,
     Picture,
     change_tick,
-    draw,
     log_ticks,
     plain,
     power,
     whole_ticks,
 )
-from surgery.report.figures.panels import Panels, name_panel
+from surgery.report.figures.panels import Panels, draw_panels, name_panel
 from surgery.report.model.report import Report
 from surgery.report.model.tuning import Moved
 from surgery.report.text.roles import place_text
@@ -30,7 +32,9 @@ from surgery.report.text.tuning import change_text
 from surgery.report.text.tuning_views import most_moved
 
 _MOST = 4
+_SHORT = 22  # letters of a panel's name, that two stand side by side on a phone
 _POINTS = 160  # of a panel: more dots would cover each other
+_SMALL = 48  # of a phone's
 _ROW = 160
 _FLOOR = 1e-6  # values below this share of the map's largest have no ratio
 _DECADES = 1e-5  # values below this share of the largest are at the floor
@@ -44,20 +48,19 @@ def moved_spectra(report: Report) -> list[Picture]:
     pairs = [_values(one) for one in chosen]
     limits = _limits(pairs)
     reach = _reach(pairs)
-    # two rows: values, and below each its change
-    panels = Panels(2 * len(chosen), WIDE, row=_ROW, ticks=22, most=len(chosen))
     title = "Singular values of the maps that moved most"
 
-    def paint(figure: Figure) -> None:
-        y = 1 - 12 / panels.height
-        figure.text(4 / WIDE, y, title, va="center", color=INK)
-        _legend(figure, y)
+    def paint(figure: Figure, panels: Panels) -> None:
+        per_row, most = panels.per_row, _POINTS if panels.width == WIDE else _SMALL
+        figure.text(4 / panels.width, 1 - 12 / panels.height, title, va="center", color=INK)
+        _legend(figure, panels)
         for index, (one, values) in enumerate(zip(chosen, pairs, strict=True)):
-            axis, labelled = panels.axes(figure, index), panels.is_first(index)
-            _spectrum(axis, values, limits, labelled=labelled)
+            cell = index + index // per_row * per_row  # a row of values, and below it their changes
+            axis, labelled = panels.axes(figure, cell), panels.is_first(cell)
+            _spectrum(axis, values, limits, most, labelled=labelled)
             name_panel(axis, place_text(one))
-            below = panels.axes(figure, index + len(chosen))
-            _changes(below, values, reach, labelled=labelled)
+            below = panels.axes(figure, cell + per_row)
+            _changes(below, values, reach, most, labelled=labelled)
             name_panel(below, "change", MUTED, weight="normal")
 
     named = "; ".join(f"{plain(place_text(one))}: {change_text(one.change)}" for one in chosen)
@@ -67,8 +70,13 @@ def moved_spectra(report: Report) -> list[Picture]:
         f"Change of the whole weight: {named}."
     )
     name = "movedspectra"
-    svg = draw(paint, width=WIDE, height=panels.height, name=name, title=title, alt=caption)
-    return [Picture(name, title, caption, caption, svg, wide=True)]
+    few = 2 if all(len(place_text(one)) <= _SHORT for one in chosen) else 1
+    large, small = (
+        Panels(2 * per_row * ceil(len(chosen) / per_row), width, row=_ROW, most=per_row, top=top)
+        for width, per_row, top in ((WIDE, len(chosen), 26), (PHONE, min(few, len(chosen)), 42))
+    )
+    drawn = draw_panels(paint, large, small, name=name, title=title, alt=caption)
+    return [Picture(name, title, caption, caption, drawn[0], wide=True, small=drawn[1])]
 
 
 def _values(one: Moved) -> NDArray[np.float64]:
@@ -90,7 +98,12 @@ def _limits(pairs: list[NDArray[np.float64]]) -> tuple[float, float]:
 
 
 def _spectrum(
-    axis: Axes, values: NDArray[np.float64], limits: tuple[float, float], *, labelled: bool
+    axis: Axes,
+    values: NDArray[np.float64],
+    limits: tuple[float, float],
+    most: int,
+    *,
+    labelled: bool,
 ) -> None:
     low, high = limits
     axis.set_yscale("log")
@@ -100,13 +113,18 @@ def _spectrum(
     axis.set_yticks([], minor=True)
     _across(axis, values.shape[1])
     before, after = np.maximum(values, low)
-    shown = _shown(values.shape[1])
+    shown = _shown(values.shape[1], most)
     axis.plot(shown, before[shown], color=CUT, linewidth=2.4, zorder=3)
     axis.plot(shown, after[shown], "o", color=TRAINED, markersize=2.6, markeredgewidth=0, zorder=4)
 
 
 def _changes(
-    axis: Axes, values: NDArray[np.float64], limits: tuple[float, float], *, labelled: bool
+    axis: Axes,
+    values: NDArray[np.float64],
+    limits: tuple[float, float],
+    most: int,
+    *,
+    labelled: bool,
 ) -> None:
     """Draw the change of each value below it: a few per cent do not show on decades."""
     axis.set_ylim(*limits)
@@ -114,7 +132,7 @@ def _changes(
     axis.yaxis.set_major_formatter(lambda value, _: change_tick(value) if labelled else "")
     _across(axis, values.shape[1])
     axis.axhline(0, color=CUT, linewidth=1.4, zorder=2)
-    shown = _shown(values.shape[1])
+    shown = _shown(values.shape[1], most)
     inside = np.clip(relative(values)[shown], *limits)
     axis.plot(shown, inside, "o", color=TRAINED, markersize=2.6, markeredgewidth=0, zorder=4)
 
@@ -146,13 +164,14 @@ def _across(axis: Axes, size: int) -> None:
     axis.spines[["left", "bottom"]].set_visible(False)
 
 
-def _shown(size: int) -> NDArray[np.int64]:
+def _shown(size: int, most: int) -> NDArray[np.int64]:
     """Return which of the values are drawn."""
-    found: NDArray[np.int64] = np.unique(np.linspace(0, size - 1, min(size, _POINTS)).astype(int))
+    found: NDArray[np.int64] = np.unique(np.linspace(0, size - 1, min(size, most)).astype(int))
     return found
 
 
-def _legend(figure: Figure, y: float) -> None:
-    for x, text, colour in ((WIDE - 72, "before", MUTED), (WIDE - 12, "after", TRAINED)):
+def _legend(figure: Figure, panels: Panels) -> None:
+    width, y = panels.width, 1 - (panels.top - 14) / panels.height
+    for x, text, colour in ((width - 72, "before", MUTED), (width - 12, "after", TRAINED)):
         mark = "—  " if text == "before" else "●  "
-        figure.text(x / WIDE, y, mark + text, ha="right", va="center", color=colour, fontsize=10)
+        figure.text(x / width, y, mark + text, ha="right", va="center", color=colour, fontsize=10)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgery.report.figures.canvas import INK, axes, plain
+from surgery.report.figures.canvas import INK, axes, draw, plain
 
-_LEFT, _RIGHT = 50, 12
-_TOP, _BOTTOM = 26, 10  # room for the picture's title, and below all panels
+_RIGHT, _BOTTOM = 12, 10
 _TITLE = 18  # above each panel
 
 
@@ -40,6 +40,8 @@ class Panels:
         ticks: Room below each panel for them.
         gap: Between two panels of a row.
         most: Panels in a row at most.
+        left: Where the first panel begins.
+        top: Room for the picture's title.
     """
 
     count: int
@@ -48,6 +50,8 @@ class Panels:
     ticks: int = 22
     gap: int = 26
     most: int = 4
+    left: int = 50
+    top: int = 26
 
     @property
     def per_row(self) -> int:
@@ -59,12 +63,7 @@ class Panels:
     @property
     def height(self) -> int:
         """Height of the picture."""
-        return _TOP + math.ceil(self.count / self.per_row) * self.row + _BOTTOM
-
-    @property
-    def left(self) -> int:
-        """Where the first panel begins."""
-        return _LEFT
+        return self.top + math.ceil(self.count / self.per_row) * self.row + _BOTTOM
 
     def is_first(self, index: int) -> bool:
         """Whether a panel is the first of its row."""
@@ -73,8 +72,32 @@ class Panels:
     def axes(self, figure: Figure, index: int) -> Axes:
         """Add the axes of one panel."""
         line, column = divmod(index, self.per_row)
-        panel = (self.width - _LEFT - _RIGHT - (self.per_row - 1) * self.gap) / self.per_row
-        left = _LEFT + column * (panel + self.gap)
-        top = _TOP + line * self.row
+        panel = (self.width - self.left - _RIGHT - (self.per_row - 1) * self.gap) / self.per_row
+        left = self.left + column * (panel + self.gap)
+        top = self.top + line * self.row
         bottom = self.height - top - self.row + self.ticks
         return axes(figure, left, bottom, self.width - left - panel, top + _TITLE)
+
+
+def draw_panels(
+    paint: Callable[[Figure, Panels], None],
+    wide: Panels,
+    small: Panels,
+    *,
+    name: str,
+    title: str,
+    alt: str,
+) -> tuple[str, str]:
+    """Paint the same panels twice: for a wide screen and for a phone's."""
+
+    def drawn(panels: Panels, called: str) -> str:
+        return draw(
+            lambda figure: paint(figure, panels),
+            width=panels.width,
+            height=panels.height,
+            name=called,
+            title=title,
+            alt=alt,
+        )
+
+    return drawn(wide, name), drawn(small, f"{name}-small")

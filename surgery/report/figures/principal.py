@@ -12,21 +12,21 @@ from surgery.report.figures.canvas import (
     DEPTH_MAP,
     INK,
     MUTED,
+    PHONE,
     WIDE,
     Picture,
-    draw,
     identifier,
     log_ticks,
     plain,
     power,
 )
-from surgery.report.figures.panels import Panels, name_panel
+from surgery.report.figures.panels import Panels, draw_panels, name_panel
 from surgery.report.model.report import LinearReport, Report
 from surgery.report.text.linear_views import RoleGroup, groups_by_scope
 from surgery.report.text.linear_words import words
 from surgery.report.wording import scientific
 
-_POINTS = 48  # of a line: more would not be seen
+_POINTS, _SMALL = 48, 12  # of a line, on a wide screen and a phone's: more would not be seen
 
 
 def principal_spectra(report: Report) -> list[Picture]:
@@ -44,26 +44,25 @@ def principal_spectra(report: Report) -> list[Picture]:
 
 
 def _panels(scope: str, groups: list[RoleGroup], kind: str) -> Picture:
-    panels = Panels(len(groups), WIDE)
-    height = panels.height
     everything = [one for group in groups for one in group.linears]
     limits = _limits(everything)
     rank = max(len(one.spectrum) for one in everything)
     layers = [one.layer for one in everything if one.layer is not None] or [0]
     first, last = min(layers), max(layers)
 
-    def paint(figure: Figure) -> None:
+    def paint(figure: Figure, panels: Panels) -> None:
         figure.text(
-            panels.left / WIDE,
-            1 - 12 / height,
+            panels.left / panels.width,
+            1 - 12 / panels.height,
             f"Singular values of the {kind}, {plain(scope)}",
             va="center",
             color=INK,
         )
-        _depth_scale(figure, first, last, height)
+        _depth_scale(figure, first, last, panels)
+        points = _POINTS if panels.width == WIDE else _SMALL
         for index, group in enumerate(groups):
             axis = panels.axes(figure, index)
-            _panel(axis, group, (limits, rank), (first, last), panels.is_first(index))
+            _panel(axis, group, (limits, rank), (first, last), panels.is_first(index), points)
 
     title = f"Spectra of the {kind}, {plain(scope)}"
     high, low = (max(one.spectrum[0] for one in everything), min(map(_last, everything)))
@@ -73,8 +72,15 @@ def _panels(scope: str, groups: list[RoleGroup], kind: str) -> Picture:
         f"{scientific(low)}."
     )
     name = identifier("principal", scope)
-    svg = draw(paint, width=WIDE, height=height, name=name, title=title, alt=caption)
-    return Picture(name, title, caption, caption, svg, wide=True)
+    drawn = draw_panels(
+        paint,
+        Panels(len(groups), WIDE),
+        Panels(len(groups), PHONE, most=2, top=42),
+        name=name,
+        title=title,
+        alt=caption,
+    )
+    return Picture(name, title, caption, caption, drawn[0], wide=True, small=drawn[1])
 
 
 def _last(linear: LinearReport) -> float:
@@ -97,6 +103,7 @@ def _panel(
     scale: tuple[tuple[float, float], int],
     depth: tuple[int, int],
     leftmost: bool,
+    points: int,
 ) -> None:
     (low, high), rank = scale
     axis.set_xscale("log")
@@ -112,7 +119,7 @@ def _panel(
     axis.tick_params(length=0)
     axis.spines["left"].set_visible(False)
     name_panel(axis, group.role)
-    lines = [_line(one.spectrum, low) for one in group.linears]
+    lines = [_line(one.spectrum, low, points) for one in group.linears]
     colours = [DEPTH_MAP(_depth(one.layer, depth)) for one in group.linears]
     axis.add_collection(LineCollection(lines, colors=colours, linewidths=1.2))
 
@@ -128,25 +135,26 @@ def _depth(layer: int | None, depth: tuple[int, int]) -> float:
     return 1.0 if layer is None or last == first else (layer - first) / (last - first)
 
 
-def _line(spectrum: list[float], low: float) -> NDArray[np.float64]:
+def _line(spectrum: list[float], low: float, most: int) -> NDArray[np.float64]:
     """Return ``(points, 2)`` component numbers and values, thinned, NaN and zeros at the floor."""
     values = np.nan_to_num(np.asarray(spectrum, float), nan=0.0, posinf=0.0)
-    chosen = np.unique(np.geomspace(1, len(values), _POINTS).round().astype(int)) - 1
+    chosen = np.unique(np.geomspace(1, len(values), most).round().astype(int)) - 1
     points: NDArray[np.float64] = np.column_stack([chosen + 1, np.maximum(values[chosen], low / 2)])
     return points
 
 
-def _depth_scale(figure: Figure, first: int, last: int, height: int) -> None:
+def _depth_scale(figure: Figure, first: int, last: int, panels: Panels) -> None:
     """Draw which shade is which layer, at the top right."""
     if first == last:
         return
-    axis = figure.add_axes(((WIDE - 150) / WIDE, 1 - 16 / height, 90 / WIDE, 8 / height))
+    width, height, down = panels.width, panels.height, panels.top - 14
+    axis = figure.add_axes(((width - 150) / width, 1 - (down + 4) / height, 90 / width, 8 / height))
     axis.imshow(np.linspace(0, 1, 64)[None, :], cmap=DEPTH_MAP, aspect="auto")
     axis.axis("off")
     for x, text, side in ((-6, f"layer {first}", "right"), (96, str(last), "left")):
         figure.text(
-            (WIDE - 150 + x) / WIDE,
-            1 - 12 / height,
+            (width - 150 + x) / width,
+            1 - down / height,
             text,
             ha=side,
             va="center",

@@ -63,6 +63,7 @@ class HeldOut:
         before: The figure of the original.
         after: The figure of the result.
         difference: Of word error rates; of perplexities, the difference of their logarithms.
+        words: How many were said, where the figure is a word error rate and that is known.
     """
 
     rows: int
@@ -72,6 +73,7 @@ class HeldOut:
     before: float | None = None
     after: float | None = None
     difference: Interval | None = None
+    words: int | None = None
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,8 @@ class Quantity:
 class Measurement:
     """One measured figure on real input: metric, data, value before and after.
 
-    ``better`` says which direction is good: ``lower`` or ``higher``.
+    ``better`` says which direction is good: ``lower`` or ``higher``. ``words`` is how many were
+    said, where the figure is a word error rate and that is known.
     """
 
     metric: str
@@ -200,6 +201,7 @@ class Measurement:
     before: float | None
     after: float
     better: str = "lower"
+    words: int | None = None
 
 
 @dataclass(frozen=True)

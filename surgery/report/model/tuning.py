@@ -35,11 +35,13 @@ class HeldOut:
         step: Optimiser steps made before; 0 is before any.
         loss: Loss in nats a token, without any penalty.
         wer: Word error rate in per cent, where speech was transcribed.
+        words: How many were said there, where that is known.
     """
 
     step: int
     loss: float
     wer: float | None = None
+    words: int | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from surgery.report.text.calibration import (
     value_title,
 )
 from surgery.report.text.damage import damage_text
+from surgery.report.text.few_words import few_words
 from surgery.report.wording import capitalised, percent
 
 
@@ -68,7 +69,8 @@ def _figure_tiles(report: Report, calibration: Calibration) -> list[Tile]:
     told = damage_text(report)
     tone = "bad" if told is not None and told.tone == "bad" else ""
     value = f"{before.removesuffix(' %')} → {after}"
-    return [Tile(capitalised(price.figure), value, held_out_rows(calibration, price), tone)]
+    rows = ", ".join(filter(None, [held_out_rows(calibration, price), few_words(price.words)]))
+    return [Tile(capitalised(price.figure), value, rows, tone)]
 
 
 def calibration_context(report: Report) -> dict[str, Any] | None:
@@ -91,7 +93,7 @@ def calibration_context(report: Report) -> dict[str, Any] | None:
         "removed_title": f"Removed{of_base(report)}",
         "value_title": capitalised(value_title(calibration)),
         "steps": [
-            (percent(step.removed), step_text(step, calibration), step.accepted)
+            (percent(step.removed), step_text(step, report, calibration), step.accepted)
             for step in calibration.search
         ],
     }

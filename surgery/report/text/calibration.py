@@ -128,14 +128,22 @@ def bound_text(report: Report, calibration: Calibration) -> str:
         asked = report.options.get("up_to")
         if not isinstance(asked, float):
             return little
-        return f"{little}, and no more than {percent(asked)} of the {budget_name(report)}"
+        most = f"{percent(asked)} of the {budget_name(report)}"
+        return f"{little}, and no more than {most}, rounded up to whole vectors"
     _, words = _BOUNDS.get(calibration.bound, ("", calibration.bound.replace("_", " ")))
-    limit = report.options.get(calibration.bound)
-    if isinstance(limit, int | float) and not isinstance(limit, bool):
-        # the option is a fraction of the perplexity, what a search found is in per cent of it
-        scale = 100 if calibration.bound == "max_ppl_increase" else 1
-        return f"{words} {_amount(scale * float(limit), calibration)}"
-    return f"{words} what was asked"
+    limit = _limit(report, calibration)
+    return f"{words} {'what was asked' if limit is None else _amount(limit, calibration)}"
+
+
+def _limit(report: Report, calibration: Calibration) -> float | None:
+    """Return what the values of a search had to keep below."""
+    if calibration.bound == "up_to":
+        return LITTLE_ERROR if is_relative(calibration) else log1p(LITTLE_PERPLEXITY)
+    limit = report.options.get(calibration.bound or "")
+    if not isinstance(limit, int | float) or isinstance(limit, bool):
+        return None
+    # the option is a fraction of the perplexity, what a search found is in per cent of it
+    return float(limit) * (100 if calibration.bound == "max_ppl_increase" else 1)
 
 
 def of_base(report: Report) -> str:
@@ -188,9 +196,19 @@ def value_title(calibration: Calibration) -> str:
     return _BOUNDS.get(calibration.bound or "", ("value", ""))[0]
 
 
-def step_text(step: SearchStep, calibration: Calibration) -> str:
-    """Write what a search measured at one budget, with its unit and sign."""
-    text = _amount(step.value, calibration)
+def step_text(step: SearchStep, report: Report, calibration: Calibration) -> str:
+    """Write what a search measured at one budget, with its unit and sign.
+
+    A value close to the bound is written with as many digits as tell on which side of it it is.
+    """
+    text, limit = _amount(step.value, calibration), _limit(report, calibration)
+    number, *unit = text.split(" ", 1)
+    if limit is not None and isfinite(step.value) and step.value != limit:
+        digits = 3
+        while float(number.replace("−", "-")) == limit:
+            digits += 1
+            number = f"{step.value:.{digits}g}".replace("-", "−")
+        text = " ".join([number, *unit])
     rises = calibration.bound in ("max_wer_increase", "max_ppl_increase")
     return f"+{text}" if rises and step.value > 0 else text
 

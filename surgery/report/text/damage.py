@@ -8,7 +8,7 @@ from math import exp, log
 from typing import Literal
 
 from surgery.report.model.calibration import Calibration, HeldOut, Interval
-from surgery.report.model.report import Report
+from surgery.report.model.report import Measurement, Report
 from surgery.report.text.calibration import (
     NO_WORDS,
     error_name,
@@ -17,6 +17,7 @@ from surgery.report.text.calibration import (
     held_out_rows,
 )
 from surgery.report.text.feed_forward import is_narrower
+from surgery.report.text.few_words import few_words
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.summary import is_pruned, is_structure, measured_text
 from surgery.report.wording import capitalised, percent, scientific
@@ -52,11 +53,15 @@ def damage_text(report: Report) -> DamageText | None:
         return None
     told = report.calibration
     if told is not None and told.held_out is not None:
-        text = f"{capitalised(held_out_text(told, told.held_out))}."
-        tone: Tone = "bad" if _is_bad(told, told.held_out) else "plain"
-        return DamageText(text + _no_words(told), tone)
-    if report.measurements:
-        return DamageText(f"{measured_text(report.measurements[0])}.", "plain")
+        text = f"{capitalised(held_out_text(told, told.held_out))}.{_no_words(told)}"
+        bad = _is_bad(told, told.held_out)
+        for one in report.measurements[:1]:  # on other data: told apart by what it is
+            measured = measured_text(one)
+            text += f" On the test data: {measured[:1].lower()}{measured[1:]}."
+            bad = bad or _is_worse(one)
+        return DamageText(text, "bad" if bad else "plain")
+    for one in report.measurements[:1]:
+        return DamageText(f"{measured_text(one)}.", "bad" if _is_worse(one) else "plain")
     if is_narrower(report):
         dry = report.output is None
         return DamageText(COUNTED, "plain") if dry else DamageText(NOT_HELD_OUT, "bad")
@@ -102,7 +107,7 @@ def held_out_text(told: Calibration, price: HeldOut) -> str:
     parts.append(error + _between(price.error, scientific))
     if price.agreement is not None:
         parts.append(f"the same next token at {percent(price.agreement)} of positions")
-    return f"{'; '.join(parts)}: {held_out_rows(told, price)}"
+    return f"{'; '.join(parts)}: {held_out_rows(told, price)}, the calibration data"
 
 
 def _figure(price: HeldOut, before: float, after: float) -> str:
@@ -113,7 +118,8 @@ def _figure(price: HeldOut, before: float, after: float) -> str:
             return text
         return f"{text} ({_growth(change.value)}{_between(change, _growth, ', ')})"
     text = f"{price.figure} {held_out_figure(price, before)} → {held_out_figure(price, after)}"
-    return text if change is None else text + _between(change, _points)
+    text = text if change is None else text + _between(change, _points)
+    return ", ".join(filter(None, [text, few_words(price.words)]))
 
 
 def _growth(log_ratio: float) -> str:
@@ -134,6 +140,14 @@ def _between(interval: Interval, words: Callable[[float], str], before: str = ""
         return f"{before}no window differs" if before else " (no window differs)"
     text = f"95 % interval {words(interval.low)} to {words(interval.high)}"
     return f"{before}{text}" if before else f" ({text})"
+
+
+def _is_worse(one: Measurement) -> bool:
+    """Whether what was measured on other data is bad news, by the same limits."""
+    if one.before is None:
+        return False
+    limit = {"wer": one.before + 100 * MORE_ERRORS, "perplexity": DEARER * one.before}
+    return one.metric in limit and not one.after <= limit[one.metric]
 
 
 def _is_bad(told: Calibration, price: HeldOut) -> bool:

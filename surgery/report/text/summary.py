@@ -16,6 +16,7 @@ from surgery.report.model.report import (
     SiteReport,
 )
 from surgery.report.text.feed_forward import is_narrower, narrower_sentence, was_cut
+from surgery.report.text.few_words import data_words
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.linears import linear_sentence
 from surgery.report.text.tuning import tuning_sentence
@@ -29,6 +30,8 @@ _ATTENTION = {
     "cross": "cross-attention",
 }
 _MAPS = {"qk": "Q and K", "vo": "V and O"}
+_ON = ("trials", "refit", "sequential", "transcribe")
+"""Options that are on by default, or with some data: that they were off is told."""
 _RULES = (
     "threshold_qk",
     "threshold_vo",
@@ -185,7 +188,7 @@ def _measured(measurement: Measurement) -> MeasuredRow:
         tone = "" if difference == 0 else "bad" if worse else "good"
     return MeasuredRow(
         title=measurement.title,
-        data=measurement.data,
+        data=data_words(measurement),
         before="—" if before is None else amount(before, unit),
         before_number="—" if before is None else amount(before, unit).removesuffix(unit).strip(),
         after=amount(after, unit),
@@ -198,7 +201,7 @@ def measured_text(one: Measurement) -> str:
     """Word one measurement as a clause: ``Perplexity 3.12 → 3.31 on WikiText-2 test``."""
     after = amount(one.after, one.unit)
     text = after if one.before is None else f"{amount(one.before, one.unit)} → {after}"
-    return f"{one.title} {text} on {one.data}"
+    return f"{one.title} {text} on {data_words(one)}"
 
 
 def option_items(report: Report) -> list[tuple[str, str]]:
@@ -210,12 +213,13 @@ def worded_items(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Word settings of any kind: name and value, empty ones left out."""
     items: list[tuple[str, str]] = []
     for key, value in options.items():
-        if value is None or value is False or value == [] or value == "":
+        off = value is False and key in _ON
+        if value is None or (value is False and not off) or value == [] or value == "":
             continue
         if isinstance(value, list | tuple):
             text = ", ".join(map(str, value))
-        elif value is True:
-            text = "yes"
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
         else:
             text = f"{value:g}" if isinstance(value, float) else str(value)
         items.append((key.replace("_", "-"), text))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from surgery.report.model.report import Report
 from surgery.report.model.tuning import Moved, Tuning
+from surgery.report.text.few_words import few_words
 from surgery.report.text.linear_words import words
 from surgery.report.text.linears import DASH, plural
 from surgery.report.text.tuning_views import (
@@ -88,6 +89,8 @@ def outcome_text(tuning: Tuning) -> str:
     """
     curves = curves_of(tuning)
     told = [_went(curves[name]) for name in ("held_out", "wer") if name in curves]
+    if "wer" in curves:
+        told += filter(None, [few_words(tuning.held_out[-1].words)])
     if told or "training" not in curves:
         return ", ".join(told)
     passes = pass_losses(tuning)
