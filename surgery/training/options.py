@@ -166,6 +166,8 @@ class Settings:
     def plain(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         mine = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "options"}
+        if self.steps is not None:  # then the recipe's passes are not made
+            mine["epochs"] = None
         return {**self.options.plain(), **mine}
 
 

@@ -101,7 +101,7 @@ def test_page_card_and_screen_agree(name: str) -> None:
 def test_the_headline_tells_the_share_of_the_model_first() -> None:
     model = REPORTS["tiny"].savings[-1]
     assert sentence(REPORTS["tiny"]) == (
-        f"{100 * model.removed:.1f} % of the model are gone, 29.2 % of its feed-forward "
+        f"{100 * model.removed:.1f} % of the model is gone, 29.2 % of its feed-forward "
         "parameters: each feed-forward block keeps 960 of 1,536 neurons in the encoder and "
         "1,216 of 1,536 in the decoder."
     )

@@ -230,3 +230,4 @@ def test_options_that_were_switched_off_are_told() -> None:
             if "bool" in str(each.type) and each.default is not False and not told.inverted:
                 assert worded_items({each.name: False}) == [(each.name, "no")]
     assert worded_items({"by_weights": False, "trials": None}) == []
+    assert worded_items({"pairs": ["vo"], "up_to": 0.5}) == [("seams", "vo"), ("up-to", "0.5")]

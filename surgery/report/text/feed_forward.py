@@ -144,7 +144,7 @@ def narrower_sentence(report: Report) -> str:
     ffn, model = _saving(report, "ffn"), _saving(report, "model")
     if ffn is None or model is None:
         return f"{capitalised(widths)}."
-    verb = "would go" if dry else "are gone"
+    verb = "would go" if dry else "is gone"
     return (
         f"{percent(model.removed)} of the model {verb}, {percent(ffn.removed)} of its "
         f"feed-forward parameters: {widths}."

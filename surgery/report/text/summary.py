@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from surgery.choices.option import flag
 from surgery.report.model.report import (
     Measurement,
     PairReport,
@@ -222,7 +223,7 @@ def worded_items(options: Mapping[str, Any]) -> list[tuple[str, str]]:
             text = "yes" if value else "no"
         else:
             text = f"{value:g}" if isinstance(value, float) else str(value)
-        items.append((key.replace("_", "-"), text))
+        items.append((flag(key).removeprefix("--"), text))
     return items
 
 
