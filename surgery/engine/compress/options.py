@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from surgery.choices.common import DTYPES, SHIPPED, choice
 from surgery.choices.layers import LAYER_ORDERS, LayerOrder, counted_layers, named_layers
@@ -12,7 +12,9 @@ from surgery.choices.neurons import ORDERS, RIDGE, Order
 from surgery.choices.option import DTYPE, asked, spelled
 from surgery.choices.places import data_name, given_path
 from surgery.errors import UsageError
-from surgery.methods.neurons import Amends
+
+if TYPE_CHECKING:
+    from surgery.methods.neurons import Amends
 
 OF = ("model", "ffn")
 LAYOUTS = ("model", "ragged")
