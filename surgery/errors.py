@@ -33,6 +33,8 @@ class SurgeryError(Exception):
     ) -> None:
         self.message = _shortened(message)
         self.where = None if where is None else _shortened(str(where))
+        if isinstance(found, OSError):  # its number is no help, and the path is told already
+            found = found.strerror or found
         self.found = None if found is None else _shortened(str(found))
         self.expected = None if expected is None else _shortened(str(expected))
         self.hint = hint

@@ -82,7 +82,11 @@ def read_statistics(path: Path, *, source_sha256: Mapping[str, str]) -> Statisti
         UsageError: They were taken of another model; says which file differs.
     """
     if not path.is_file():
-        raise CheckpointError("There is no such file of statistics.", where=path)
+        raise CheckpointError(
+            "There is no such file of statistics.",
+            where=path,
+            hint="give --calibrate DIR|FILE as well: they are taken then, and written there",
+        )
     header, _ = read_header(path)
     described = _described(header, path)
     try:

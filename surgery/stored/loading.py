@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from surgery.architectures import ARCHITECTURES, Architecture, Config, class_of, find_prefix
-from surgery.architectures.classes import matches
+from surgery.architectures import ARCHITECTURES, Config, class_of, find_prefix
 from surgery.carried.outdated import note_outdated
 from surgery.checkpoint.directory import DirectorySource, is_adapter
-from surgery.checkpoint.header import TensorInfo
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError, SurgeryError, UsageError
 from surgery.runtime import load as load_directory
@@ -23,6 +20,7 @@ from surgery.stored.adapted import AdaptedSource, open_model
 from surgery.stored.adapter_content import Adapter
 from surgery.stored.block import translated
 from surgery.stored.dense import dense_directory
+from surgery.stored.shapes import check_floats
 from surgery.stored.stream import cast
 
 
@@ -114,26 +112,6 @@ def _of_family(directory: Path, model_class: type[Any] | None) -> dict[str, Any]
     config = Config(family, raw, f"{directory.name}/config.json")
     one = class_of(family, config, names, prefix, where=str(directory))
     return {"ignored": family.ignored, "fallback": None if one is None else one.name}
-
-
-def check_floats(
-    family: Architecture, infos: Mapping[str, TensorInfo], prefix: str, *, where: str
-) -> None:
-    """Require floating-point weights: transformers takes integers for what they are as numbers.
-
-    Raises:
-        CheckpointError: One is of another dtype, and no buffer of an older release.
-    """
-    for name, info in infos.items():
-        if info.dtype.is_floating_point or matches(name, family.ignored, prefix):
-            continue
-        raise CheckpointError(
-            f"Tensor {name} is not a floating-point weight",
-            where=where,
-            found=info.dtype,
-            expected="float32, float16 or bfloat16",
-            hint="use the unquantised checkpoint",
-        )
 
 
 @torch.no_grad()

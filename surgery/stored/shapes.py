@@ -1,4 +1,4 @@
-"""Shapes of a checkpoint as stored: those of its configuration, where nothing else is said."""
+"""Shapes and dtypes of a checkpoint as stored: what its configuration or its surgery block says."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.architectures import Architecture, Claims, Config, check_shapes
+from surgery.architectures.classes import matches
 from surgery.architectures.feed_forward import FeedForwardSite, at_widths, feed_forward_sites
 from surgery.architectures.ranks import SiteRanks, full_ranks
+from surgery.checkpoint.header import TensorInfo
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError
 from surgery.report.accounting import restructured
@@ -80,3 +82,23 @@ def _narrow(
                 hint="the file was edited, or belongs to other weights",
             )
     return [known[path] for path in neurons]
+
+
+def check_floats(
+    family: Architecture, infos: Mapping[str, TensorInfo], prefix: str, *, where: str
+) -> None:
+    """Require floating-point weights: transformers takes integers for what they are as numbers.
+
+    Raises:
+        CheckpointError: One is of another dtype, and no buffer of an older release.
+    """
+    for name, info in infos.items():
+        if info.dtype.is_floating_point or matches(name, family.ignored, prefix):
+            continue
+        raise CheckpointError(
+            f"Tensor {name} is not a floating-point weight",
+            where=where,
+            found=info.dtype,
+            expected="float32, float16 or bfloat16",
+            hint="use the unquantised checkpoint",
+        )

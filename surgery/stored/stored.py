@@ -33,7 +33,7 @@ from surgery.stored.block import (
     read_ranks,
     translated,
 )
-from surgery.stored.shapes import check_stored_shapes
+from surgery.stored.shapes import check_floats, check_stored_shapes
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -167,6 +167,7 @@ def read_stored(source: TensorSource) -> Stored:
         source.name_class(one.name)  # so that what is made of it can be loaded
     ranks = read_ranks(manifest.layouts, claims.sites, where=where)
     _check_floats(source, claims)
+    check_floats(family, source.infos, claims.prefix, where=source.name)
     check_stored_shapes(source, family, config, claims, ranks, manifest.neurons)
     shapes = {name: source.infos[name].shape for name in names}
     maps = {one.path: one for one in linear_maps(family, claims, shapes)}

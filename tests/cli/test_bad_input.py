@@ -395,3 +395,13 @@ def test_an_error_is_short_whatever_a_file_holds(here: Path) -> None:
     told = refused("single")
     assert "contradict its shape" in told
     assert len(told) < 4_000
+
+
+def test_integers_in_a_norm_are_refused_by_every_command(here: Path) -> None:
+    norm = "model.encoder.layers.0.self_attn_layer_norm.bias"
+    change_tensor(here / "single", norm, lambda tensor: tensor.to(torch.int8))
+    commands = ("split single --rank 2", "reparam single --method hra", "inspect single")
+    for words in (*commands, "compress single --remove 5% --calibrate shipped --dry-run"):
+        found = CliRunner().invoke(app, words.split())
+        assert found.exit_code == 1 and f"Tensor {norm} is not a floating" in found.stderr, words
+    assert norm in refused("single", "--lossless")

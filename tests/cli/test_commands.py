@@ -163,6 +163,13 @@ def test_errors_have_exit_codes_and_are_json_where_asked(
     assert sorted(os.listdir()) == ["model"]
 
 
+def test_a_file_that_is_not_there_is_told_without_an_error_number(here: Path) -> None:
+    found = surgery("evaluate", "model", "--data", "nowhere.txt")
+    assert "No such file or directory" in found.stderr and "Errno" not in found.stderr
+    lost = surgery("absorb-decompose", "model", "--statistics", "lost", "-o", "out")
+    assert "give --calibrate" in lost.stderr and sorted(os.listdir()) == ["model"]
+
+
 def test_without_a_terminal_lines_are_plain_and_fit_80_columns(here: Path) -> None:
     run = spawn("absorb-decompose", "model", "-o", "out", "--remove", "10%", "--by-weights")
     assert run.returncode == 0, run.stderr

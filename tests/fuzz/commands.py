@@ -50,6 +50,11 @@ TEXT_READ: Words = {
 }
 SPEECH_READ: Words = {"evaluate": "evaluate base in --data clips --resamples 20 --json"}
 CALIBRATED: Words = {"absorb-decompose --calibrate": f"{ABSORB} --calibrate text.txt --remove 25%"}
+COMPRESSED: Words = {
+    "compress": "compress in -o out --calibrate text.txt --remove 25%",
+    "compress --drop-layers": "compress in -o out --calibrate text.txt --drop-layers 1",
+    "compress --dry-run": "compress in --remove 25% --calibrate text.txt --dry-run --json",
+}
 GGUF: Words = {"export gguf": "export in -o out --to gguf --json"}
 WHISPERS: Words = {
     f"export {to}": f"export in -o out --to {to} --json" for to in ("ct2", "openai-whisper")

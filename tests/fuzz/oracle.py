@@ -146,13 +146,13 @@ def _judge_success(place: Place, outcome: Outcome) -> None:
             json.loads(outcome.printed, parse_constant=_no_json)
         except ValueError as error:
             raise WrongError(f"the output is no JSON document: {error}") from error
-    running = ("evaluate", "verify", "export", "tune", "absorb-decompose --calibrate")
+    running = ("evaluate", "verify", "export", "tune", "absorb-decompose --calibrate", "compress")
     beside = case.file.endswith(BESIDE) and not command.startswith(running)
     if kind == "finished" and case.change.kind in ("other values", "tensors exchanged"):
         return  # what is there already is known by its names and shapes
     if kind in ("interrupted", "finished") or beside:
         _as_before(place, outcome)
-    elif command.startswith(("inspect", "export --list", "absorb-decompose --dry-run")):
+    elif command.startswith(("inspect", "export --list")) or command.endswith("--dry-run"):
         _judge_reading(place, outcome)
     elif command == "load":
         _judge_load(place, outcome)
@@ -165,6 +165,10 @@ def _judge_success(place: Place, outcome: Outcome) -> None:
             _truth(place)
     elif command.startswith(("verify", "evaluate")):
         _judge_comparison(place, outcome)
+    elif command.startswith("compress"):
+        truth, found = _truth(place), by_transformers(place.folder / "out", case)
+        if found.shape != truth.shape:
+            raise WrongError("logits of another shape than the checkpoint's own")
     elif command == "tune" or command.startswith("export"):
         truth = _truth(place)
         if command == "export hf":

@@ -29,6 +29,7 @@ from tests.fuzz.commands import (
     ABSORB,
     ADAPTED,
     CALIBRATED,
+    COMPRESSED,
     DENSE,
     GGUF,
     PEFT,
@@ -205,9 +206,12 @@ SPLIT = "split --rank 4 --targets q,down"
 
 SUBJECTS: dict[str, Subject] = {
     "llama": Subject(
-        "llama", _spoken("llama"), DENSE | TEXT_READ | GGUF | CALIBRATED, files=dict(WORDS)
+        "llama",
+        _spoken("llama"),
+        DENSE | TEXT_READ | GGUF | CALIBRATED | COMPRESSED,
+        files=dict(WORDS),
     ),
-    "gpt2": Subject("gpt2", _spoken("gpt2"), DENSE | TEXT_READ),
+    "gpt2": Subject("gpt2", _spoken("gpt2"), DENSE | TEXT_READ | COMPRESSED),
     "bert": Subject("bert", _spoken("bert"), DENSE | TEXT_READ),
     "whisper": Subject("whisper", _listening, DENSE | SPEECH_READ | WHISPERS, files=dict(EARS)),
     "qwen2 sharded": Subject("qwen2", _dense("qwen2", sharded=True), DENSE, dict(SHARDED)),
