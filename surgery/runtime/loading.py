@@ -187,7 +187,7 @@ def _check_weight_files(directory: Path) -> None:
             expected="an object, which may be empty",
         )
     shards = content.get("weight_map")
-    names = set(shards.values()) if isinstance(shards, dict) else {None}
+    names = [*shards.values()] if isinstance(shards, dict) else [None]
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise LoadError(
@@ -196,6 +196,7 @@ def _check_weight_files(directory: Path) -> None:
                 found=repr(name),
                 expected="plain file names",
             )
+    for name in set(names):
         if not (directory / name).is_file():
             raise LoadError("A shard is missing.", where=directory / name)
 

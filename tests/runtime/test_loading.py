@@ -418,10 +418,14 @@ def test_directories_that_hold_no_model_are_an_error(own_case: Make, tmp_path: P
 
 @pytest.mark.parametrize(
     ("shard", "message"),
-    [("../other.safetensors", "not a file beside it"), ("b.safetensors", "shard is missing")],
+    [
+        ("../other.safetensors", "not a file beside it"),
+        ({"": None}, "not a file beside it"),
+        ("b.safetensors", "shard is missing"),
+    ],
 )
 def test_an_index_that_points_elsewhere_is_an_error(
-    own_case: Make, shard: str, message: str
+    own_case: Make, shard: object, message: str
 ) -> None:
     made = own_case("llama")
     (made.path / "model.safetensors").rename(made.path / "a.safetensors")
