@@ -187,7 +187,7 @@ def _check_weight_files(directory: Path) -> None:
             expected="an object, which may be empty",
         )
     shards = content.get("weight_map")
-    names = [*shards.values()] if isinstance(shards, dict) else [None]
+    names: list[Any] = [*shards.values()] if isinstance(shards, dict) else [None]
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise LoadError(
