@@ -68,11 +68,11 @@ def unit_of(output: Output) -> str:
     return "nat/token" if output == "next token" else "relative"
 
 
-class Witness(ABC):
-    """Inputs, and what the original makes of them.
+class Inputs(ABC):
+    """A few inputs of a model.
 
     Args:
-        model: The original, on its device, in evaluation mode.
+        model: It, on its device, in evaluation mode.
 
     Attributes:
         output: Which output is compared.
@@ -82,38 +82,22 @@ class Witness(ABC):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        with torch.no_grad():
-            self._original = [rows.float() for rows in self._rows()]
-
-    def damage(self) -> float:
-        """Run the model as it is now, hooks and all, and return the damage."""
-        relative, nats, positions = RelativeError(), 0.0, 0
-        with torch.no_grad():
-            for before, after in zip(self._original, self._rows(), strict=True):
-                if self.output == "next token":
-                    nats += divergence(before, after)
-                    positions += before.shape[0]
-                else:
-                    relative.add(before, after)
-        if self.output == "next token":
-            # In this order NaN stays NaN: a model that breaks is not unharmed.
-            return max(nats / max(1, positions), 0.0)
-        return relative.value**2
 
     @abstractmethod
-    def _rows(self) -> Iterator[Tensor]:
+    def rows(self) -> Iterator[Tensor]:
         """Yield outputs, (positions, columns), batch by batch; only positions that count."""
 
 
-class SpeechWitness(Witness):
+class SpeechInputs(Inputs):
     """Windows of sound: what a Whisper's encoder says of them, or which token it writes next."""
 
     def __init__(self, model: Any, batches: Sequence[SpeechBatch], tokens: Any) -> None:
+        super().__init__(model)
         self._batches, self._tokens = batches, tokens
         self.output = "encoder output" if tokens is None else "next token"
-        super().__init__(model)
 
-    def _rows(self) -> Iterator[Tensor]:
+    def rows(self) -> Iterator[Tensor]:
+        """Run the model on every batch."""
         for number, batch in enumerate(self._batches):
             heard = self.model.get_encoder()(batch.features).last_hidden_state
             if self._tokens is None:
@@ -124,15 +108,16 @@ class SpeechWitness(Witness):
             yield logits[(weights > 0).to(logits.device)]
 
 
-class TextWitness(Witness):
+class TextInputs(Inputs):
     """Windows of text."""
 
     def __init__(self, model: Any, batches: Sequence[TextBatch]) -> None:
+        super().__init__(model)
         self._batches = batches
         self.output = output_of_text(model)
-        super().__init__(model)
 
-    def _rows(self) -> Iterator[Tensor]:
+    def rows(self) -> Iterator[Tensor]:
+        """Run the model on every batch."""
         for batch in self._batches:
             counted = batch.weights.queries > 0
             if self.output == "next token":
@@ -140,6 +125,38 @@ class TextWitness(Witness):
             else:
                 rows = batch.run(self.model.base_model).last_hidden_state
             yield rows[counted.to(rows.device)]
+
+
+class Witness:
+    """Inputs, and what the original makes of them.
+
+    Args:
+        inputs: Of the original, as it is.
+
+    Attributes:
+        model: The original.
+        output: Which output is compared.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.model, self.output, self._inputs = inputs.model, inputs.output, inputs
+        with torch.no_grad():
+            self._original = [rows.float() for rows in inputs.rows()]
+
+    def damage(self) -> float:
+        """Run the model as it is now, hooks and all, and return the damage."""
+        relative, nats, positions = RelativeError(), 0.0, 0
+        with torch.no_grad():
+            for before, after in zip(self._original, self._inputs.rows(), strict=True):
+                if self.output == "next token":
+                    nats += divergence(before, after)
+                    positions += before.shape[0]
+                else:
+                    relative.add(before, after)
+        if self.output == "next token":
+            # In this order NaN stays NaN: a model that breaks is not unharmed.
+            return max(nats / max(1, positions), 0.0)
+        return relative.value**2
 
 
 def witness(
@@ -151,7 +168,21 @@ def witness(
     batch: int = 4,
     language: str = "en",
 ) -> Witness:
-    """Choose a few of the calibration's samples, evenly, and run the original on them.
+    """Choose a few samples, and run the original on them; arguments as of :func:`inputs_of`."""
+    return Witness(inputs_of(model, sites, data, processor, batch=batch, language=language))
+
+
+def inputs_of(
+    model: Any,
+    sites: Sequence[Scoped],
+    data: CalibrationData,
+    processor: Any,
+    *,
+    batch: int = 4,
+    language: str = "en",
+    share: int = 1,
+) -> Inputs:
+    """Choose a few of the calibration's samples, evenly.
 
     Args:
         model: A stock transformers model, dense, in evaluation mode.
@@ -160,9 +191,10 @@ def witness(
         processor: Whisper's processor, or the tokenizer of a language model.
         batch: Windows at once.
         language: What is spoken, for a multilingual Whisper's decoder.
+        share: How many times as many as a witness remembers.
     """
     if data.kind == "audio":
-        chosen = evenly(data.recordings, RECORDINGS)
+        chosen = evenly(data.recordings, share * RECORDINGS)
         batches = list(speech_batches(model, processor, chosen, padding_weight=0.0, batch=batch))
         tokens = None
         if output_of_speech(sites) == "next token":
@@ -171,11 +203,11 @@ def witness(
                 with torch.no_grad():
                     heard = model.get_encoder()(each.features).last_hidden_state
                     tokens.append(decoder_tokens(model, processor, each, heard, language))
-        return SpeechWitness(model, batches, tokens)
+        return SpeechInputs(model, batches, tokens)
     windows = token_windows_of(model, processor, data.documents)
     columns = max(int(getattr(model.config, "vocab_size", 1)), 1)
-    most = max(1, min(TOKENS, REMEMBERED // columns))
-    return TextWitness(model, list(text_batches(some_windows(windows, most), batch)))
+    most = share * max(1, min(TOKENS, REMEMBERED // columns))
+    return TextInputs(model, list(text_batches(some_windows(windows, most), batch)))
 
 
 def some_windows(windows: Sequence[Windows], tokens: int) -> list[Windows]:

@@ -124,6 +124,7 @@ def eliminate(
     order: Order = "surgeon",
     amends: Amends = "refit",
     ridge: float = RIDGE,
+    metric: Float64[Tensor, "d d"] | None = None,
     working: torch.dtype | None = None,
     block: int = BLOCK,
 ) -> Elimination:
@@ -138,6 +139,9 @@ def eliminate(
         order: By what neurons go.
         amends: What makes up for them. ``mean`` needs a bias.
         ridge: ε.
+        metric: A, symmetric, at least 0: an error Δ of the block counts ``Δᵀ A Δ``, as the model's
+            output minds it (:mod:`surgery.calibration.output_metric`), and not ``‖Δ‖²``. Which D'
+            makes up best for given neurons does not depend on it.
         working: In which dtype ``surgeon`` looks for its order; by default float64 up to
             ``LARGE`` neurons and float32 above. Its prices are float64 in any case.
         block: See :func:`surgery.linalg.elimination.cheapest_first`.
@@ -148,6 +152,8 @@ def eliminate(
     """
     check_amends(amends, biased, ridge)
     D = down.double()
+    if metric is not None:
+        D = root_of_metric(metric) @ D
     system = System.of(moments, biased=biased, ridge=ridge)
     if order == "surgeon":
         found = _surgeon(D, system, working, block)
@@ -205,6 +211,13 @@ class System:
             ValueError: It is not positive definite.
         """
         return torch.cholesky_inverse(root_of(self.matrix))
+
+
+def root_of_metric(metric: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"]:
+    """Return the symmetric R with ``R R = A``."""
+    values, vectors = torch.linalg.eigh(metric)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+    return root
 
 
 def root_of(matrix: Float64[Tensor, "n n"]) -> Float64[Tensor, "n n"]:

@@ -26,7 +26,7 @@ from surgery.calibration.sensitivity import (
     least_energy_ranks,
     measure_sensitivities,
 )
-from surgery.calibration.witness import Witness, witness
+from surgery.calibration.witness import Witness, inputs_of, witness
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.rows import Document
 from surgery.events import Event
@@ -141,8 +141,8 @@ def test_damage_grows_as_the_square_of_a_small_change() -> None:
 def test_a_position_in_two_windows_counts_once() -> None:
     """A document longer than the model's context of 64 is read in windows that overlap."""
     model = tiny_model("gpt2", dtype=torch.float64)
-    seen = witness(model, sites_of(model), text("a long tale " * 9), Letters())
-    assert sum(len(rows) for rows in seen._rows()) == 1 + 9 * 12
+    seen = inputs_of(model, sites_of(model), text("a long tale " * 9), Letters())
+    assert sum(len(rows) for rows in seen.rows()) == 1 + 9 * 12
 
 
 def test_of_many_documents_some_of_every_length_are_taken(
@@ -150,9 +150,9 @@ def test_of_many_documents_some_of_every_length_are_taken(
 ) -> None:
     monkeypatch.setattr("surgery.calibration.witness.TOKENS", 60)
     model = tiny_model("gpt2")
-    seen = witness(model, sites_of(model), text(*("a" * n for n in range(1, 40))), Letters())
+    seen = inputs_of(model, sites_of(model), text(*("a" * n for n in range(1, 40))), Letters())
     # Of 2 to 40 tokens, 21 on average: two documents, at a quarter and three quarters.
-    assert [len(rows) for rows in seen._rows()] == [11 + 31]
+    assert [len(rows) for rows in seen.rows()] == [11 + 31]
 
 
 Micro = tuple[Any, Any, CalibrationData]

@@ -340,3 +340,29 @@ def test_a_result_says_what_it_kept() -> None:
     result = narrow(D, None, moments_of(h), torch.tensor([0, 2, 5]))
     assert isinstance(result, NarrowDown) and result.kept.tolist() == [0, 2, 5]
     assert result.down.dtype == torch.float64
+
+
+def test_under_a_metric_prices_are_what_the_output_minds() -> None:
+    h, D, _ = block(18, 7, 60, seed=3)
+    moments, kept = moments_of(h), 11
+    draw = torch.Generator().manual_seed(4)
+    root = torch.randn(5, 7, generator=draw, dtype=torch.float64)  # of rank 5: some errors are free
+    metric = root.T @ root
+    found = eliminate(D, moments, biased=False, ridge=0.0, metric=metric)
+    narrowed = narrow(D, None, moments, found.kept(kept), ridge=0.0)
+    error = (h @ D.T - h[:, narrowed.kept] @ narrowed.down.T) @ root.T
+    assert float(found.costs()[kept]) == pytest.approx(float(error.square().sum(1).mean()))
+    # Where the metric sees one direction alone, neurons that do not move it go first and for free.
+    seen = torch.zeros(7, 7, dtype=torch.float64)
+    seen[2, 2] = 1.0
+    D[2, :6] = 0.0
+    found = eliminate(D, moments, biased=False, ridge=1e-9, metric=seen)
+    assert float(found.costs()[18 - 6]) < 1e-9 * float(found.costs()[0])
+
+
+def test_a_metric_of_all_ones_changes_nothing() -> None:
+    h, D, _ = block(18, 7, 60, seed=5)
+    plain = eliminate(D, moments_of(h), biased=False)
+    same = eliminate(D, moments_of(h), biased=False, metric=torch.eye(7, dtype=torch.float64))
+    assert plain.order.tolist() == same.order.tolist()
+    torch.testing.assert_close(plain.prices, same.prices)
