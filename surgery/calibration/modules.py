@@ -15,9 +15,11 @@ class AttentionModules:
 
     Args:
         model: A stock transformers model, dense.
+        model: The model.
         site: The block.
 
     Attributes:
+        model: The model.
         site: The block.
         attention: The attention module itself.
         projections: Module of each role; the same one for fused maps.
@@ -27,14 +29,14 @@ class AttentionModules:
     """
 
     def __init__(self, model: nn.Module, site: AttentionSite) -> None:
-        self.site, self._model = site, model
+        self.site, self.model = site, model
         self.attention = find_module(model, site.path)
         self.projections = {role: self._projection(model, role) for role in ROLES}
 
     def behind(self, role: Role) -> nn.Module:
         """Return what makes the vectors that attention reads: the projection, or a norm behind."""
         norm = self.site.projection(role).norm
-        return self.projections[role] if norm is None else find_module(self._model, norm)
+        return self.projections[role] if norm is None else find_module(self.model, norm)
 
     def part(self, output: Tensor, role: Role) -> Tensor:
         """Return a role's share (..., n) of its module's output."""
