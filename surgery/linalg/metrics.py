@@ -68,3 +68,10 @@ def probed_product_errors(
         torch.linalg.matrix_norm(new_left.mT @ (new_right @ x) - reference) / scale
         for new_left, new_right in candidates
     ]
+
+
+def symmetric_root(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Return the symmetric R with ``R R = matrix``, which is symmetric and at least 0."""
+    values, vectors = torch.linalg.eigh(matrix)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+    return root

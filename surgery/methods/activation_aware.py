@@ -15,14 +15,16 @@ divided by.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from surgery.choices.common import RIDGE
 from surgery.linalg import ProductSVD, core_svd, product_svd
+from surgery.linalg.metrics import product_norm, symmetric_root
 from surgery.methods.attention import AttentionWeights
 from surgery.methods.decomposition import PairDecomposition, SiteDecomposition, prepare
 from surgery.methods.frequencies import rank_frequencies
@@ -62,6 +64,7 @@ def activation_aware(
     vo: bool,
     rotary: bool = False,
     ridge: float = RIDGE,
+    metric: Float64[Tensor, "w w"] | None = None,
 ) -> SiteDecomposition:
     """Decompose the chosen pairs of one block on what it saw.
 
@@ -72,10 +75,13 @@ def activation_aware(
         vo: Decompose value-output.
         rotary: RoPE stands between q and k.
         ridge: Share of white input in every second moment, 0 to 1.
+        metric: A, positive definite: what the block adds to the stream counts as the model's output
+            minds it (:mod:`surgery.calibration.output_metric`), ``Δᵀ A Δ`` and not ``‖Δ‖²``.
 
     Returns:
-        Spectra in units of q·k before the softmax scale, and of the stream; transforms of each
-        pair. Under grouped queries one decomposition serves a group.
+        Spectra in units of q·k before the softmax scale, and of the stream (of the root of a
+        damage, under a metric); transforms of each pair. Under grouped queries one decomposition
+        serves a group.
     """
     ready = prepare(weights, qk=qk and not rotary, vo=vo)
     query_key = value_output = None
@@ -89,11 +95,18 @@ def activation_aware(
             _seen(base.values, base.right, moments.k, ridge),
         )
     if vo:
-        base = product_svd(*ready.vo_factors())
+        left, right = ready.vo_factors()
+        if metric is not None:
+            minded = symmetric_root(metric).to(ready.o)
+            left, _ = replace(ready, o=ready.o @ minded).vo_factors()
+        base = product_svd(left, right)
         # o's columns are orthonormal there: all that they add to the stream counts alike.
         unit = torch.eye(base.values.shape[-1]).to(base.values).expand_as(base.left)
         contexts = _seen(base.values, base.right, moments.c, ridge)
         value_output = _decompose(base, unit, contexts)
+        if metric is not None:  # errors of the product are told in its own units
+            norm = product_norm(*ready.vo_factors())
+            value_output = replace(value_output, norm=norm)
     return SiteDecomposition(qk=query_key, vo=value_output)
 
 

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from surgery.choices.neurons import ORDERS, RIDGE, Order
 from surgery.linalg.elimination import BLOCK, cheapest_first
+from surgery.linalg.metrics import symmetric_root
 from surgery.linalg.ordered import deleted_prices, refitted_prices
 from surgery.methods.hull import lower_hull
 
@@ -153,7 +154,7 @@ def eliminate(
     check_amends(amends, biased, ridge)
     D = down.double()
     if metric is not None:
-        D = root_of_metric(metric) @ D
+        D = symmetric_root(metric) @ D
     system = System.of(moments, biased=biased, ridge=ridge)
     if order == "surgeon":
         found = _surgeon(D, system, working, block)
@@ -211,13 +212,6 @@ class System:
             ValueError: It is not positive definite.
         """
         return torch.cholesky_inverse(root_of(self.matrix))
-
-
-def root_of_metric(metric: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"]:
-    """Return the symmetric R with ``R R = A``."""
-    values, vectors = torch.linalg.eigh(metric)
-    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
-    return root
 
 
 def root_of(matrix: Float64[Tensor, "n n"]) -> Float64[Tensor, "n n"]:

@@ -328,3 +328,30 @@ def test_what_no_sample_shows_goes_first_and_costs_nothing(shown: int) -> None:
     left, right = cut(found.vo, torch.full((2,), max(shown, 1)))
     lost = x - x @ (left.mT @ right).mT
     assert float(lost.norm()) <= 1e-11 * float(x.norm())
+
+
+def test_under_a_metric_a_cut_errs_least_as_the_output_minds_it() -> None:
+    weights, kv, d, w = block(11, biases="vo"), 2, 6, 16
+    contexts = samples(5, kv, 50, d)
+    shown = seen(5, kv, d, 50)
+    shown = Seen(shown.q, shown.k, second(contexts))
+    draw = torch.Generator().manual_seed(1)
+    root = normal(draw, w, w) * torch.logspace(0, -2, w, dtype=torch.float64)
+    metric = root @ root.mT
+    found = activation_aware(weights, shown, qk=False, vo=True, ridge=0.0, metric=metric).vo
+    plain = activation_aware(weights, shown, qk=False, vo=True, ridge=0.0).vo
+    assert found is not None and plain is not None
+    torch.testing.assert_close(found.norm, plain.norm)
+    whole = found.left.mT @ found.right
+    torch.testing.assert_close(whole, torch.eye(d, dtype=whole.dtype).expand(kv, d, d))
+    rank = 3
+
+    def damage(pair: PairDecomposition) -> Tensor:
+        lost = torch.eye(d, dtype=torch.float64) - pair.left[:, :rank].mT @ pair.right[:, :rank]
+        ready = prepare(weights, qk=False, vo=True)
+        # o[j]ᵀ takes the context that v and attention made: what is lost of it is (I − P) c.
+        added = torch.einsum("jnd,jed,jew->jnw", contexts, lost, ready.o[:, 0])
+        return torch.einsum("jnw,wx,jnx->j", added, metric, added) / contexts.shape[1]
+
+    torch.testing.assert_close(damage(found), found.spectrum[:, rank:].square().sum(-1))
+    assert bool((damage(found) < 0.9 * damage(plain)).all())
