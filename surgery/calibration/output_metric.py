@@ -54,7 +54,7 @@ def output_metrics(
     Args:
         inputs: What the model is run on.
         modules: By the block's name the module whose output it adds to the stream.
-        progress: Receives one event a probe.
+        progress: Receives one event a batch.
         probes: How many are drawn for each input.
         seed: Of the probes.
 
@@ -64,16 +64,17 @@ def output_metrics(
     sums = dict[str, Tensor]()
     positions, squares, mean = 0, 0.0, torch.zeros((), dtype=torch.float64)
     generator = torch.Generator(device=inputs.model.device).manual_seed(seed)
+    total = probes * len(inputs)
     for probe in range(probes):
-        progress(Event(STAGE, probe, probes))
-        with torch.enable_grad(), _hearing_back(modules, sums):
-            for rows in inputs.rows():
+        with torch.enable_grad(), _frozen(inputs.model), _hearing_back(modules, sums):
+            for number, rows in enumerate(inputs.rows()):
+                progress(Event(STAGE, probe * len(inputs) + number, total))
                 said = rows.detach().double().cpu()
                 positions += len(said)
                 squares += float(said.square().sum())
                 mean = mean + said.sum(dim=0)
                 _backward(rows, inputs.output, generator)
-    progress(Event(STAGE, probes, probes))
+    progress(Event(STAGE, total, total))
     positions = max(1, positions)
     varied = squares - float(mean.square().sum()) / positions
     scale = 0.5 / positions if inputs.output == "next token" else 1.0 / max(varied, TINY)
@@ -107,6 +108,19 @@ def _backward(rows: Tensor, output: str, generator: torch.Generator) -> None:
 
 
 @contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Ask for no gradient of a weight."""
+    asked = [each for each in model.parameters() if each.requires_grad]
+    for each in asked:
+        each.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each in asked:
+            each.requires_grad_(True)
+
+
+@contextmanager
 def _hearing_back(modules: Mapping[str, nn.Module], sums: dict[str, Tensor]) -> Iterator[None]:
     """Sum outer products of the gradients at each module's output."""
 
@@ -121,7 +135,7 @@ def _hearing_back(modules: Mapping[str, nn.Module], sums: dict[str, Tensor]) -> 
         def said(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
             if not output.requires_grad:  # weights are frozen, and nothing before it was heard
                 output.requires_grad_(True)
-            output.register_hook(heard)
+            output.register_hook(heard)  # type: ignore[no-untyped-call]
 
         return module.register_forward_hook(said)
 

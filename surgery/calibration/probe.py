@@ -20,7 +20,7 @@ from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
 from surgery.calibration.modules import AttentionModules
 from surgery.calibration.replay import Replay
-from surgery.calibration.sensitivity import TRIALS, Trials, least_energy_ranks
+from surgery.calibration.sensitivity import TRIALS, Trials, Tried, least_energy_ranks
 from surgery.calibration.towers import Tower
 from surgery.events import Event, Progress, ignore
 from surgery.methods import SiteDecomposition
@@ -86,7 +86,7 @@ def _probe(
     site, found = block.site, Trials()
     model = block.model
     for pair, part in decomposition.parts.items():
-        tried = []
+        tried: Tried = []
         for fraction in (*TRIALS, 1.0):
             if fraction == 1.0 and any(dropped for dropped, _ in tried):
                 break  # else a few vectors hold all of the energy

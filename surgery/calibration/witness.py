@@ -84,6 +84,10 @@ class Inputs(ABC):
         self.model = model
 
     @abstractmethod
+    def __len__(self) -> int:
+        """How many batches there are."""
+
+    @abstractmethod
     def rows(self) -> Iterator[Tensor]:
         """Yield outputs, (positions, columns), batch by batch; only positions that count."""
 
@@ -95,6 +99,10 @@ class SpeechInputs(Inputs):
         super().__init__(model)
         self._batches, self._tokens = batches, tokens
         self.output = "encoder output" if tokens is None else "next token"
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return len(self._batches)
 
     def rows(self) -> Iterator[Tensor]:
         """Run the model on every batch."""
@@ -115,6 +123,10 @@ class TextInputs(Inputs):
         super().__init__(model)
         self._batches = batches
         self.output = output_of_text(model)
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return len(self._batches)
 
     def rows(self) -> Iterator[Tensor]:
         """Run the model on every batch."""

@@ -87,6 +87,14 @@ class Configures(Protocol):
         """Change the configuration of the result."""
 
 
+@runtime_checkable
+class Composes(Protocol):
+    """A surgery that is more than one operation."""
+
+    def further(self) -> dict[str, dict[str, Any]]:
+        """Return by method what the runtime needs to know of the operations behind the first."""
+
+
 def default_output(source: TensorSource, method: str) -> Path:
     """Return where a result goes when nobody says: ``checkpoints/<name>-<method>``."""
     return CHECKPOINTS / f"{source.slug}-{method}"
@@ -157,8 +165,10 @@ def _already_done(surgery: Surgery, method: str, target: Path) -> Report | None:
     try:
         config = read_json(target / "config.json")
         operations = read_operations(config, where=str(target))
-        last, provenance = operations[-1], operations[-1]["provenance"]
-        same = (last["method"], last["options"]) == (method, surgery.options.plain())
+        done = operations[len(surgery.before) :]
+        first, provenance = done[0], done[0]["provenance"]
+        same = (first["method"], first["options"]) == (method, surgery.options.plain())
+        same = same and all(each["provenance"] == provenance for each in done)
         report = from_json((target / "report.json").read_text(encoding="utf-8"))
         with DirectorySource(target) as there:  # whole: every shard, and in it every tensor
             read_stored(there)
@@ -170,7 +180,7 @@ def _already_done(surgery: Surgery, method: str, target: Path) -> Report | None:
             )
     except (OSError, ValueError, LookupError, TypeError, SurgeryError):
         return None
-    if not (same and cast_alike) or len(operations) != len(surgery.before) + 1:
+    if not (same and cast_alike):
         return None
     expected = {"sha256": surgery.source.sha256(), **surgery.provenance()}
     if any(provenance.get(key) != value for key, value in expected.items()):
@@ -228,7 +238,9 @@ def _run(
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = options.dtype
         if isinstance(surgery, Configures):
             surgery.configure(config)
-        config["surgery"] = surgery_block([*surgery.before, operation])
+        further = surgery.further() if isinstance(surgery, Composes) else {}
+        more = [{**operation, "method": name, "sites": sites} for name, sites in further.items()]
+        config["surgery"] = surgery_block([*surgery.before, operation, *more])
         write_config(transaction, config)
         _verify_staged(surgery.specs(), transaction.staging)
         report = surgery.report(sha256, str(target))

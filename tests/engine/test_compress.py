@@ -68,10 +68,10 @@ def test_the_result_is_a_stock_checkpoint_and_computes_what_was_priced(
     tried: list[torch.Tensor] = []
     real = engine.price_of
 
-    def price_of(plan: Any, run_: Any, fitted: Any, progress: Any) -> Any:
+    def price_of(plan: Any, run_: Any, fitted: Any, *rest: Any) -> Any:
         with narrowed(run_.model, plan.sites, fitted.result):
             tried.append(run(run_.model))
-        return real(plan, run_, fitted, progress)
+        return real(plan, run_, fitted, *rest)
 
     monkeypatch.setattr(engine, "price_of", price_of)
     report = small(tmp_path, name, dtype)

@@ -179,7 +179,7 @@ def test_trials_choose_and_an_interrupted_run_tries_nothing_twice(
 
     def choose(plan: Any, run_: Any, transaction: Any, progress: Any) -> Any:
         with monkeypatch.context() as nothing:
-            nothing.setattr("surgery.calibration.witness.TextWitness.damage", interrupted)
+            nothing.setattr("surgery.calibration.witness.Witness.damage", interrupted)
             return choose_layers(plan, run_, transaction, progress)
 
     monkeypatch.setattr(engine, "choose_layers", choose)

@@ -40,13 +40,14 @@ def test_a_ragged_result_computes_what_was_priced(
     tried: list[torch.Tensor] = []
     real = engine.price_of
 
-    def price_of(plan: Any, run_: Any, fitted: Any, progress: Any) -> Any:
+    def price_of(plan: Any, run_: Any, fitted: Any, *rest: Any) -> Any:
         with narrowed(run_.model, plan.sites, fitted.result):
             tried.append(run(run_.model))
-        return real(plan, run_, fitted, progress)
+        return real(plan, run_, fitted, *rest)
 
     monkeypatch.setattr(engine, "price_of", price_of)
-    report = ragged(tmp_path, name, multiple=2)
+    multiple = 8 if name == "olmo2" else 2  # an odd number of steps: its two blocks are alike
+    report = ragged(tmp_path, name, multiple=multiple)
     before, config = config_of(tmp_path / "source"), config_of(tmp_path / "out")
     told = config["surgery"]["operations"][0]["sites"]
     kept = {one.path: one.kept for one in report.feed_forward}

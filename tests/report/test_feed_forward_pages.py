@@ -231,7 +231,8 @@ def test_attention_is_drawn_where_the_report_holds_it() -> None:
         (picture,) = model_column(REPORTS[name])
         assert ("attention" in picture.svg) == there
         assert (f"fill: {FROZEN}" in picture.svg) == there
-        assert ("Attention stays as it was" in picture.caption) == there
+        assert ("Attention beside" in picture.caption) == there
+        assert (", attention " in picture.alt) == there
 
 
 @pytest.mark.parametrize("name", ["tiny", "large", "llama"])

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from surgery.calibration.feed_forward import down_module
+from surgery.calibration.without_layers import without_layers
+from surgery.calibration.witness import Scoped
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
+from surgery.engine.compress.attention import AttentionPart
 from surgery.engine.compress.fit import Fitted, fit_blocks, rewritten
 from surgery.engine.compress.layers import choose_layers, layers_report
+from surgery.engine.compress.minded import Minded, watch_output
 from surgery.engine.compress.options import CompressOptions
 from surgery.engine.compress.plan import CompressPlan, make_plan
 from surgery.engine.compress.price import price_of
@@ -25,7 +31,7 @@ from surgery.events import Progress, ignore
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.layers import LayersReport
 from surgery.report.model.report import Report
-from surgery.runtime.manifest import COMPRESS
+from surgery.runtime.manifest import ABSORB_DECOMPOSE, COMPRESS
 from surgery.stored.block import Operation
 from surgery.stored.shallower import LAYERS, ShallowerSource
 from surgery.stored.stream import stream
@@ -110,8 +116,14 @@ class Compress:
     def __init__(self, plan: CompressPlan, progress: Progress) -> None:
         self.plan, self._progress = plan, progress
         options = plan.options
+        self._attention = AttentionPart(plan, progress) if options.attention else None
         asked = options.calibrate, options.samples, options.device
-        self._run = InputRun(self.source, *asked, progress)
+        self._run = (
+            InputRun(self.source, *asked, progress)
+            if self._attention is None
+            else self._attention.run
+        )
+        self._expected: float | None = None
         self._leaked = 0
         self._fitted: Fitted | None = None
         self._calibration: Calibration | None = None
@@ -147,28 +159,63 @@ class Compress:
 
     def write(self, transaction: Transaction, progress: Progress, clock: Clock) -> None:
         """Choose layers, fit every block, price the result, then write every shard."""
+        attention = self._attention
         with self._run as run:
             if self.plan.to_choose:
                 gone, self._layers = choose_layers(self.plan, run, transaction, progress)
                 self.plan = make_plan(self.source, self.plan.options, self.plan.asked, gone=gone)
                 clock.lap("choose layers")
-            if self.plan.options.layout == "ragged":
-                self.plan = with_own_widths(self.plan, run, transaction, progress)
+            minded = self._minded(run, transaction, progress)
+            if minded is not None and self.plan.options.layout == "ragged":
+                self.plan, self._expected = with_own_widths(
+                    self.plan, run, minded, attention, transaction, progress
+                )
                 clock.lap("price widths")
-            fitted = fit_blocks(self.plan, run, transaction, progress)
+            cut = nullcontext if attention is None else attention.in_place
+            with cut():
+                fitted = fit_blocks(self.plan, run, minded, transaction, progress)
             clock.lap("calibrate and fit")
             self._calibration = replace(
-                price_of(self.plan, run, fitted, progress), leaked=self._leaked
+                price_of(self.plan, run, fitted, cut, self._expected, progress),
+                leaked=self._leaked,
             )
             clock.lap("price")
         self._fitted = fitted
         blocks = {name: site.path for site in self.plan.sites for name in site.tensors()}
         compute = rewritten(self.plan, fitted)
-        stream(self.plan.source, transaction, self.plan.specs(), blocks, compute, progress)
+        if attention is not None:
+            own, narrow, others = attention.blocks(), compute, attention.compute
+            paths, blocks = {*own.values()}, {**blocks, **own}
+            compute = lambda path: (others if path in paths else narrow)(path)  # noqa: E731
+        stream(self.plan.source, transaction, self.specs(), blocks, compute, progress)
+        if attention is not None:
+            attention.written(transaction)
+
+    def _minded(self, run: InputRun, transaction: Transaction, progress: Progress) -> Minded | None:
+        """Find what the output minds of every block, where that is asked."""
+        plan, attention = self.plan, self._attention
+        if not plan.sites or not plan.options.minds:
+            return None
+        with without_layers(run.model, plan.gone):
+            outputs = {site.path: down_module(run.model, site) for site in plan.sites}
+            sites: list[Scoped] = [*plan.gone, *plan.sites]
+            if attention is not None:
+                outputs |= attention.outputs()
+                sites += attention.sites
+            language = plan.options.language
+            return watch_output(run, sites, outputs, transaction, progress, language=language)
 
     def specs(self) -> Mapping[str, list[TensorSpec]]:
         """Return every tensor of the result, by shard."""
-        return self.plan.specs()
+        narrow = self.plan.specs()
+        if self._attention is None:
+            return narrow
+        own = self._attention.blocks()
+        cut = {each.name: each for some in self._attention.specs().values() for each in some}
+        return {
+            shard: [cut[each.name] if each.name in own else each for each in some]
+            for shard, some in narrow.items()
+        }
 
     def provenance(self) -> dict[str, Any]:
         """Return what was calibrated on, so that nobody measures on the same unawares.
@@ -193,6 +240,10 @@ class Compress:
         if isinstance(self.plan.source, ShallowerSource) and self.plan.source.lost:
             self._notes.append(HEADS)
 
+    def further(self) -> dict[str, dict[str, Any]]:
+        """Return what the runtime needs to know of attention, as an operation of its own."""
+        return {} if self._attention is None else {ABSORB_DECOMPOSE: self._attention.entries()}
+
     def configure(self, config: dict[str, Any]) -> None:
         """Put the layers of the result, and widths that towers have, into its configuration."""
         before, after = self.source.config, self.plan.source.config
@@ -206,9 +257,13 @@ class Compress:
 
     def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
         """Return the report of what was found, and of what was written if anything was."""
+        attention = self._attention
+        cut = None if attention is None or self._fitted is None else attention
         report = build_report(
             self.plan,
             {} if self._fitted is None else self._fitted.errors,
+            specs=self.specs() if cut is not None else self.plan.specs(),
+            attention=None if cut is None else cut.report(sha256, output),
             layers=self._layers,
             calibration=self._calibration,
             sha256=sha256,

@@ -16,6 +16,7 @@ from surgery.calibration.without_layers import without_layers
 from surgery.checkpoint.transaction import Transaction
 from surgery.choices.common import PADDING_WEIGHT
 from surgery.engine.compress.in_place import as_it_was, narrow_block
+from surgery.engine.compress.minded import Minded
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
 from surgery.events import Event, Progress
@@ -90,13 +91,18 @@ def watched(
 
 
 def fit_blocks(
-    plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
+    plan: CompressPlan,
+    run: InputRun,
+    minded: Minded | None,
+    transaction: Transaction,
+    progress: Progress,
 ) -> Fitted:
     """Watch, order and fit every block, from where an interrupted run got.
 
     Args:
         plan: What is asked for.
         run: The model and its input.
+        minded: What the output minds of every block, where the order asks for that.
         transaction: Keeps every block as it is done.
         progress: Called with :class:`surgery.events.Event`.
     """
@@ -104,7 +110,7 @@ def fit_blocks(
     known = {site.path for site in plan.sites if transaction.done(_key(site))}
     in_turn = fitted if plan.options.sequential else None
     for site, seen in watched(plan, run, progress, known, in_turn):
-        _fit(plan, site, seen, transaction)
+        _fit(plan, site, seen, minded, transaction)
     for site in plan.sites:
         fitted_error, deleted_error, weight = transaction.unspill(_key(site))["noted"].tolist()
         fitted.errors[site.path] = fitted_error, deleted_error
@@ -119,7 +125,9 @@ def down_of(plan: CompressPlan, site: FeedForwardSite) -> tuple[Tensor, Tensor |
     return down.T if site.down.transposed else down, bias
 
 
-def eliminated(plan: CompressPlan, site: FeedForwardSite, moments: NeuronMoments) -> Elimination:
+def eliminated(
+    plan: CompressPlan, site: FeedForwardSite, moments: NeuronMoments, minded: Minded | None
+) -> Elimination:
     """Return in which order a block's neurons go, and what that costs."""
     down, bias = down_of(plan, site)
     return eliminate(
@@ -129,18 +137,23 @@ def eliminated(plan: CompressPlan, site: FeedForwardSite, moments: NeuronMoments
         order=plan.options.order,
         amends=plan.options.amends,
         ridge=plan.options.ridge,
+        metric=None if minded is None else minded[site.path],
     )
 
 
 def _fit(
-    plan: CompressPlan, site: FeedForwardSite, moments: NeuronMoments, transaction: Transaction
+    plan: CompressPlan,
+    site: FeedForwardSite,
+    moments: NeuronMoments,
+    minded: Minded | None,
+    transaction: Transaction,
 ) -> None:
     options = plan.options
     down, bias = down_of(plan, site)
     width = plan.widths[site.path]
     kept = torch.arange(site.neurons)
     if width < site.neurons:
-        kept = eliminated(plan, site, moments).kept(width)
+        kept = eliminated(plan, site, moments, minded).kept(width)
     result = narrow(down, bias, moments, kept, amends=options.amends, ridge=options.ridge)
     deleted = narrow(down, bias, moments, kept, amends="none")
     noted = [

@@ -11,12 +11,14 @@ from surgery.choices.layers import LAYER_ORDERS, LayerOrder, counted_layers, nam
 from surgery.choices.neurons import ORDERS, RIDGE, Order
 from surgery.choices.option import DTYPE, asked, spelled
 from surgery.choices.places import data_name, given_path
+from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.errors import UsageError
 
 if TYPE_CHECKING:
     from surgery.methods.neurons import Amends
 
 OF = ("model", "ffn")
+SEAMS = (*ATTENTION_SEAMS, "ffn")
 LAYOUTS = ("model", "ragged")
 MULTIPLE = 64
 REMOVE = 0.1
@@ -36,6 +38,7 @@ class CompressOptions:
         of: Share of what: the ``model``, or its feed-forward blocks (``ffn``).
         layout: One width for all blocks of a tower, which stock classes load (``model``), or to
             each its own (``ragged``).
+        seams: What shares the budget: ``ffn``, and with layout ``ragged`` ``qk`` and ``vo``.
         multiple: Widths are multiples of this.
         order: By what neurons go; ``surgeon`` or one of the baselines.
         refit: Fit the map behind the neurons to those that stay.
@@ -81,6 +84,12 @@ class CompressOptions:
         "(ragged).",
         among=LAYOUTS,
     )
+    seams: tuple[str, ...] = asked(
+        ("ffn",),
+        "What shares the budget: ffn, or, with --layout ragged, qk,vo,ffn.",
+        reads="words",
+        metavar="qk,vo,ffn",
+    )
     multiple: int = asked(MULTIPLE, "Widths are multiples of this.", least=1)
     order: Order = asked(
         "surgeon",
@@ -113,6 +122,26 @@ class CompressOptions:
         choice("--layout", self.layout, LAYOUTS)
         choice("--order", self.order, ORDERS)
         choice("--layer-order", self.layer_order, LAYER_ORDERS)
+        for seam in self.seams:
+            choice("--seams", seam, SEAMS)
+        if "ffn" not in self.seams:
+            raise UsageError(
+                "--seams leaves feed-forward blocks out",
+                found=",".join(self.seams),
+                hint="surgery absorb-decompose cuts attention alone",
+            )
+        if self.attention and self.layout != "ragged":
+            raise UsageError(
+                "No stock class holds attention whose heads differ",
+                found=f"--seams {','.join(self.seams)} --layout {self.layout}",
+                expected="--layout ragged, or --seams ffn",
+            )
+        if self.attention and (self.drop_layers is not None or self.layers is not None):
+            raise UsageError(
+                "Layers and attention do not go in one run yet",
+                found=f"--seams {','.join(self.seams)} beside layers to drop",
+                hint="drop the layers first, then compress the result with --seams",
+            )
         choice("--dtype", self.dtype, (None, *DTYPES))
         if self.remove is not None and not 0 < self.remove < 1:
             raise UsageError("--remove is out of range", found=self.remove, expected="0 … 1")
@@ -126,6 +155,16 @@ class CompressOptions:
             raise UsageError("--multiple must be at least 1", found=self.multiple)
         if not (isfinite(self.ridge) and self.ridge >= 0):
             raise UsageError("--ridge is out of range", found=self.ridge, expected="at least 0")
+
+    @property
+    def attention(self) -> tuple[SeamName, ...]:
+        """The seams of attention among those that share the budget."""
+        return tuple(seam for seam in ATTENTION_SEAMS if seam in self.seams)
+
+    @property
+    def minds(self) -> bool:
+        """Whether it is asked what the output minds: by the order, or to compare blocks."""
+        return self.order == "surgeon" or self.layout == "ragged"
 
     @property
     def amends(self) -> Amends:
@@ -144,6 +183,7 @@ class CompressOptions:
             "layer_order": None if self.layers is None else self.layer_order,
             "of": self.of,
             "layout": self.layout,
+            "seams": list(self.seams),
             "multiple": self.multiple,
             "order": self.order,
             "refit": self.refit,

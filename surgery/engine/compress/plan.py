@@ -226,7 +226,7 @@ def _one_width(
         if removed > 0 and wanted - removed < saved / 2:
             return narrowed()
         widths[scope], removed = narrower, removed + saved
-    if wanted - removed > 0:
+    if wanted - removed > 0 and not options.attention:
         raise UsageError(
             "More is to be removed than feed-forward blocks hold",
             where="--remove",

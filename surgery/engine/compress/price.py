@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from surgery.calibration.held_out import HeldOut
 from surgery.calibration.without_layers import without_layers
-from surgery.calibration.witness import Scoped, output_of_speech, output_of_text, unit_of
+from surgery.calibration.witness import (
+    Scoped,
+    error_of,
+    output_of_speech,
+    output_of_text,
+    unit_of,
+)
 from surgery.engine.compress.fit import Fitted
 from surgery.engine.compress.in_place import narrowed
 from surgery.engine.compress.plan import CompressPlan
@@ -17,20 +23,29 @@ from surgery.events import Progress
 from surgery.report.model.calibration import Calibration
 
 
-def price_of(plan: CompressPlan, run: InputRun, fitted: Fitted, progress: Progress) -> Calibration:
+def price_of(
+    plan: CompressPlan,
+    run: InputRun,
+    fitted: Fitted,
+    cut: Callable[[], AbstractContextManager[None]],
+    expected: float | None,
+    progress: Progress,
+) -> Calibration:
     """Return what real input said, with the price on held-out rows where there are any.
 
     Args:
         plan: What was asked for.
         run: The model and its input.
         fitted: Its blocks.
+        cut: Runs the model with what else was cut.
+        expected: What all of that was expected to do to the output.
         progress: Called with :class:`surgery.events.Event`.
     """
     model, language = run.model, plan.options.language
 
     @contextmanager
     def in_place() -> Iterator[None]:
-        with without_layers(model, plan.gone), narrowed(model, plan.sites, fitted.result):
+        with without_layers(model, plan.gone), cut(), narrowed(model, plan.sites, fitted.result):
             yield
 
     touched: list[Scoped] = [*plan.gone, *plan.sites]
@@ -50,6 +65,7 @@ def price_of(plan: CompressPlan, run: InputRun, fitted: Fitted, progress: Progre
         unit=unit_of(output),
         padding_weight=0.0,
         ridge=plan.options.ridge,
+        predicted=None if expected is None else error_of(output, expected),
         in_sample=False,
         held_out=None if found is None else priced.told(found),
     )

@@ -6,42 +6,77 @@ is fitted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from surgery.architectures.feed_forward import FeedForwardSite, feed_forward_seam
 from surgery.checkpoint.transaction import Transaction
+from surgery.engine.compress.attention import NAME, AttentionPart
 from surgery.engine.compress.fit import eliminated, watched
+from surgery.engine.compress.minded import Minded
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
+from surgery.errors import UsageError
 from surgery.events import Progress
 from surgery.methods.neurons import costs_of
 from surgery.methods.widths import WidthCosts, allowed_widths, choose_widths
 
 
 def with_own_widths(
-    plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
-) -> CompressPlan:
-    """Return the plan with the width of every block, from where an interrupted run got.
+    plan: CompressPlan,
+    run: InputRun,
+    minded: Minded,
+    attention: AttentionPart | None,
+    transaction: Transaction,
+    progress: Progress,
+) -> tuple[CompressPlan, float]:
+    """Return the plan with the width of every block, and what that is expected to cost.
 
-    What a width costs is what the order charges: the squared error of the block's output, as it
-    is added to the stream. What the output of the model minds is not asked.
+    What a width costs is how much the model's output minds it, to first order: so blocks compare
+    with each other, and with attention, which is cut where that shares the budget.
 
     Args:
         plan: What is asked for.
         run: The model and its input.
+        minded: What the output minds of every block.
+        attention: Its part, where it shares the budget.
         transaction: Keeps the prices of every block as they are found.
         progress: Called with :class:`surgery.events.Event`.
     """
     known = {site.path for site in plan.sites if transaction.done(_key(site))}
     for site, moments in watched(plan, run, progress, known):
-        found = eliminated(plan, site, moments)
+        found = eliminated(plan, site, moments, minded)
         transaction.spill(_key(site), {"prices": found.prices})
     blocks: dict[str, WidthCosts] = {}
     for site in plan.sites:
         widths = allowed_widths(site.neurons, plan.options.multiple)
-        costs = costs_of(transaction.unspill(_key(site))["prices"])[widths]
-        blocks[site.path] = WidthCosts(widths, costs.tolist(), feed_forward_seam(site).cost)
-    return replace(plan, widths=choose_widths(blocks, plan.wanted))
+        costs = costs_of(transaction.unspill(_key(site))["prices"])[widths].tolist()
+        blocks[site.path] = WidthCosts(widths, costs, feed_forward_seam(site).cost)
+    if attention is not None:
+        blocks[NAME] = attention.price(minded, transaction, progress)
+    _check_enough(blocks, plan)
+    chosen = choose_widths(blocks, plan.wanted)
+    expected = 0.0
+    if attention is not None:
+        expected += attention.cut_to(chosen.pop(NAME), transaction)
+        del blocks[NAME]
+    for path, block in blocks.items():
+        expected += block.costs[block.widths.index(chosen[path])]
+    return replace(plan, widths=chosen), expected
+
+
+def _check_enough(blocks: Mapping[str, WidthCosts], plan: CompressPlan) -> None:
+    """Refuse to remove more than all parts hold."""
+    most = sum((one.widths[0] - one.widths[-1]) * one.parameters for one in blocks.values())
+    if most < plan.wanted:
+        remove = plan.options.remove or 0.0
+        raise UsageError(
+            "More is to be removed than blocks hold",
+            where="--remove",
+            found=f"{remove:.1%}",
+            expected=f"at most {remove * most / plan.wanted:.1%} here",
+            hint="remove less, or widen --seams",
+        )
 
 
 def _key(site: FeedForwardSite) -> str:

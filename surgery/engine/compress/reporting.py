@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import nan, prod
 
 from surgery.architectures.base import Scope
 from surgery.architectures.linears import tower_of
+from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.compress.plan import CompressPlan
 from surgery.report.accounting import TensorInfo
 from surgery.report.costs import beside_attention, quantities, sequence_lengths
@@ -33,6 +34,8 @@ def build_report(
     fitted: Mapping[str, tuple[float, float]],
     *,
     layers: LayersReport | None,
+    specs: Mapping[str, Sequence[TensorSpec]],
+    attention: Report | None,
     calibration: Calibration | None,
     sha256: Mapping[str, str],
     output: str | None,
@@ -43,6 +46,8 @@ def build_report(
         plan: What was asked for.
         fitted: By block the relative error of its output, refitted and not.
         layers: Which layers left, if any was to.
+        specs: Every tensor of the result, by shard.
+        attention: The report of what became of attention, where it shares the budget.
         calibration: What was found on real input.
         sha256: Hashes of the source's files.
         output: Where the result is.
@@ -51,10 +56,11 @@ def build_report(
     before: dict[str, TensorInfo] = {
         name: (info.shape, info.dtype.itemsize) for name, info in source.infos.items()
     }
-    after = {name: (shape, plan.dtype(name).itemsize) for name, shape in plan.shapes().items()}
+    after = {one.name: (one.shape, one.dtype.itemsize) for some in specs.values() for one in some}
+    heads = [] if attention is None else attention.savings[:1]
     unknown = (0.0, 0.0) if plan.sites else (nan, nan)
     return Report(
-        title=f"{source.name}: {_what(plan)}",
+        title=f"{source.name}: {_what(plan, heads=attention is not None)}",
         method=COMPRESS,
         options=plan.options.plain(),
         preset=None,
@@ -66,10 +72,10 @@ def build_report(
             dtype=stored_dtype(source),
         ),
         versions=versions(),
-        sites=[],
-        savings=_savings(plan, before, after),
+        sites=[] if attention is None else attention.sites,
+        savings=[*heads, *_savings(plan, before, after)],
         quantities=_quantities(plan, before, after),
-        notes=_notes(plan, run=calibration is not None),
+        notes=_notes(plan, heads=attention is not None, run=calibration is not None),
         output=output,
         calibration=calibration,
         feed_forward=[
@@ -88,8 +94,8 @@ def build_report(
     )
 
 
-def _what(plan: CompressPlan) -> str:
-    done = ["fewer layers"] if plan.gone else []
+def _what(plan: CompressPlan, *, heads: bool) -> str:
+    done = ["fewer layers"] if plan.gone else ["smaller attention"] if heads else []
     if plan.sites or not done:
         done.append("narrower feed-forward blocks")
     return " and ".join(done)
@@ -154,7 +160,7 @@ def _counted(
     return {one.name: one for one in every}, weights
 
 
-def _notes(plan: CompressPlan, *, run: bool) -> list[str]:
+def _notes(plan: CompressPlan, *, heads: bool, run: bool) -> list[str]:
     widths = [f"{plan.keys[scope]} = {width}" for scope, width in plan.stock.items()]
     before, after = plan.whole.source.config, plan.source.config
     changed = [
@@ -172,7 +178,7 @@ def _notes(plan: CompressPlan, *, run: bool) -> list[str]:
         final = "Nothing merges it back: the other neurons are gone."
     if plan.sites and plan.options.layout == "ragged" and not run:
         return [COUNTED, final]
-    if plan.told() or plan.stored.neurons:
+    if heads or plan.told() or plan.stored.neurons:
         return [RAGGED, final]
     said = ", ".join([*changed, *widths])
     stock = (

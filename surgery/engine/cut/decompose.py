@@ -52,6 +52,7 @@ def decompose_sites(
     spill: Spill | None,
     progress: Progress,
     moments: Callable[[], Mapping[str, SecondMoments]] | None = None,
+    minded: Callable[[str], Tensor] | None = None,
 ) -> Iterator[tuple[SitePlan, SiteDecomposition]]:
     """Yield every block's decomposition, from the spill where an earlier run got that far.
 
@@ -61,6 +62,8 @@ def decompose_sites(
         progress: Called with :class:`surgery.events.Event`.
         moments: Returns what each block saw on real input, by its path; asked only where there
             is work left. ``None``: by weights alone.
+        minded: Returns by a block's path the metric of its output, if errors are to count as the
+            model's output minds them.
 
     Raises:
         CheckpointError: A tensor holds NaN or Inf; names it.
@@ -85,6 +88,7 @@ def decompose_sites(
             **pairs,
             rotary="qk" in treated and not each.mixes("qk"),
             ridge=plan.options.calibrate.ridge if plan.options.calibrate else 0.0,
+            metric=None if minded is None else minded(each.site.path),
         )
         return found
 

@@ -72,10 +72,11 @@ class Pricing:
     def most(self) -> float:
         """Largest fraction of the attention in scope that can go."""
         options = self.plan.options
-        return most_removable(self.spectra, options.layout, options.multiple) / self._whole
+        return most_removable(self.spectra, options.layout, options.multiple) / self.whole
 
     @property
-    def _whole(self) -> int:
+    def whole(self) -> int:
+        """Parameters of the attention, or of the one pair, in scope."""
         base = budget_base(self.plan, Remove(0.0))
         if base is not None:
             return base
@@ -92,7 +93,7 @@ class Pricing:
             seams = seams_of(each.site)
             for pair, kept in ranks.get(each.site.path, {}).items():
                 gone += (len(kept) * each.site.head_dim - sum(kept)) * seams[pair].cost
-        return gone / self._whole
+        return gone / self.whole
 
     def ranks(self, fraction: float, layout: Layout | None = None) -> Ranks:
         """Return the ranks of a budget.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
@@ -74,15 +74,31 @@ def rewrite(
     Returns:
         How far each head's products are from the original's, measured on the way.
     """
+    compute = restructuring(plan, decompositions, ranks, refitted)
+    blocks = {name: each.site.path for each in plan.sites for name in each.site.tensors()}
+    stream(plan.source, transaction, output_specs(plan, ranks), blocks, compute, progress)
+    return block_errors(plan, transaction)
+
+
+def block_errors(plan: Plan, transaction: Transaction) -> Errors:
+    """Return what was measured on every block while it was written."""
+    return {each.site.path: transaction.payload(f"block:{each.site.path}") for each in plan.sites}
+
+
+def restructuring(
+    plan: Plan,
+    decompositions: Mapping[str, SiteDecomposition],
+    ranks: Mapping[str, SiteRanks],
+    refitted: Mapping[str, OutputChange],
+) -> Callable[[str], Computed]:
+    """Return what computes a block's tensors as they are written, by its path."""
     plans = {each.site.path: each for each in plan.sites}
 
     def compute(path: str) -> Computed:
         added = refitted.get(path)
         return _restructure(plan, plans[path], decompositions[path], ranks[path], added)
 
-    blocks = {name: path for path, each in plans.items() for name in each.site.tensors()}
-    stream(plan.source, transaction, output_specs(plan, ranks), blocks, compute, progress)
-    return {path: transaction.payload(f"block:{path}") for path in plans}
+    return compute
 
 
 def _restructure(

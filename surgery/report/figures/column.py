@@ -54,13 +54,13 @@ class _Tower:
         scope: Its name.
         blocks: In layer order.
         each: Parameters that go with a neuron.
-        attention: Parameters of a layer's attention, where the report holds them.
+        attention: Parameters of each layer's attention, before and after, where it was cut.
     """
 
     scope: str
     blocks: list[FeedForwardReport]
     each: float
-    attention: float
+    attention: list[tuple[float, float]]
 
     @property
     def widest(self) -> float:
@@ -70,11 +70,11 @@ class _Tower:
 def model_column(report: Report) -> list[Picture]:
     """Draw every feed-forward block to scale, a row a layer, and the errors of its output.
 
-    Attention stands beside where ``savings`` hold that of a tower, as ``attention_encoder``.
+    Attention stands beside them where it was cut.
     """
     counted = neuron_parameters(report)
     towers = [
-        _Tower(scope, blocks, counted.get(scope, 1.0), _attention(report, scope) / len(blocks))
+        _Tower(scope, blocks, counted.get(scope, 1.0), _attention(report, scope, blocks))
         for scope, blocks in towers_of(report).items()
     ]
     towers = [one for one in towers if one.widest > 0]
@@ -83,9 +83,22 @@ def model_column(report: Report) -> list[Picture]:
     return [_picture(report, towers, "parameters" if counted else "neurons")]
 
 
-def _attention(report: Report, scope: str) -> float:
-    saving = saving_named(report, f"attention_{scope}")
-    return 0.0 if saving is None else float(saving.stored)
+def _attention(
+    report: Report, scope: str, blocks: Sequence[FeedForwardReport]
+) -> list[tuple[float, float]]:
+    """Return what a layer's attention was and is, by what stays of all its vectors."""
+    saving = saving_named(report, "attention")
+    if saving is None or not report.sites:
+        return []
+    vectors = sum(2 * site.kv_heads * site.head_dim for site in report.sites)
+    each, found = saving.before / vectors, dict[int, tuple[float, float]]()
+    for site in report.sites:
+        if ("encoder" if site.scope == "encoder" else "decoder") == scope:
+            before, kept = found.get(site.layer, (0.0, 0.0))
+            before += each * 2 * site.kv_heads * site.head_dim
+            kept += each * (sum(site.qk.ranks) + sum(site.vo.ranks))
+            found[site.layer] = before, kept
+    return [found.get(block.layer, (0.0, 0.0)) for block in blocks]
 
 
 def _picture(report: Report, towers: list[_Tower], unit: str) -> Picture:
@@ -96,7 +109,7 @@ def _picture(report: Report, towers: list[_Tower], unit: str) -> Picture:
     errors = _errors(report)
     limits = (min(errors) / 1.5, max(errors) * 1.5) if errors else None
     widest = max(one.widest for one in towers)
-    beside = max(one.attention for one in towers)
+    beside = max((before for one in towers for before, _ in one.attention), default=0.0)
     across = widest + beside + (0.03 * widest if beside else 0)
     end = NARROW - _MIDDLE + 24 if limits else _RIGHT
 
@@ -118,7 +131,7 @@ def _picture(report: Report, towers: list[_Tower], unit: str) -> Picture:
     said = [_said(report, one, unit) for one in towers]
     caption = f"A row a layer, the first on top; widths to scale, in {unit}."
     if beside:
-        caption += " Attention stays as it was."
+        caption += " Attention beside its feed-forward block."
     if limits:
         caption += " Errors on the rows that blocks were fitted to, log scale."
     title = "What stays of every layer" + (", and how far it is off" if limits else "")
@@ -145,7 +158,8 @@ def _said(report: Report, tower: _Tower, unit: str) -> str:
     if unit == "parameters":
         text += f", {count(tower.each)} parameters each"
     if tower.attention:
-        text += f", beside {count(tower.attention)} parameters of attention a layer"
+        before, kept = (sum(some) for some in zip(*tower.attention, strict=True))
+        text += f", attention {count(before)} → {count(kept)} parameters"
     if is_fitted(report):
         text += f"; error {error_span([one.fitted_error for one in blocks])}"
         if is_refitted(report):
@@ -223,8 +237,10 @@ def _blocks(axis: Axes, tower: _Tower, across: float, widest: float) -> None:
         axis.barh(index, before, 0.72, color=PAPER, edgecolor=CUT, **lines)
         axis.barh(index, kept, 0.72, color=NEURONS, edgecolor=NEURONS, **lines)
         if tower.attention:
-            start = widest * 1.03
-            axis.barh(index, tower.attention, 0.72, left=start, color=FROZEN, linewidth=0)
+            before, kept = tower.attention[index]
+            lines["left"] = widest * 1.03
+            axis.barh(index, before, 0.72, color=PAPER, edgecolor=CUT, **lines)
+            axis.barh(index, kept, 0.72, color=FROZEN, edgecolor=FROZEN, **lines)
 
 
 def _ticks(low: float, high: float) -> list[float]:

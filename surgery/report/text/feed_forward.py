@@ -89,6 +89,8 @@ def neuron_parameters(report: Report) -> dict[str, float]:
         return dict.fromkeys(towers_of(report), each) if each else {}
     neurons = sum(block.before for block in report.feed_forward)
     found: dict[str, float] = {}
+    if report.sites and whole is not None and neurons:  # of towers more went than neurons
+        return dict.fromkeys(towers_of(report), whole.before / neurons)
     for scope, blocks in towers_of(report).items():
         tower, gone = _saving(report, scope), sum(one.before - one.kept for one in blocks)
         if tower is not None and gone and tower.before > tower.stored:

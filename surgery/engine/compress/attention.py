@@ -1,0 +1,200 @@
+"""Attention's part of a budget over the whole model: what cuts cost, and how they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from surgery.architectures.ranks import SiteRanks
+from surgery.calibration.modules import AttentionModules
+from surgery.calibration.probe import probe_sensitivities
+from surgery.calibration.towers import REMEMBERED, Hearing, towers_of
+from surgery.checkpoint.transaction import Transaction
+from surgery.checkpoint.writer import TensorSpec
+from surgery.choices.common import PADDING_WEIGHT
+from surgery.engine.compress.minded import Minded
+from surgery.engine.compress.plan import CompressPlan
+from surgery.engine.cut.calibrate import Calibrate
+from surgery.engine.cut.calibration_run import CalibrationRun
+from surgery.engine.cut.decompose import decompose_sites, spectra_of
+from surgery.engine.cut.options import Options
+from surgery.engine.cut.plan import make_plan
+from surgery.engine.cut.pricing import Pricing
+from surgery.engine.cut.ranks import site_ranks
+from surgery.engine.cut.reporting import build_report
+from surgery.engine.cut.rewrite import Errors, block_errors, output_specs, restructuring
+from surgery.events import Progress
+from surgery.methods import DamageCurve, Ranks, Remove, SiteSpectra, predicted_damage
+from surgery.methods.widths import WidthCosts
+from surgery.report.model.report import Report
+from surgery.stored.block import site_entry
+from surgery.stored.stream import Computed
+
+NAME = "attention"
+STEPS = 64
+"""Budgets of all attention that are priced; between two of them prices change little."""
+TOKENS = 4096
+"""Positions that blocks are probed on."""
+
+
+class AttentionPart:
+    """The attention of a model that is compressed.
+
+    Args:
+        plan: What is asked for, attention seams among it.
+        progress: Called with :class:`surgery.events.Event`.
+
+    Attributes:
+        run: The model and its input, for everything that is compressed.
+
+    Raises:
+        SurgeryError: Calibration data cannot be read, or does not fit; no such seam can be cut.
+    """
+
+    def __init__(self, plan: CompressPlan, progress: Progress) -> None:
+        options = plan.options
+        calibrate = Calibrate(
+            options.calibrate,
+            samples=options.samples,
+            language=options.language,
+            device=options.device,
+            trials=False,
+            refit=options.refit,
+        )
+        asked = Options(
+            Remove(0.0),
+            scope="all",
+            pairs=options.attention,
+            dtype=options.dtype,
+            calibrate=calibrate,
+        )
+        self.plan = make_plan(plan.source, asked, plan.asked)
+        self.run = CalibrationRun(self.plan, progress)
+        self._pricing: Pricing | None = None
+        self._spectra: Mapping[str, SiteSpectra] = {}
+        self._chosen: Ranks = {}
+        self._ranks: Mapping[str, SiteRanks] = {}
+        self._errors: Errors = {}
+
+    @property
+    def sites(self) -> list[Any]:
+        """The blocks that can be cut."""
+        return [each.site for each in self.plan.sites if each.treated]
+
+    def outputs(self) -> dict[str, nn.Module]:
+        """Return the module whose output each block adds to the stream, by its path."""
+        model = self.run.model
+        return {site.path: AttentionModules(model, site).projections["o"] for site in self.sites}
+
+    def price(self, minded: Minded, transaction: Transaction, progress: Progress) -> WidthCosts:
+        """Decompose and probe every block; return what each budget of all of them costs.
+
+        Args:
+            minded: What the output minds of every block.
+            transaction: Keeps what is found.
+            progress: Called with :class:`surgery.events.Event`.
+        """
+        run, plan = self.run, self.plan
+        run.spill = transaction
+        found = dict(
+            decompose_sites(plan, transaction, progress, lambda: run.moments, minded.__getitem__)
+        )
+        decompositions = {each.site.path: result for each, result in found.items()}
+        hearing = Hearing(PADDING_WEIGHT, language=run.settings.language)
+        decoder = any(site.scope != "encoder" for site in self.sites)
+        width = max(site.o.out_features for site in self.sites)
+        most = TOKENS * width if run.dealt.trial.kind == "text" else REMEMBERED
+        towers = towers_of(
+            run.model, run.dealt.trial, run.processor, hearing, decoder=decoder, remembered=most
+        )
+        metrics = {path: minded[path] for path in decompositions}
+        trials = probe_sensitivities(
+            run.model, towers, self.sites, decompositions, metrics, progress
+        )
+        self._spectra = {
+            each.site.path: spectra_of(
+                each,
+                result,
+                {
+                    pair: DamageCurve.measured(tried)
+                    for (path, pair), tried in trials.items()
+                    if path == each.site.path
+                },
+            )
+            for each, result in found.items()
+        }
+        self._pricing = Pricing(plan, run, decompositions, self._spectra)
+        return self._curve()
+
+    def _curve(self) -> WidthCosts:
+        pricing = self.priced
+        whole = round(pricing.whole)
+        most = pricing.most
+        widths, costs = [whole], [0.0]
+        for step in range(1, STEPS + 1):
+            ranks = pricing.ranks(most * step / STEPS)
+            left = whole - round(pricing.removed(ranks) * whole)
+            if left < widths[-1]:
+                widths.append(left)
+                costs.append(predicted_damage(self._spectra, ranks))
+        return WidthCosts(widths, costs, 1)
+
+    @property
+    def priced(self) -> Pricing:
+        """Prices of cuts, once there are."""
+        if self._pricing is None:
+            raise ValueError("attention was not priced yet")
+        return self._pricing
+
+    def cut_to(self, left: int, transaction: Transaction) -> float:
+        """Cut to one of the budgets that were priced, refit outputs; return the expected damage."""
+        pricing = self.priced
+        self._chosen = pricing.ranks(1 - left / pricing.whole)
+        if self.run.settings.refits:
+            pricing.refit(self._chosen, transaction)
+        self._ranks = site_ranks(self.plan, self._chosen, pricing.decompositions)
+        return predicted_damage(self._spectra, self._chosen)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Run the model as if its attention had been cut."""
+        with self.priced.in_place(self._chosen):
+            yield
+
+    def specs(self) -> dict[str, list[TensorSpec]]:
+        """Return every tensor of the model with its attention cut, by shard."""
+        return output_specs(self.plan, self._ranks)
+
+    def blocks(self) -> dict[str, str]:
+        """Return the block that each tensor is of."""
+        return {name: each.site.path for each in self.plan.sites for name in each.site.tensors()}
+
+    def compute(self, path: str) -> Computed:
+        """Return the tensors of one block as they are written."""
+        pricing = self.priced
+        return restructuring(self.plan, pricing.decompositions, self._ranks, pricing.refitted)(path)
+
+    def written(self, transaction: Transaction) -> None:
+        """Note how far products are from the original's, as written."""
+        self._errors = block_errors(self.plan, transaction)
+
+    def entries(self) -> dict[str, Any]:
+        """Return what the runtime needs to know of every block."""
+        return {
+            each.site.path: site_entry(each.site, self._ranks[each.site.path])
+            for each in self.plan.sites
+        }
+
+    def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
+        """Return the report of attention alone."""
+        return build_report(
+            self.plan,
+            self._ranks,
+            decompositions=self.priced.decompositions,
+            errors=self._errors,
+            sha256=sha256,
+            output=output,
+        )

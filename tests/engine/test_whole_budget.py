@@ -1,0 +1,104 @@
+"""One budget over attention and feed-forward blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import surgery
+from surgery.engine.compress import compress as engine
+from surgery.engine.compress.in_place import narrowed
+from surgery.errors import UsageError
+from tests.engine.support import config_of, contents, run, tensors_of
+from tests.engine.test_compress import options, save
+from tests.runtime.naive import relative_error
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+SEAMS = ("qk", "vo", "ffn")
+
+
+def whole(place: Path, name: str, out: str = "out", *, resume: bool = False, **more: Any) -> Any:
+    given = {"layout": "ragged", "seams": SEAMS, "multiple": 2, "of": "model", "remove": 0.25}
+    chosen = options(place, name, **{**given, **more})
+    source = place / "source"
+    return surgery.compress(
+        source if source.exists() else save(name, source),
+        place / out,
+        options=chosen,
+        resume=resume,
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "bert", "whisper"])
+def test_what_is_written_computes_what_was_priced(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[torch.Tensor] = []
+    real = engine.price_of
+
+    def price_of(plan: Any, run_: Any, fitted: Any, cut: Any, *rest: Any) -> Any:
+        with cut(), narrowed(run_.model, plan.sites, fitted.result):
+            tried.append(run(run_.model))
+        return real(plan, run_, fitted, cut, *rest)
+
+    monkeypatch.setattr(engine, "price_of", price_of)
+    report = whole(tmp_path, name)
+    operations = config_of(tmp_path / "out")["surgery"]["operations"]
+    assert [each["method"] for each in operations] == ["compress", "absorb-decompose"]
+    assert relative_error(run(surgery.load(tmp_path / "out")), tried[0]) <= 1e-5
+    by_name = {saving.name: saving for saving in report.savings}
+    before, after = (
+        sum(each.numel() for each in tensors_of(tmp_path / place).values())
+        for place in ("source", "out")
+    )
+    assert by_name["model"].stored == after
+    assert 0.24 <= 1 - after / before <= 0.3
+    assert by_name["ffn"].removed > 0 and report.savings[0].removed > 0
+    assert report.calibration is not None and report.calibration.predicted is not None
+
+
+def test_it_is_resumed_verified_merged_and_not_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = whole(tmp_path, "gpt2")
+    again = whole(tmp_path, "gpt2")
+    assert again.savings == report.savings and "Already done" in again.notes[0]
+    expected = contents(tmp_path / "out")
+
+    def broken(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "price_of", broken)
+        with pytest.raises(KeyboardInterrupt):
+            whole(tmp_path, "gpt2", out="resumed")
+    whole(tmp_path, "gpt2", out="resumed", resume=True)
+    found = contents(tmp_path / "resumed")
+    assert found["model.safetensors"] == expected["model.safetensors"]
+    surgery.merge(tmp_path / "out", tmp_path / "merged")
+    operations = config_of(tmp_path / "merged")["surgery"]["operations"]
+    assert [each["method"] for each in operations] == ["compress"]
+    same = relative_error(
+        run(surgery.load(tmp_path / "merged")), run(surgery.load(tmp_path / "out"))
+    )
+    assert same <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"layout": "model"}, "No stock class"),
+        ({"seams": ("vo",)}, "leaves feed-forward blocks out"),
+        ({"seams": ("layers", "ffn")}, "not one of its choices"),
+        ({"layers": "1"}, "in one run yet"),
+        ({"remove": 0.97}, "More is to be removed"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(more: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        whole(tmp_path, "llama", **more)
+    assert not (tmp_path / "out").exists()
