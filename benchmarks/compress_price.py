@@ -23,6 +23,9 @@ import surgery
 WAYS: dict[str, dict[str, Any]] = {
     "surgeon, one by one": {},
     "surgeon, all on the original": {"sequential": False},
+    "to each block its own width": {"layout": "ragged"},
+    "attention in the same budget": {"layout": "ragged", "seams": ("qk", "vo", "ffn")},
+    "two layers": {"remove": None, "layers": "2"},
     "activation, refitted": {"order": "activation", "sequential": False},
     "leverage, refitted": {"order": "leverage", "sequential": False},
     "activation, deleted": {"order": "activation", "sequential": False, "refit": False},
@@ -54,7 +57,8 @@ def main() -> None:
 def _cut(model: str, calibrate: str, share: str, way: str, place: Path) -> Path:
     out = place / f"{share.removesuffix('%')}-{way.replace(', ', '-').replace(' ', '-')}"
     remove = float(share.removesuffix("%")) / 100
-    options = surgery.CompressOptions(remove=remove, calibrate=calibrate, **WAYS[way])
+    given = {"remove": remove, "calibrate": calibrate, **WAYS[way]}
+    options = surgery.CompressOptions(**given)
     begun = perf_counter()
     report = surgery.compress(model, out, options=options)
     model_saved = report.savings[-1].removed
