@@ -23,6 +23,7 @@ from surgery.report.text.feed_forward import (
     FITTED,
     UNCOUPLED,
     form_text,
+    narrower_sentence,
     neuron_parameters,
     refit_text,
     widths_text,
@@ -233,6 +234,7 @@ def test_attention_is_drawn_where_the_report_holds_it() -> None:
         assert (f"fill: {FROZEN}" in picture.svg) == there
         assert ("Attention beside" in picture.caption) == there
         assert (", attention " in picture.alt) == there
+        assert ("of its attention and" in narrower_sentence(REPORTS[name])) == there
 
 
 @pytest.mark.parametrize("name", ["tiny", "large", "llama"])

@@ -49,6 +49,7 @@ class AttentionPart:
 
     Attributes:
         run: The model and its input, for everything that is compressed.
+        ranks: What stays of each block, once that was decided.
 
     Raises:
         SurgeryError: Calibration data cannot be read, or does not fit; no such seam can be cut.
@@ -76,7 +77,7 @@ class AttentionPart:
         self._pricing: Pricing | None = None
         self._spectra: Mapping[str, SiteSpectra] = {}
         self._chosen: Ranks = {}
-        self._ranks: Mapping[str, SiteRanks] = {}
+        self.ranks: Mapping[str, SiteRanks] = {}
         self._errors: Errors = {}
 
     @property
@@ -155,7 +156,7 @@ class AttentionPart:
         self._chosen = pricing.ranks(1 - left / pricing.whole)
         if self.run.settings.refits:
             pricing.refit(self._chosen, transaction)
-        self._ranks = site_ranks(self.plan, self._chosen, pricing.decompositions)
+        self.ranks = site_ranks(self.plan, self._chosen, pricing.decompositions)
         return predicted_damage(self._spectra, self._chosen)
 
     @contextmanager
@@ -166,7 +167,7 @@ class AttentionPart:
 
     def specs(self) -> dict[str, list[TensorSpec]]:
         """Return every tensor of the model with its attention cut, by shard."""
-        return output_specs(self.plan, self._ranks)
+        return output_specs(self.plan, self.ranks)
 
     def blocks(self) -> dict[str, str]:
         """Return the block that each tensor is of."""
@@ -175,7 +176,7 @@ class AttentionPart:
     def compute(self, path: str) -> Computed:
         """Return the tensors of one block as they are written."""
         pricing = self.priced
-        return restructuring(self.plan, pricing.decompositions, self._ranks, pricing.refitted)(path)
+        return restructuring(self.plan, pricing.decompositions, self.ranks, pricing.refitted)(path)
 
     def written(self, transaction: Transaction) -> None:
         """Note how far products are from the original's, as written."""
@@ -184,7 +185,7 @@ class AttentionPart:
     def entries(self) -> dict[str, Any]:
         """Return what the runtime needs to know of every block."""
         return {
-            each.site.path: site_entry(each.site, self._ranks[each.site.path])
+            each.site.path: site_entry(each.site, self.ranks[each.site.path])
             for each in self.plan.sites
         }
 
@@ -192,7 +193,7 @@ class AttentionPart:
         """Return the report of attention alone."""
         return build_report(
             self.plan,
-            self._ranks,
+            self.ranks,
             decompositions=self.priced.decompositions,
             errors=self._errors,
             sha256=sha256,

@@ -264,6 +264,7 @@ class Compress:
             {} if self._fitted is None else self._fitted.errors,
             specs=self.specs() if cut is not None else self.plan.specs(),
             attention=None if cut is None else cut.report(sha256, output),
+            ranks={} if cut is None else cut.ranks,
             layers=self._layers,
             calibration=self._calibration,
             sha256=sha256,

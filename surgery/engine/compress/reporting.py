@@ -8,6 +8,7 @@ from math import nan, prod
 
 from surgery.architectures.base import Scope
 from surgery.architectures.linears import tower_of
+from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.compress.plan import CompressPlan
 from surgery.report.accounting import TensorInfo
@@ -36,6 +37,7 @@ def build_report(
     layers: LayersReport | None,
     specs: Mapping[str, Sequence[TensorSpec]],
     attention: Report | None,
+    ranks: Mapping[str, SiteRanks],
     calibration: Calibration | None,
     sha256: Mapping[str, str],
     output: str | None,
@@ -48,6 +50,7 @@ def build_report(
         layers: Which layers left, if any was to.
         specs: Every tensor of the result, by shard.
         attention: The report of what became of attention, where it shares the budget.
+        ranks: What stays of each of its blocks.
         calibration: What was found on real input.
         sha256: Hashes of the source's files.
         output: Where the result is.
@@ -74,7 +77,7 @@ def build_report(
         versions=versions(),
         sites=[] if attention is None else attention.sites,
         savings=[*heads, *_savings(plan, before, after)],
-        quantities=_quantities(plan, before, after),
+        quantities=_quantities(plan, before, after, ranks),
         notes=_notes(plan, heads=attention is not None, run=calibration is not None),
         output=output,
         calibration=calibration,
@@ -123,14 +126,18 @@ def _savings(
 
 
 def _quantities(
-    plan: CompressPlan, before: Mapping[str, TensorInfo], after: Mapping[str, TensorInfo]
+    plan: CompressPlan,
+    before: Mapping[str, TensorInfo],
+    after: Mapping[str, TensorInfo],
+    ranks: Mapping[str, SiteRanks],
 ) -> list[Quantity]:
     """Count bytes, and FLOPs of whole towers and of their feed-forward blocks."""
     lengths = sequence_lengths(plan.whole.config)
     (was, old), (now, new) = (
-        _counted(*each, lengths) for each in ((plan.whole, before), (plan.stored, after))
+        _counted(*each, lengths) for each in ((plan.whole, before, {}), (plan.stored, after, ranks))
     )
-    shown = [name for name in was if name == "disk_bytes" or (plan.gone and "kv_bytes" in name)]
+    cached = plan.gone or ranks
+    shown = [name for name in was if name == "disk_bytes" or (cached and "kv_bytes" in name)]
     found = [replace(was[name], after=now[name].after) for name in shown]
     scopes = [*(site.scope for site in plan.sites), *(layer.scope for layer in plan.gone)]
     for scope in dict.fromkeys(scopes):
@@ -146,12 +153,15 @@ def _quantities(
 
 
 def _counted(
-    stored: Stored, held: Mapping[str, TensorInfo], lengths: Mapping[Scope, int]
+    stored: Stored,
+    held: Mapping[str, TensorInfo],
+    ranks: Mapping[str, SiteRanks],
+    lengths: Mapping[Scope, int],
 ) -> tuple[dict[str, Quantity], dict[Scope, int]]:
     """Return every quantity by name, and the weights of each tower's feed-forward maps."""
     claims, shapes = stored.claims, {name: shape for name, (shape, _) in held.items()}
     beside = beside_attention(stored.family, claims, shapes)
-    every = quantities(claims.sites, {}, held, held, lengths, beside)
+    every = quantities(claims.sites, ranks, held, held, lengths, beside)
     weights: dict[Scope, int] = {}
     for name in claims.linears:
         if name.endswith(".weight"):

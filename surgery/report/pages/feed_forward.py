@@ -78,7 +78,11 @@ def _kicker(report: Report) -> str:
 
 
 def _tiles(report: Report) -> list[Tile]:
-    labels = (("model", "Of the model removed"), ("ffn", "Of its feed-forward parameters"))
+    labels = (
+        ("model", "Of the model removed"),
+        ("attention", "Of its attention"),
+        ("ffn", "Of its feed-forward parameters"),
+    )
     tiles: list[Tile] = []
     for name, label in labels:
         saving = saving_named(report, name)

@@ -43,7 +43,9 @@ def lost_neurons(report: Report) -> bool:
 
 def was_cut(report: Report) -> bool:
     """Whether any block lost a neuron, or any stack a layer."""
-    return lost_neurons(report) or left_layers(report)
+    attention = _saving(report, "attention")
+    heads = attention is not None and attention.stored < attention.before
+    return lost_neurons(report) or left_layers(report) or heads
 
 
 def is_ragged(report: Report) -> bool:
@@ -147,10 +149,11 @@ def narrower_sentence(report: Report) -> str:
     if ffn is None or model is None:
         return f"{capitalised(widths)}."
     verb = "would go" if dry else "is gone"
-    return (
-        f"{percent(model.removed)} of the model {verb}, {percent(ffn.removed)} of its "
-        f"feed-forward parameters: {widths}."
-    )
+    parts = f"{percent(ffn.removed)} of its feed-forward parameters"
+    attention = _saving(report, "attention")
+    if attention is not None:
+        parts = f"{percent(attention.removed)} of its attention and {parts}"
+    return f"{percent(model.removed)} of the model {verb}, {parts}: {widths}."
 
 
 def refit_text(report: Report) -> str:
