@@ -291,7 +291,10 @@ def test_a_bound_on_the_error_is_kept_and_used_up(layout: Any, multiple: int, sh
     assert all(step.accepted == (step.value <= bound) for step in tried.search)
     kept = max(step.removed for step in tried.search if step.accepted)
     broken = min(step.removed for step in tried.search if not step.accepted)
-    assert kept < broken and (broken - kept <= CLOSE or len(tried.search) == 8)
+    # Steps say what went, in whole vectors: the search may have ended where none lies between.
+    next_one = cut(rule=surgery.Remove((kept + broken) / 2), **shape).savings[0].removed
+    narrow = broken - kept <= CLOSE or len(tried.search) == 8
+    assert kept < broken and (narrow or next_one == pytest.approx(broken))
 
     nothing = cut(rule=surgery.MaxError(0.0), **shape)
     assert nothing.savings[0].removed == 0 == told(nothing).measured

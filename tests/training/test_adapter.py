@@ -159,7 +159,8 @@ def test_a_base_that_moved_is_named(tmp_path: Path) -> None:
     assert merged == adapter.with_name("tuned-merged")
     assert torch.equal(run(model_class("gpt2").from_pretrained(merged)), expected)
     assert (merged / "vocab.json").exists()
-    assert "elsewhere" not in (merged / "README.md").read_text()
+    card = (merged / "README.md").read_text()
+    assert "--base ./elsewhere" in card and str(tmp_path) not in card
 
 
 def test_evaluate_and_verify_take_an_adapter_for_its_merged_model(tmp_path: Path) -> None:
