@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from math import log1p
-
 from surgery.calibration.held_out import Price
+from surgery.choices.common import SHIPPED
+from surgery.choices.rules import little_divergence
 from surgery.engine.cut.pricing import Pricing
 from surgery.events import Event, Progress
-from surgery.methods import LITTLE_ERROR, LITTLE_PERPLEXITY, UpTo
+from surgery.methods import LITTLE_ERROR, UpTo
 from surgery.report.model.calibration import SearchStep
 
 STAGE = "Searching the budget"
@@ -65,12 +65,20 @@ def settle(
 
 def little(pricing: Pricing) -> float:
     """Return the most harm that the tool allows itself, in the unit of the model's error."""
-    return log1p(LITTLE_PERPLEXITY) if pricing.run.output == "next token" else LITTLE_ERROR
+    if pricing.run.output != "next token":
+        return LITTLE_ERROR
+    return little_divergence(shipped=pricing.run.settings.data == SHIPPED)
 
 
 def harm_of(price: Price) -> float:
-    """Return what :func:`little` bounds: a relative error, or a rise of the log-perplexity."""
-    return price.error.value if price.perplexity is None else price.perplexity.difference.value
+    """Return what :func:`little` bounds: a relative error or a divergence.
+
+    Or the rise of the log-perplexity where that is more: a divergence sees a change that happens
+    to suit these rows, and will not suit others.
+    """
+    if price.perplexity is None:
+        return price.error.value
+    return max(price.error.value, price.perplexity.difference.value)
 
 
 def _tried(pricing: Pricing, fraction: float) -> float:

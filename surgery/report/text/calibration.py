@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, log1p
+from math import isfinite
 
-from surgery.choices.rules import LITTLE_ERROR, LITTLE_PERPLEXITY
+from surgery.choices.common import SHIPPED
+from surgery.choices.rules import LITTLE_ERROR, LITTLE_PERPLEXITY, OTHER_TEXT, little_divergence
 from surgery.report.model.calibration import Calibration, HeldOut, Price, SearchStep
 from surgery.report.model.report import Report
 from surgery.report.text.summary import PAIR_NAMES, budget_name, measured_text, pair_in_scope
@@ -14,6 +15,8 @@ from surgery.report.wording import change, count, percent, scientific
 
 SHARES = (0.125, 0.25, 0.375, 0.5)
 """Budgets of the price table."""
+
+OTHERS = f" on other text, which costs up to {OTHER_TEXT:g} times as much"
 
 _NEAR = 0.02  # a point further from its budget than this does not stand for it
 _BOUNDS = {
@@ -122,9 +125,9 @@ def bound_text(report: Report, calibration: Calibration) -> str:
     if calibration.bound == "up_to":
         little = f"an error of at most {LITTLE_ERROR:g}"
         if not is_relative(calibration):
-            most = f"{log1p(LITTLE_PERPLEXITY):.3g} {calibration.unit}"
-            dearer = percent(LITTLE_PERPLEXITY)
-            little = f"a divergence of at most {most} (a perplexity about {dearer} higher)"
+            least, dearer = _divergence(report), percent(LITTLE_PERPLEXITY)
+            little = f"a divergence of at most {least:.3g} {calibration.unit} (a perplexity about "
+            little += f"{dearer} higher{OTHERS if _is_shipped(report) else ''})"
         asked = report.options.get("up_to")
         if not isinstance(asked, float):
             return little
@@ -135,10 +138,18 @@ def bound_text(report: Report, calibration: Calibration) -> str:
     return f"{words} {'what was asked' if limit is None else _amount(limit, calibration)}"
 
 
+def _is_shipped(report: Report) -> bool:
+    return report.options.get("calibrate") == SHIPPED
+
+
+def _divergence(report: Report) -> float:
+    return little_divergence(shipped=_is_shipped(report))
+
+
 def _limit(report: Report, calibration: Calibration) -> float | None:
     """Return what the values of a search had to keep below."""
     if calibration.bound == "up_to":
-        return LITTLE_ERROR if is_relative(calibration) else log1p(LITTLE_PERPLEXITY)
+        return LITTLE_ERROR if is_relative(calibration) else _divergence(report)
     limit = report.options.get(calibration.bound or "")
     if not isinstance(limit, int | float) or isinstance(limit, bool):
         return None
