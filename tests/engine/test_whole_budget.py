@@ -9,9 +9,13 @@ import pytest
 import torch
 
 import surgery
+from surgery.calibration.data import CalibrationData
+from surgery.calibration.dealing import deal
 from surgery.engine.compress import compress as engine
+from surgery.engine.compress.attention import CHARACTERS, thinned
 from surgery.engine.compress.in_place import narrowed
 from surgery.errors import UsageError
+from surgery.evaluation.rows import Document
 from tests.engine.support import config_of, contents, run, tensors_of
 from tests.engine.test_compress import options, save
 from tests.runtime.naive import relative_error
@@ -102,3 +106,15 @@ def test_what_cannot_be_had_is_refused(more: Any, message: str, tmp_path: Path) 
     with pytest.raises(UsageError, match=message):
         whole(tmp_path, "llama", **more)
     assert not (tmp_path / "out").exists()
+
+
+def test_of_much_text_some_documents_are_fitted_to() -> None:
+    documents = tuple(Document("a" * 1000) for _ in range(1000))
+    data = CalibrationData("stories", "text", documents=documents)
+    dealt = deal(data)
+    some = thinned(dealt)
+    assert sum(len(each.text) for each in some.fit.documents) <= CHARACTERS
+    assert len(some.fit) < len(dealt.fit) and some.trial is dealt.trial
+    assert {*map(id, some.fit.documents)} <= {*map(id, dealt.fit.documents)}
+    small = deal(CalibrationData("stories", "text", documents=documents[:9]))
+    assert thinned(small) is small

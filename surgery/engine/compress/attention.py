@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from surgery.architectures.ranks import SiteRanks
+from surgery.calibration.dealing import Dealt
 from surgery.calibration.modules import AttentionModules
 from surgery.calibration.probe import probe_sensitivities
 from surgery.calibration.towers import REMEMBERED, Hearing, towers_of
+from surgery.calibration.witness import evenly
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.choices.common import PADDING_WEIGHT
@@ -38,6 +41,18 @@ STEPS = 64
 """Budgets of all attention that are priced; between two of them prices change little."""
 TOKENS = 4096
 """Positions that blocks are probed on."""
+CHARACTERS = 1 << 18
+"""Of text that is fitted to at most: some 60,000 tokens of English."""
+
+
+def thinned(dealt: Dealt) -> Dealt:
+    """Leave out documents to fit to beyond what feed-forward blocks are fitted to, evenly."""
+    documents = dealt.fit.documents
+    size = sum(len(each.text) for each in documents)
+    if dealt.trial is dealt.fit or size <= CHARACTERS:
+        return dealt
+    some = evenly(documents, max(1, len(documents) * CHARACTERS // size))
+    return replace(dealt, fit=replace(dealt.fit, documents=tuple(some)))
 
 
 class AttentionPart:
@@ -74,6 +89,7 @@ class AttentionPart:
         )
         self.plan = make_plan(plan.source, asked, plan.asked)
         self.run = CalibrationRun(self.plan, progress)
+        self.run.dealt = thinned(self.run.dealt)
         self._pricing: Pricing | None = None
         self._spectra: Mapping[str, SiteSpectra] = {}
         self._chosen: Ranks = {}
