@@ -13,7 +13,7 @@ from surgery.engine.measure.priced import in_words, price
 from surgery.evaluation.bootstrap import Estimate
 from surgery.events import Event
 
-CHANGE = Change(0.1 + 0.2, 1 / 3, Estimate(1e-300, None, 2.0))
+CHANGE = Change(0.1 + 0.2, 1 / 3, Estimate(1e-300, None, 2.0), words=9)
 PRICE = Price(3, "next token", Estimate(0.7, 0.1, float("inf")), 0.9, CHANGE, None)
 
 

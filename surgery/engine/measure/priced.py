@@ -77,7 +77,7 @@ def _price(plain: dict[str, Any]) -> Price:
 def _change(plain: dict[str, Any] | None) -> Change | None:
     if plain is None:
         return None
-    return Change(plain["before"], plain["after"], Estimate(**plain["difference"]))
+    return Change(**plain | {"difference": Estimate(**plain["difference"])})
 
 
 def _interval(estimate: Estimate) -> calibration.Interval:
