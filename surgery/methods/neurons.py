@@ -142,7 +142,7 @@ def eliminate(
         ridge: ε.
         metric: A, symmetric, at least 0: an error Δ of the block counts ``Δᵀ A Δ``, as the model's
             output minds it (:mod:`surgery.calibration.output_metric`), and not ``‖Δ‖²``. Which D'
-            makes up best for given neurons does not depend on it.
+            makes up best for given neurons does not depend on it, nor do orders but ``surgeon``.
         working: In which dtype ``surgeon`` looks for its order; by default float64 up to
             ``LARGE`` neurons and float32 above. Its prices are float64 in any case.
         block: See :func:`surgery.linalg.elimination.cheapest_first`.
@@ -153,19 +153,18 @@ def eliminate(
     """
     check_amends(amends, biased, ridge)
     D = down.double()
-    if metric is not None:
-        D = symmetric_root(metric) @ D
+    minded = D if metric is None else symmetric_root(metric) @ D
     system = System.of(moments, biased=biased, ridge=ridge)
     if order == "surgeon":
-        found = _surgeon(D, system, working, block)
+        found = _surgeon(minded, system, working, block)
     else:
         found = _scores(D, moments, system, order).argsort(stable=True)
     if amends == "refit":
-        prices = refitted_prices(system.matrix, D * system.scale, found)
+        prices = refitted_prices(system.matrix, minded * system.scale, found)
     else:
         del system
         left = moments.centred() if amends == "mean" else moments.second
-        prices = deleted_prices(left, D, found)
+        prices = deleted_prices(left, minded, found)
     return Elimination(found, prices, amends, ridge)
 
 

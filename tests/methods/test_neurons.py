@@ -366,3 +366,13 @@ def test_a_metric_of_all_ones_changes_nothing() -> None:
     same = eliminate(D, moments_of(h), biased=False, metric=torch.eye(7, dtype=torch.float64))
     assert plain.order.tolist() == same.order.tolist()
     torch.testing.assert_close(plain.prices, same.prices)
+
+
+@pytest.mark.parametrize("order", [each for each in ORDERS if each != "surgeon"])
+def test_a_baselines_order_is_what_it_says_under_any_metric(order: Any) -> None:
+    h, D, _ = block(18, 7, 60, seed=6)
+    root = torch.randn(7, 7, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    plain = eliminate(D, moments_of(h), biased=False, order=order)
+    minded = eliminate(D, moments_of(h), biased=False, order=order, metric=root.T @ root)
+    assert minded.order.tolist() == plain.order.tolist()
+    assert not torch.allclose(minded.prices, plain.prices)
