@@ -22,7 +22,7 @@ from transformers.utils import logging
 import surgery
 from surgery.calibration.data import open_data
 from surgery.calibration.sensitivity import least_energy_ranks
-from surgery.calibration.witness import error_of, unit_of, witness
+from surgery.calibration.witness import Witness, error_of, inputs_of, unit_of
 from surgery.checkpoint.resolve import resolve
 from surgery.engine.cut.calibration_run import CalibrationRun
 from surgery.engine.cut.decide import price
@@ -100,7 +100,8 @@ def main() -> None:
         with CalibrationRun(plan, ignore) as run:
             pricing, _ = price(plan, run, None, ignore)
             kind = "audio" if source.config["model_type"] == "whisper" else "text"
-            judge = witness(run.model, run.sites, open_data(asked.test, kind), run.processor)
+            test = open_data(asked.test, kind)
+            judge = Witness(inputs_of(run.model, run.sites, test, run.processor))
             generator = random.Random(0)
             lines = ["| removed | predicted | measured |", "|---:|---:|---:|"]
             predicted, measured = [], []

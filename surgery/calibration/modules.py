@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +80,14 @@ class AttentionModules:
                 hint="calibrate the original, or merge the restructured model first",
             )
         return module
+
+
+def blocks_within(
+    model: nn.Module, layer: nn.Module, sites: Iterable[AttentionSite]
+) -> list[AttentionSite]:
+    """Return the attention blocks that are in a layer."""
+    modules = set(layer.modules())
+    return [site for site in sites if AttentionModules(model, site).attention in modules]
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:

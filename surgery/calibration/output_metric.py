@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from surgery.calibration.witness import Inputs
 from surgery.errors import SurgeryError
+from surgery.evaluation.drift import RelativeError
 from surgery.events import Event, Progress, ignore
 
 STAGE = "Watching what the output minds"
@@ -62,22 +63,20 @@ def output_metrics(
         SurgeryError: A gradient is NaN or infinity; or a block was not run.
     """
     sums = dict[str, Tensor]()
-    positions, squares, mean = 0, 0.0, torch.zeros((), dtype=torch.float64)
+    relative = inputs.output != "next token"
+    positions, varied = 0, RelativeError()
     generator = torch.Generator(device=inputs.model.device).manual_seed(seed)
     total = probes * len(inputs)
     for probe in range(probes):
         with torch.enable_grad(), _frozen(inputs.model), _hearing_back(modules, sums):
             for number, rows in enumerate(inputs.rows()):
                 progress(Event(STAGE, probe * len(inputs) + number, total))
-                said = rows.detach().double().cpu()
-                positions += len(said)
-                squares += float(said.square().sum())
-                mean = mean + said.sum(dim=0)
+                positions += len(rows)
+                if relative:
+                    varied.add(rows, rows)
                 _backward(rows, inputs.output, generator)
     progress(Event(STAGE, total, total))
-    positions = max(1, positions)
-    varied = squares - float(mean.square().sum()) / positions
-    scale = 0.5 / positions if inputs.output == "next token" else 1.0 / max(varied, TINY)
+    scale = 1.0 / max(varied.spread, TINY) if relative else 0.5 / max(1, positions)
     found = {}
     for name in modules:
         metric = sums.get(name)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
-from surgery.calibration.modules import AttentionModules
+from surgery.calibration.modules import AttentionModules, blocks_within
 from surgery.calibration.replay import Replay
 from surgery.calibration.sensitivity import TRIALS, Trials, Tried, least_energy_ranks
 from surgery.calibration.towers import Tower
@@ -54,9 +54,8 @@ def probe_sensitivities(
             replay = Replay.catch(tower.layers, tower.runs)
             for index, layer in enumerate(tower.layers):
                 progress(Event(STAGE, done, total))
-                modules = set(layer.modules())
-                blocks = [AttentionModules(model, site) for site in sites]
-                own = [block for block in blocks if block.attention in modules]
+                inside = blocks_within(model, layer, sites)
+                own = [AttentionModules(model, site) for site in inside]
                 with _catching(own) as caught:
                     replay.hidden = replay.step(index)
                 for block in own:
@@ -110,7 +109,7 @@ def _damage(calls: _Calls, block: AttentionModules, metric: Tensor, tower: Tower
             block.attention(*args, **given)
             counted = weights > 0
             error = (said.pop()[counted] - before[counted]).double().cpu()
-            each = torch.einsum("tw,wv,tv->t", error, metric, error)
+            each = ((error @ metric) * error).sum(dim=1)
             total += float(each @ weights[counted])
             count += float(weights.sum())
     finally:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from surgery.architectures.base import AttentionSite
 from surgery.calibration.cut import OutputChange, SiteCut, cut_heads
-from surgery.calibration.modules import AttentionModules
+from surgery.calibration.modules import AttentionModules, blocks_within
 from surgery.calibration.replay import Replay
 from surgery.calibration.towers import Tower
 from surgery.events import Event, Progress
@@ -62,7 +62,7 @@ def refit(
     earlier: list[AttentionSite] = []
     with torch.no_grad():
         for tower in towers:
-            by_layer = [_within(model, layer, sites) for layer in tower.layers]
+            by_layer = [blocks_within(model, layer, sites) for layer in tower.layers]
             fitted = [
                 index
                 for index, own in enumerate(by_layer)
@@ -174,11 +174,3 @@ def _watching(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _within(
-    model: nn.Module, layer: nn.Module, sites: Iterable[AttentionSite]
-) -> list[AttentionSite]:
-    """Return the blocks that are in a layer."""
-    modules = set(layer.modules())
-    return [site for site in sites if AttentionModules(model, site).attention in modules]

@@ -171,19 +171,6 @@ class Witness:
         return relative.value**2
 
 
-def witness(
-    model: Any,
-    sites: Sequence[Scoped],
-    data: CalibrationData,
-    processor: Any,
-    *,
-    batch: int = 4,
-    language: str = "en",
-) -> Witness:
-    """Choose a few samples, and run the original on them; arguments as of :func:`inputs_of`."""
-    return Witness(inputs_of(model, sites, data, processor, batch=batch, language=language))
-
-
 def inputs_of(
     model: Any,
     sites: Sequence[Scoped],

@@ -78,11 +78,18 @@ class RelativeError:
         self._sum = total if self._sum is None else self._sum + total
 
     @property
+    def spread(self) -> float:
+        """``‖y − mean(y)‖²`` of everything added."""
+        if self._sum is None:
+            return 0.0
+        return self._square - float(self._sum.square().sum()) / self.rows
+
+    @property
     def value(self) -> float:
         """The relative error of everything added; infinite where the reference is constant."""
         if self._sum is None:
             return 0.0
-        spread = self._square - float(self._sum.square().sum()) / self.rows
+        spread = self.spread
         if spread <= 1e-12 * self._square:
             return 0.0 if self._error == 0.0 else float("inf")
         return float((self._error / spread) ** 0.5)

@@ -26,7 +26,7 @@ from surgery.calibration.sensitivity import (
     least_energy_ranks,
     measure_sensitivities,
 )
-from surgery.calibration.witness import Witness, inputs_of, witness
+from surgery.calibration.witness import Witness, inputs_of
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.rows import Document
 from surgery.events import Event
@@ -86,7 +86,7 @@ def shaken(model: Any, by: float, seed: int = 0) -> Iterator[None]:
 )
 def test_a_text_models_damage_is_that_of_its_positions_one_by_one(name: str, output: str) -> None:
     model: Any = tiny_model(name, dtype=torch.float64)
-    seen = witness(model, sites_of(model), text(*TEXTS), Letters(), batch=2)
+    seen = Witness(inputs_of(model, sites_of(model), text(*TEXTS), Letters(), batch=2))
     assert seen.output == output
 
     def rows() -> Tensor:
@@ -112,7 +112,7 @@ def test_a_text_models_damage_is_that_of_its_positions_one_by_one(name: str, out
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "gpt2-unprefixed"])
 def test_where_nothing_was_cut_there_is_no_damage(name: str) -> None:
     model = tiny_model(name)
-    seen = witness(model, sites_of(model), text(*TEXTS), Letters(), batch=2)
+    seen = Witness(inputs_of(model, sites_of(model), text(*TEXTS), Letters(), batch=2))
     assert seen.damage() == 0.0
     with shaken(model, 0.3):
         assert seen.damage() > 1e-5
@@ -122,7 +122,7 @@ def test_where_nothing_was_cut_there_is_no_damage(name: str) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_a_model_that_breaks_is_not_unharmed(name: str) -> None:
     model = tiny_model(name)
-    seen = witness(model, sites_of(model), text(*TEXTS), Letters())
+    seen = Witness(inputs_of(model, sites_of(model), text(*TEXTS), Letters()))
     with shaken(model, math.nan):
         assert math.isnan(seen.damage())
 
@@ -130,7 +130,7 @@ def test_a_model_that_breaks_is_not_unharmed(name: str) -> None:
 def test_damage_grows_as_the_square_of_a_small_change() -> None:
     for name in ("gpt2", "bert"):
         model = tiny_model(name, dtype=torch.float64)
-        seen = witness(model, sites_of(model), text(*TEXTS), Letters())
+        seen = Witness(inputs_of(model, sites_of(model), text(*TEXTS), Letters()))
         damages = []
         for by in (1e-3, 2e-3):
             with shaken(model, by):
@@ -172,7 +172,7 @@ def encoder(sites: tuple[AttentionSite, ...]) -> list[AttentionSite]:
 @pytest.fixture(scope="module")
 def heard(micro: Micro) -> Witness:
     model, processor, data = micro
-    return witness(model, encoder(sites_of(model)), data, processor, batch=2)
+    return Witness(inputs_of(model, encoder(sites_of(model)), data, processor, batch=2))
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_a_decoders_damage_is_over_the_tokens_that_are_said(
 ) -> None:
     model, processor, data = micro
     sites = sites_of(model)
-    seen = witness(model, sites, data, processor, batch=2)
+    seen = Witness(inputs_of(model, sites, data, processor, batch=2))
     assert seen.output == "next token" and seen.damage() == 0.0
     site = next(site for site in sites if site.scope == "cross")
     part = decomposed[site.path].qk

@@ -8,12 +8,12 @@ from typing import Any
 from surgery.architectures.dropping import Layer
 from surgery.calibration.layers import Tried, influences, least_missed, open_to
 from surgery.calibration.towers import Hearing, towers_of
-from surgery.calibration.witness import error_of, unit_of, witness
+from surgery.calibration.witness import error_of, unit_of
 from surgery.checkpoint.transaction import Transaction
 from surgery.choices.common import PADDING_WEIGHT
 from surgery.engine.compress.plan import CompressPlan
-from surgery.engine.measure.input_run import HEARING, InputRun
-from surgery.events import Event, Progress
+from surgery.engine.measure.input_run import InputRun
+from surgery.events import Progress
 from surgery.report.model.layers import LayersReport, LayerStep, LayerTower
 
 POSITIONS = 1 << 13
@@ -61,10 +61,7 @@ def _by_trials(
     plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
 ) -> tuple[list[tuple[Layer, Tried]], str]:
     may = open_to(plan.layers, plan.to_choose, [])
-    model, trial = run.model, run.dealt.trial
-    progress(Event(HEARING, 0, 1))
-    looks = witness(model, may, trial, run.processor, language=plan.options.language)
-    progress(Event(HEARING, 1, 1))
+    looks = run.witness_of(may, plan.options.language)
 
     def known(trial: str) -> float | None:
         key = f"without:{trial}"

@@ -19,16 +19,15 @@ from surgery.calibration.witness import (
     error_of,
     output_of_speech,
     output_of_text,
-    witness,
 )
 from surgery.engine.cut.bounds import check_bound
 from surgery.engine.cut.decompose import Spill
 from surgery.engine.cut.plan import Plan
 from surgery.engine.cut.saved_statistics import saved_statistics
 from surgery.engine.measure.input import data_kind
-from surgery.engine.measure.input_run import HEARING, InputRun
+from surgery.engine.measure.input_run import InputRun
 from surgery.errors import note_kept
-from surgery.events import Event, Progress
+from surgery.events import Progress
 from surgery.methods import Bound, Rule, SeamName, UpTo
 
 SPILLED = "statistics"
@@ -159,17 +158,7 @@ class CalibrationRun(InputRun):
     @cached_property
     def witness(self) -> Witness:
         """A few of the rows for trials, with what the original says of them."""
-        model = self.model
-        self.progress(Event(HEARING, 0, 1))
-        found = witness(
-            model,
-            self.sites,
-            self.dealt.trial,
-            self.processor,
-            language=self.settings.language,
-        )
-        self.progress(Event(HEARING, 1, 1))
-        return found
+        return self.witness_of(self.sites, self.settings.language)
 
     @cached_property
     def held_out(self) -> HeldOut | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Self
 from surgery.calibration.data import CalibrationData, open_data
 from surgery.calibration.dealing import Dealt, deal
 from surgery.calibration.statistics import CalibratedOn
+from surgery.calibration.witness import Scoped, Witness, inputs_of
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.choices.common import SHIPPED
@@ -107,6 +109,19 @@ class InputRun:
     def processor(self) -> Any:
         """Whisper's processor, or a language model's tokenizer."""
         return processor_of(self.source, self.directory)
+
+    def witness_of(self, sites: Sequence[Scoped], language: str) -> Witness:
+        """Run the original, as the model still is, on a few of the rows for trials.
+
+        Args:
+            sites: The blocks that will be cut: they decide which output is compared.
+            language: What is spoken, for a multilingual Whisper's decoder.
+        """
+        model, rows = self.model, self.dealt.trial
+        self.progress(Event(HEARING, 0, 1))
+        found = Witness(inputs_of(model, sites, rows, self.processor, language=language))
+        self.progress(Event(HEARING, 1, 1))
+        return found
 
     @cached_property
     def on(self) -> CalibratedOn:
