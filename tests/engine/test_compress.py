@@ -60,20 +60,26 @@ def small(place: Path, name: str, dtype: str = "fp32", **more: Any) -> Report:
     return surgery.compress(source, place / "out", options=options(place, name, **more))
 
 
+def priced(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Return a list that gets what the model says as it is when it is priced."""
+    tried: list[torch.Tensor] = []
+    real = engine.price_of
+
+    def price_of(plan: Any, run_: Any, fitted: Any, cut: Any, *rest: Any) -> Any:
+        with cut(), narrowed(run_.model, plan.sites, fitted.result):
+            tried.append(run(run_.model))
+        return real(plan, run_, fitted, cut, *rest)
+
+    monkeypatch.setattr(engine, "price_of", price_of)
+    return tried
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", list(WIDTHS))
 def test_the_result_is_a_stock_checkpoint_and_computes_what_was_priced(
     name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[torch.Tensor] = []
-    real = engine.price_of
-
-    def price_of(plan: Any, run_: Any, fitted: Any, *rest: Any) -> Any:
-        with narrowed(run_.model, plan.sites, fitted.result):
-            tried.append(run(run_.model))
-        return real(plan, run_, fitted, *rest)
-
-    monkeypatch.setattr(engine, "price_of", price_of)
+    tried = priced(monkeypatch)
     report = small(tmp_path, name, dtype)
     assert 0.2 < report.savings[0].removed < 0.4
     config = config_of(tmp_path / "out")

@@ -14,12 +14,10 @@ from transformers import AutoModelForCausalLM
 
 import surgery
 from surgery.calibration import feed_forward
-from surgery.engine.compress import compress as engine
-from surgery.engine.compress.in_place import narrowed
 from surgery.errors import UsageError
 from surgery.report.model.report import Report
 from tests.engine.support import config_of, contents, run, save_tiny, tensors_of
-from tests.engine.test_compress import WIDTHS, options, save
+from tests.engine.test_compress import WIDTHS, options, priced, save
 from tests.export.whispers import save_openai
 from tests.ragged import make_ragged
 from tests.runtime.naive import relative_error
@@ -37,15 +35,7 @@ def ragged(place: Path, name: str, **more: Any) -> Report:
 def test_a_ragged_result_computes_what_was_priced(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[torch.Tensor] = []
-    real = engine.price_of
-
-    def price_of(plan: Any, run_: Any, fitted: Any, *rest: Any) -> Any:
-        with narrowed(run_.model, plan.sites, fitted.result):
-            tried.append(run(run_.model))
-        return real(plan, run_, fitted, *rest)
-
-    monkeypatch.setattr(engine, "price_of", price_of)
+    tried = priced(monkeypatch)
     multiple = 8 if name == "olmo2" else 2  # an odd number of steps: its two blocks are alike
     report = ragged(tmp_path, name, multiple=multiple)
     before, config = config_of(tmp_path / "source"), config_of(tmp_path / "out")

@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import surgery
 from surgery.calibration.data import CalibrationData
 from surgery.calibration.dealing import deal
 from surgery.engine.compress import compress as engine
 from surgery.engine.compress.attention import CHARACTERS, thinned
-from surgery.engine.compress.in_place import narrowed
 from surgery.errors import UsageError
 from surgery.evaluation.rows import Document
 from tests.engine.support import config_of, contents, run, tensors_of
-from tests.engine.test_compress import options, save
+from tests.engine.test_compress import options, priced, save
 from tests.runtime.naive import relative_error
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -41,15 +39,7 @@ def whole(place: Path, name: str, out: str = "out", *, resume: bool = False, **m
 def test_what_is_written_computes_what_was_priced(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[torch.Tensor] = []
-    real = engine.price_of
-
-    def price_of(plan: Any, run_: Any, fitted: Any, cut: Any, *rest: Any) -> Any:
-        with cut(), narrowed(run_.model, plan.sites, fitted.result):
-            tried.append(run(run_.model))
-        return real(plan, run_, fitted, cut, *rest)
-
-    monkeypatch.setattr(engine, "price_of", price_of)
+    tried = priced(monkeypatch)
     report = whole(tmp_path, name)
     operations = config_of(tmp_path / "out")["surgery"]["operations"]
     assert [each["method"] for each in operations] == ["compress", "absorb-decompose"]

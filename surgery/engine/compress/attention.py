@@ -13,6 +13,7 @@ from surgery.architectures.ranks import SiteRanks
 from surgery.calibration.dealing import Dealt
 from surgery.calibration.modules import AttentionModules
 from surgery.calibration.probe import probe_sensitivities
+from surgery.calibration.sensitivity import Trials
 from surgery.calibration.towers import REMEMBERED, Hearing, towers_of
 from surgery.calibration.witness import evenly
 from surgery.checkpoint.transaction import Transaction
@@ -22,7 +23,7 @@ from surgery.engine.compress.minded import Minded
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.cut.calibrate import Calibrate
 from surgery.engine.cut.calibration_run import CalibrationRun
-from surgery.engine.cut.decompose import decompose_sites, spectra_of
+from surgery.engine.cut.decide import price
 from surgery.engine.cut.options import Options
 from surgery.engine.cut.plan import make_plan
 from surgery.engine.cut.pricing import Pricing
@@ -30,10 +31,9 @@ from surgery.engine.cut.ranks import site_ranks
 from surgery.engine.cut.reporting import build_report
 from surgery.engine.cut.rewrite import Errors, block_errors, output_specs, restructuring
 from surgery.events import Progress
-from surgery.methods import DamageCurve, Ranks, Remove, SiteSpectra, predicted_damage
+from surgery.methods import Ranks, Remove, SiteDecomposition, predicted_damage
 from surgery.methods.widths import WidthCosts
 from surgery.report.model.report import Report
-from surgery.stored.block import site_entry
 from surgery.stored.stream import Computed
 
 NAME = "attention"
@@ -91,7 +91,7 @@ class AttentionPart:
         self.run = CalibrationRun(self.plan, progress)
         self.run.dealt = thinned(self.run.dealt)
         self._pricing: Pricing | None = None
-        self._spectra: Mapping[str, SiteSpectra] = {}
+        self._budgets: dict[int, Ranks] = {}
         self._chosen: Ranks = {}
         self.ranks: Mapping[str, SiteRanks] = {}
         self._errors: Errors = {}
@@ -114,49 +114,43 @@ class AttentionPart:
             transaction: Keeps what is found.
             progress: Called with :class:`surgery.events.Event`.
         """
-        run, plan = self.run, self.plan
-        run.spill = transaction
-        found = dict(
-            decompose_sites(plan, transaction, progress, lambda: run.moments, minded.__getitem__)
+        self._pricing, _ = price(
+            self.plan,
+            self.run,
+            transaction,
+            progress,
+            minded=minded.__getitem__,
+            tried=lambda found: self._probed(found, minded, progress),
         )
-        decompositions = {each.site.path: result for each, result in found.items()}
+        return self._curve()
+
+    def _probed(
+        self, found: Mapping[str, SiteDecomposition], minded: Minded, progress: Progress
+    ) -> Trials:
+        """Return what cuts do, block by block."""
+        run = self.run
         hearing = Hearing(PADDING_WEIGHT, language=run.settings.language)
         decoder = any(site.scope != "encoder" for site in self.sites)
         width = max(site.o.out_features for site in self.sites)
-        most = TOKENS * width if run.dealt.trial.kind == "text" else REMEMBERED
+        rows = run.dealt.trial
+        most = TOKENS * width if rows.kind == "text" else REMEMBERED
         towers = towers_of(
-            run.model, run.dealt.trial, run.processor, hearing, decoder=decoder, remembered=most
+            run.model, rows, run.processor, hearing, decoder=decoder, remembered=most
         )
-        metrics = {path: minded[path] for path in decompositions}
-        trials = probe_sensitivities(
-            run.model, towers, self.sites, decompositions, metrics, progress
-        )
-        self._spectra = {
-            each.site.path: spectra_of(
-                each,
-                result,
-                {
-                    pair: DamageCurve.measured(tried)
-                    for (path, pair), tried in trials.items()
-                    if path == each.site.path
-                },
-            )
-            for each, result in found.items()
-        }
-        self._pricing = Pricing(plan, run, decompositions, self._spectra)
-        return self._curve()
+        metrics = {path: minded[path] for path in found}
+        return probe_sensitivities(run.model, towers, self.sites, found, metrics, progress)
 
     def _curve(self) -> WidthCosts:
         pricing = self.priced
-        whole = round(pricing.whole)
-        most = pricing.most
-        widths, costs = [whole], [0.0]
-        for step in range(1, STEPS + 1):
+        whole, most = round(pricing.whole), pricing.most
+        widths, costs = list[int](), list[float]()
+        for step in range(STEPS + 1):
             ranks = pricing.ranks(most * step / STEPS)
             left = whole - round(pricing.removed(ranks) * whole)
-            if left < widths[-1]:
+            if left not in self._budgets:
+                self._budgets[left] = ranks
                 widths.append(left)
-                costs.append(predicted_damage(self._spectra, ranks))
+                costs.append(predicted_damage(pricing.spectra, ranks))
         return WidthCosts(widths, costs, 1)
 
     @property
@@ -166,14 +160,13 @@ class AttentionPart:
             raise ValueError("attention was not priced yet")
         return self._pricing
 
-    def cut_to(self, left: int, transaction: Transaction) -> float:
-        """Cut to one of the budgets that were priced, refit outputs; return the expected damage."""
+    def cut_to(self, left: int, transaction: Transaction) -> None:
+        """Cut to one of the budgets that were priced, by what it leaves, and refit outputs."""
         pricing = self.priced
-        self._chosen = pricing.ranks(1 - left / pricing.whole)
+        self._chosen = self._budgets[left]
         if self.run.settings.refits:
             pricing.refit(self._chosen, transaction)
         self.ranks = site_ranks(self.plan, self._chosen, pricing.decompositions)
-        return predicted_damage(self._spectra, self._chosen)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -185,10 +178,6 @@ class AttentionPart:
         """Return every tensor of the model with its attention cut, by shard."""
         return output_specs(self.plan, self.ranks)
 
-    def blocks(self) -> dict[str, str]:
-        """Return the block that each tensor is of."""
-        return {name: each.site.path for each in self.plan.sites for name in each.site.tensors()}
-
     def compute(self, path: str) -> Computed:
         """Return the tensors of one block as they are written."""
         pricing = self.priced
@@ -197,13 +186,6 @@ class AttentionPart:
     def written(self, transaction: Transaction) -> None:
         """Note how far products are from the original's, as written."""
         self._errors = block_errors(self.plan, transaction)
-
-    def entries(self) -> dict[str, Any]:
-        """Return what the runtime needs to know of every block."""
-        return {
-            each.site.path: site_entry(each.site, self.ranks[each.site.path])
-            for each in self.plan.sites
-        }
 
     def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
         """Return the report of attention alone."""

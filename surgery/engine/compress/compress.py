@@ -34,7 +34,7 @@ from surgery.report.model.report import Report
 from surgery.runtime.manifest import ABSORB_DECOMPOSE, COMPRESS
 from surgery.stored.block import Operation
 from surgery.stored.shallower import LAYERS, ShallowerSource
-from surgery.stored.stream import stream
+from surgery.stored.stream import Computed, stream
 
 HEADS = (
     "None of the heads that follow the audio is left (alignment_heads): words cannot be timed "
@@ -182,12 +182,15 @@ class Compress:
             clock.lap("price")
         self._fitted = fitted
         blocks = {name: site.path for site in self.plan.sites for name in site.tensors()}
-        compute = rewritten(self.plan, fitted)
-        if attention is not None:
-            own, narrow, others = attention.blocks(), compute, attention.compute
-            paths, blocks = {*own.values()}, {**blocks, **own}
-            compute = lambda path: (others if path in paths else narrow)(path)  # noqa: E731
-        stream(self.plan.source, transaction, self.specs(), blocks, compute, progress)
+        heads = {} if attention is None else attention.plan.blocks()
+        narrow, of_heads = rewritten(self.plan, fitted), {*heads.values()}
+
+        def compute(path: str) -> Computed:
+            if attention is not None and path in of_heads:
+                return attention.compute(path)
+            return narrow(path)
+
+        stream(self.plan.source, transaction, self.specs(), blocks | heads, compute, progress)
         if attention is not None:
             attention.written(transaction)
 
@@ -210,7 +213,7 @@ class Compress:
         narrow = self.plan.specs()
         if self._attention is None:
             return narrow
-        own = self._attention.blocks()
+        own = self._attention.plan.blocks()
         cut = {each.name: each for some in self._attention.specs().values() for each in some}
         return {
             shard: [cut[each.name] if each.name in own else each for each in some]
@@ -242,7 +245,10 @@ class Compress:
 
     def further(self) -> dict[str, dict[str, Any]]:
         """Return what the runtime needs to know of attention, as an operation of its own."""
-        return {} if self._attention is None else {ABSORB_DECOMPOSE: self._attention.entries()}
+        attention = self._attention
+        if attention is None:
+            return {}
+        return {ABSORB_DECOMPOSE: attention.plan.entries(attention.ranks)}
 
     def configure(self, config: dict[str, Any]) -> None:
         """Put the layers of the result, and widths that towers have, into its configuration."""

@@ -56,12 +56,9 @@ def with_own_widths(
         blocks[NAME] = attention.price(minded, transaction, progress)
     _check_enough(blocks, plan)
     chosen = choose_widths(blocks, plan.wanted)
-    expected = 0.0
+    expected = sum(block.costs[block.widths.index(chosen[path])] for path, block in blocks.items())
     if attention is not None:
-        expected += attention.cut_to(chosen.pop(NAME), transaction)
-        del blocks[NAME]
-    for path, block in blocks.items():
-        expected += block.costs[block.widths.index(chosen[path])]
+        attention.cut_to(chosen.pop(NAME), transaction)
     return replace(plan, widths=chosen), expected
 
 

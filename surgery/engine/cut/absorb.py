@@ -24,7 +24,7 @@ from surgery.methods import SiteDecomposition, SiteSpectra
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.report import Report
 from surgery.runtime.manifest import ABSORB_DECOMPOSE
-from surgery.stored.block import Operation, site_entry
+from surgery.stored.block import Operation
 
 if TYPE_CHECKING:
     from surgery.calibration.cut import OutputChange
@@ -206,10 +206,7 @@ class AbsorbDecompose:
 
     def sites(self) -> dict[str, Any]:
         """Return heads and ranks of every block in scope."""
-        return {
-            each.site.path: site_entry(each.site, self._ranks[each.site.path])
-            for each in self.plan.sites
-        }
+        return self.plan.entries(self._ranks)
 
     def report(self, sha256: Mapping[str, str], output: str | None) -> Report:
         """Return the report of what was found, and of what was written if anything was."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from surgery.architectures.ranks import SiteRanks
 from surgery.calibration.cut import OutputChange
@@ -57,7 +59,13 @@ class Decision:
 
 
 def price(
-    plan: Plan, run: CalibrationRun, spill: Spill | None, progress: Progress
+    plan: Plan,
+    run: CalibrationRun,
+    spill: Spill | None,
+    progress: Progress,
+    *,
+    minded: Callable[[str], Tensor] | None = None,
+    tried: Callable[[Mapping[str, SiteDecomposition]], Trials] | None = None,
 ) -> tuple[Pricing, Trials]:
     """Decompose every block on what it saw, and cut every pair on trial.
 
@@ -66,16 +74,23 @@ def price(
         run: The calibration.
         spill: Where decomposed blocks are kept for a resumed run.
         progress: Called with :class:`surgery.events.Event`.
+        minded: Returns by a block's path the metric of its output, if errors are to count as the
+            model's output minds them.
+        tried: Returns what cuts of decomposed blocks do; default trials on the running model, where
+            they are asked for.
 
     Returns:
         What any budget costs, and the trials that say so.
     """
     run.spill = spill
-    found = dict(decompose_sites(plan, spill, progress, lambda: run.moments))
+    found = dict(decompose_sites(plan, spill, progress, lambda: run.moments, minded))
     if plan.options.layout == "model":
         found = _of_one_model(found)
     decompositions = {each.site.path: result for each, result in found.items()}
-    trials = make_trials(run, decompositions) if run.settings.tries else {}
+    if tried is None:
+        trials = make_trials(run, decompositions) if run.settings.tries else {}
+    else:
+        trials = tried(decompositions)
     spectra: dict[str, SiteSpectra] = {
         each.site.path: spectra_of(each, result, _curves(trials, each.site.path))
         for each, result in found.items()

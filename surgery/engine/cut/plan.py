@@ -5,17 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from surgery.architectures import Architecture, AttentionSite, Claims, Config
+from surgery.architectures.ranks import SiteRanks
 from surgery.architectures.seams import ACROSS_ROPE, Seam, seams_of
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.cut.options import Options
 from surgery.errors import CheckpointError, UsageError
 from surgery.methods import AttentionWeights, Lossless, prepare
 from surgery.runtime.manifest import COMPRESS
-from surgery.stored.block import Operation
+from surgery.stored.block import Operation, site_entry
 from surgery.stored.stored import output_dtype, read_stored
 
 NOT_ASKED = "not asked for (--seams)"
@@ -64,6 +66,14 @@ class Plan:
     options: Options
     sites: tuple[SitePlan, ...]
     before: tuple[Operation, ...] = ()
+
+    def blocks(self) -> dict[str, str]:
+        """Return by tensor the path of the block in scope that it is of."""
+        return {name: each.site.path for each in self.sites for name in each.site.tensors()}
+
+    def entries(self, ranks: Mapping[str, SiteRanks]) -> dict[str, Any]:
+        """Return heads and ranks of every block in scope, as the runtime needs to know them."""
+        return {each.site.path: site_entry(each.site, ranks[each.site.path]) for each in self.sites}
 
     def output_dtype(self, name: str) -> torch.dtype:
         """Return the dtype tensor ``name`` is written in."""

@@ -75,8 +75,7 @@ def rewrite(
         How far each head's products are from the original's, measured on the way.
     """
     compute = restructuring(plan, decompositions, ranks, refitted)
-    blocks = {name: each.site.path for each in plan.sites for name in each.site.tensors()}
-    stream(plan.source, transaction, output_specs(plan, ranks), blocks, compute, progress)
+    stream(plan.source, transaction, output_specs(plan, ranks), plan.blocks(), compute, progress)
     return block_errors(plan, transaction)
 
 
