@@ -90,6 +90,12 @@ def aligned_order(specs: Iterable[TensorSpec]) -> list[TensorSpec]:
     return even + sorted(uneven, key=lambda spec: -spec.dtype.itemsize)
 
 
+def file_bytes(specs: Iterable[TensorSpec]) -> int:
+    """Return the size of a file of these tensors, header included."""
+    ordered = aligned_order(specs)
+    return len(header_bytes(ordered)) + sum(spec.nbytes for spec in ordered)
+
+
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """Return a tensor's bytes in storage order, uncopied where it lies contiguously."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)

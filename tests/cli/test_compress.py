@@ -41,7 +41,7 @@ def run(*words: str, fails: int = 0) -> Result:
 
 def test_every_option_reaches_the_library(heard: dict[str, Any]) -> None:
     words = ["model", "-o", "out", "--remove", "15%", "--of", "ffn", "--multiple", "256"]
-    words += ["--layout", "ragged"]
+    words += ["--layout", "ragged", "--scope", "decoder"]
     words += ["--order", "magnitude", "--no-refit", "--ridge", "0.1", "--no-sequential"]
     words += ["--layers", "2", "--layer-order", "influence"]
     words += ["--calibrate", "clips", "--samples", "3", "--language", "de", "--device", "cpu"]
@@ -51,6 +51,7 @@ def test_every_option_reaches_the_library(heard: dict[str, Any]) -> None:
         remove=0.15,
         of="ffn",
         layout="ragged",
+        scope="decoder",
         multiple=256,
         order="magnitude",
         refit=False,
@@ -77,6 +78,13 @@ def test_every_option_reaches_the_library(heard: dict[str, Any]) -> None:
     }
 
 
+@pytest.mark.parametrize("aim", [("target_parameters", "90M"), ("target_size", "95MiB")])
+def test_a_target_stands_for_a_share(heard: dict[str, Any], aim: tuple[str, str]) -> None:
+    run("model", "--" + aim[0].replace("_", "-"), aim[1])
+    assert heard["options"] == CompressOptions(**dict([aim]))
+    assert heard["options"].remove is None
+
+
 def test_by_default_options_are_the_librarys_own(heard: dict[str, Any]) -> None:
     shown = run("model").output
     assert heard["options"] == CompressOptions()
@@ -100,6 +108,10 @@ def test_json_is_the_report_and_nothing_else(heard: dict[str, Any]) -> None:
         (["--remove", "100%"], "--remove is out of range"),
         (["--remove", "some"], "is no fraction"),
         (["--of", "attention"], "is not one of"),
+        (["--of", "ffn", "--target-size", "9MB"], "there is no --remove"),
+        (["--remove", "5%", "--target-parameters", "9M"], "one of them"),
+        (["--target-size", "9 parsecs"], "a size such as 100MB"),
+        (["--scope", "cross"], "is not one of"),
         (["--layout", "tied"], "is not one of"),
         (["--order", "chance"], "is not one of"),
         (["--multiple", "0"], "0 is not at least 1"),

@@ -87,7 +87,15 @@ class AttentionPart:
             dtype=options.dtype,
             calibrate=calibrate,
         )
-        self.plan = make_plan(plan.source, asked, plan.asked)
+        whole, encoder = make_plan(plan.source, asked, plan.asked), options.scope == "encoder"
+        self.plan = replace(
+            whole,
+            sites=tuple(
+                each
+                for each in whole.sites
+                if options.scope == "all" or (each.site.scope == "encoder") == encoder
+            ),
+        )
         self.run = CalibrationRun(self.plan, progress)
         self.run.dealt = thinned(self.run.dealt)
         self._pricing: Pricing | None = None

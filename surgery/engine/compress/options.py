@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from surgery.choices.common import DTYPES, SHIPPED, choice
 from surgery.choices.layers import LAYER_ORDERS, LayerOrder, counted_layers, named_layers
 from surgery.choices.neurons import ORDERS, RIDGE, Order
-from surgery.choices.option import DTYPE, asked, spelled
+from surgery.choices.option import DTYPE, asked, flag, spelled
 from surgery.choices.places import data_name, given_path
 from surgery.choices.rules import ATTENTION_SEAMS, SeamName
+from surgery.choices.targets import bytes_in, parameters_in
 from surgery.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OF = ("model", "ffn")
 SEAMS = (*ATTENTION_SEAMS, "ffn")
 LAYOUTS = ("model", "ragged")
+SCOPES = ("encoder", "decoder", "all")
 MULTIPLE = 64
 REMOVE = 0.1
 
@@ -30,7 +32,10 @@ class CompressOptions:
 
     Attributes:
         remove: Share of the parameters that goes at least, 0 to 1; what layers take counts.
-            ``None``: what layers take; without layers it becomes :data:`REMOVE`.
+            ``None``: what layers take; without layers, and without a target, it becomes
+            :data:`REMOVE`.
+        target_parameters: How many parameters are to be left, instead: ``90M``, or a number.
+        target_size: How many bytes the weights are to take as they are written: ``100MB``.
         drop_layers: Layers that go, such as ``14``, ``3,7`` or ``encoder:3,decoder:5``.
         layers: How many go, such as ``2`` or ``decoder:2``, the least missed first.
         layer_order: By what: ``trials`` of the model's output without each in turn, or the
@@ -39,6 +44,7 @@ class CompressOptions:
         layout: One width for all blocks of a tower, which stock classes load (``model``), or to
             each its own (``ragged``).
         seams: What shares the budget: ``ffn``, and with layout ``ragged`` ``qk`` and ``vo``.
+        scope: The tower whose blocks share it, or ``all``; cross-attention is the decoder's.
         multiple: Widths are multiples of this.
         order: By what neurons go; ``surgeon`` or one of the baselines.
         refit: Fit the map behind the neurons to those that stay.
@@ -63,6 +69,12 @@ class CompressOptions:
         "what they take.",
         reads="fraction",
         told=True,
+    )
+    target_parameters: str | int | None = asked(
+        None, "Instead: how many parameters are left: 90M, 1.2B.", metavar="N"
+    )
+    target_size: str | int | None = asked(
+        None, "Instead: how large the written weights are: 100MB, 95MiB.", metavar="SIZE"
     )
     drop_layers: str | None = asked(
         None, "Layers that leave: 14, or 3,7, or encoder:3,decoder:5.", metavar="LAYERS"
@@ -90,6 +102,7 @@ class CompressOptions:
         reads="words",
         metavar="qk,vo,ffn",
     )
+    scope: str = asked("all", "Which tower's blocks share it.", among=SCOPES)
     multiple: int = asked(MULTIPLE, "Widths are multiples of this.", least=1)
     order: Order = asked(
         "surgeon",
@@ -116,9 +129,9 @@ class CompressOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that are out of range, and say how much goes where nobody did."""
-        if self.remove is None and self.drop_layers is None and self.layers is None:
-            object.__setattr__(self, "remove", REMOVE)
+        self._check_budget()
         choice("--of", self.of, OF)
+        choice("--scope", self.scope, SCOPES)
         choice("--layout", self.layout, LAYOUTS)
         choice("--order", self.order, ORDERS)
         choice("--layer-order", self.layer_order, LAYER_ORDERS)
@@ -143,8 +156,6 @@ class CompressOptions:
                 hint="drop the layers first, then compress the result with --seams",
             )
         choice("--dtype", self.dtype, (None, *DTYPES))
-        if self.remove is not None and not 0 < self.remove < 1:
-            raise UsageError("--remove is out of range", found=self.remove, expected="0 … 1")
         if self.drop_layers is not None and self.layers is not None:
             raise UsageError("--drop-layers says which layers go, and --layers how many: give one")
         if self.drop_layers is not None:
@@ -155,6 +166,30 @@ class CompressOptions:
             raise UsageError("--multiple must be at least 1", found=self.multiple)
         if not (isfinite(self.ridge) and self.ridge >= 0):
             raise UsageError("--ridge is out of range", found=self.ridge, expected="at least 0")
+
+    def _check_budget(self) -> None:
+        given = [
+            flag(name)
+            for name in ("remove", "target_parameters", "target_size")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise UsageError(
+                "Two options say how much goes", found=" and ".join(given), expected="one of them"
+            )
+        if not given and self.drop_layers is None and self.layers is None:
+            object.__setattr__(self, "remove", REMOVE)
+        if self.remove is not None and not 0 < self.remove < 1:
+            raise UsageError("--remove is out of range", found=self.remove, expected="0 … 1")
+        if self.target_parameters is not None:
+            parameters_in(self.target_parameters)
+        if self.target_size is not None:
+            bytes_in(self.target_size)
+        if self.of != "model" and self.remove is None:
+            raise UsageError(
+                "--of says what --remove is a share of, and there is no --remove",
+                found=f"--of {self.of}{''.join(f' {name}' for name in given)}",
+            )
 
     @property
     def attention(self) -> tuple[SeamName, ...]:
@@ -178,12 +213,15 @@ class CompressOptions:
         """
         return {
             "remove": self.remove,
+            "target_parameters": self.target_parameters and parameters_in(self.target_parameters),
+            "target_size": self.target_size and bytes_in(self.target_size),
             "drop_layers": self.drop_layers,
             "layers": self.layers,
             "layer_order": None if self.layers is None else self.layer_order,
             "of": self.of,
             "layout": self.layout,
             "seams": list(self.seams),
+            "scope": self.scope,
             "multiple": self.multiple,
             "order": self.order,
             "refit": self.refit,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import torch
 
@@ -14,12 +13,12 @@ from surgery.architectures.dropping import Layer, check_dropped, layers_of
 from surgery.architectures.feed_forward import (
     FeedForwardSite,
     at_widths,
-    feed_forward_seam,
     width_keys,
 )
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import TensorSpec
 from surgery.choices.layers import counted_layers, named_layers
+from surgery.engine.compress.goal import Goal, one_width
 from surgery.engine.compress.options import CompressOptions
 from surgery.errors import CheckpointError, UsageError
 from surgery.runtime.manifest import COMPRESS
@@ -42,7 +41,7 @@ class CompressPlan:
         widths: Neurons that stay, by the path of the block. As a plan is made, one number a
             tower; where each block is to have its own, what real input says replaces them.
         keys: Key of ``config.json`` that holds the width of a tower's blocks.
-        wanted: How many parameters are to go.
+        goal: How much is to go.
     """
 
     whole: Stored
@@ -54,12 +53,17 @@ class CompressPlan:
     sites: tuple[FeedForwardSite, ...]
     widths: Mapping[str, int]
     keys: Mapping[Scope, str]
-    wanted: float
+    goal: Goal
 
     @property
     def source(self) -> TensorSource:
         """The checkpoint, without the layers that leave."""
         return self.stored.source
+
+    @property
+    def wanted(self) -> float:
+        """How many parameters are to go beside the layers."""
+        return self.goal.wanted
 
     @property
     def layers(self) -> list[Layer]:
@@ -69,12 +73,14 @@ class CompressPlan:
     @property
     def to_choose(self) -> dict[str | None, int]:
         """How many layers are to be chosen on real input, by tower; ``None`` stands for any."""
-        return {} if self.options.layers is None else counted_layers(self.options.layers)
+        return _counted(self.options)
 
     def sites_of_whole(self) -> tuple[FeedForwardSite, ...]:
         """Return :attr:`sites` by the names and numbers of the whole checkpoint."""
-        stay = (one for one in self.whole.blocks if Layer(one.scope, one.layer) not in self.gone)
-        return tuple(stay) if self.sites else ()
+        if not self.sites:
+            return ()
+        own = in_scope(self.whole, self.options)
+        return tuple(one for one in own if Layer(one.scope, one.layer) not in self.gone)
 
     @property
     def stock(self) -> dict[Scope, int]:
@@ -145,16 +151,40 @@ def make_plan(
         )
     leaving = tuple(sorted(_leaving(whole, options) if gone is None else gone))
     stored = read_stored(ShallowerSource(whole, leaving)) if leaving else whole
-    base, left = (_parameters(each, options) for each in (whole, stored))
+    goal = Goal(whole, stored, options)
     sites: tuple[FeedForwardSite, ...] = ()
     widths: dict[str, int] = {}
-    wanted = 0.0 if options.remove is None else options.remove * base - (base - left)
-    if wanted > 0:
-        sites, widths = stored.blocks, _one_width(stored.blocks, options, wanted, base)
+    if goal.wanted > 0:
+        sites = in_scope(stored, options)
+        widths = one_width(sites, goal)
     keys = width_keys(stored.family, stored.config, stored.claims, sites)
     return CompressPlan(
-        whole, leaving, stored, asked, options, stored.blocks, sites, widths, keys, wanted
+        whole, leaving, stored, asked, options, stored.blocks, sites, widths, keys, goal
     )
+
+
+def in_scope(stored: Stored, options: CompressOptions) -> tuple[FeedForwardSite, ...]:
+    """Return the blocks that share the budget.
+
+    Raises:
+        UsageError: The model has no such tower.
+    """
+    found = tuple(one for one in stored.blocks if options.scope in ("all", one.scope))
+    if not found:
+        towers = dict.fromkeys(one.scope for one in stored.blocks)
+        raise UsageError(
+            f"A {stored.family.title} model has no {options.scope}",
+            where="--scope",
+            expected=", ".join([*towers, "all"]),
+        )
+    return found
+
+
+def _counted(options: CompressOptions) -> dict[str | None, int]:
+    """Return how many layers are to be chosen, by tower; ``None`` stands for any in scope."""
+    counted = {} if options.layers is None else counted_layers(options.layers)
+    own = None if options.scope == "all" else options.scope
+    return {tower or own: count for tower, count in counted.items()}
 
 
 def _leaving(whole: Stored, options: CompressOptions) -> list[Layer]:
@@ -175,7 +205,7 @@ def _leaving(whole: Stored, options: CompressOptions) -> list[Layer]:
             scope = next((one for one in scopes if one == tower), tower or scopes[0])
             found.append(Layer(scope, number))  # type: ignore[arg-type]
         check_dropped(have, found, where="--drop-layers")
-    for tower, count in ({} if options.layers is None else counted_layers(options.layers)).items():
+    for tower, count in _counted(options).items():
         own = [layer for layer in reversed(have) if tower in (None, layer.scope)]
         first = {scope: Layer(scope, 0) for scope in scopes}
         able = [layer for layer in own if layer not in first.values()]
@@ -188,51 +218,3 @@ def _leaving(whole: Stored, options: CompressOptions) -> list[Layer]:
             )
         found += able[:count]
     return found
-
-
-def _parameters(stored: Stored, options: CompressOptions) -> int:
-    """Return how many parameters there are of what the share is of."""
-    infos = stored.source.infos
-    names = (
-        infos if options.of == "model" else [n for site in stored.blocks for n in site.tensors()]
-    )
-    return sum(prod(infos[name].shape) for name in names)
-
-
-def _one_width(
-    sites: Sequence[FeedForwardSite], options: CompressOptions, wanted: float, base: int
-) -> dict[str, int]:
-    """Return one width a tower: that with most of its neurons left loses a step next."""
-    towers: dict[Scope, list[FeedForwardSite]] = {}
-    for site in sites:
-        towers.setdefault(site.scope, []).append(site)
-    full = {scope: max(site.neurons for site in held) for scope, held in towers.items()}
-    widths, step, removed = dict(full), options.multiple, 0
-
-    def narrowed() -> dict[str, int]:  # blocks that are narrower already stay so
-        return {site.path: min(site.neurons, widths[site.scope]) for site in sites}
-
-    while True:
-        able = [scope for scope, width in widths.items() if width > step]
-        if not able:
-            break
-        scope = max(able, key=lambda one: widths[one] / full[one])
-        narrower = (widths[scope] - 1) // step * step
-        saved = sum(
-            (min(site.neurons, widths[scope]) - min(site.neurons, narrower))
-            * feed_forward_seam(site).cost
-            for site in towers[scope]
-        )
-        if removed > 0 and wanted - removed < saved / 2:
-            return narrowed()
-        widths[scope], removed = narrower, removed + saved
-    if wanted - removed > 0 and not options.attention:
-        raise UsageError(
-            "More is to be removed than feed-forward blocks hold",
-            where="--remove",
-            found=f"{options.remove or 0:.1%} of {base:,} parameters",
-            expected=f"at most {(options.remove or 0) - (wanted - removed) / base:.1%}: "
-            f"every block keeps {step} neurons",
-            hint="remove less, or lower --multiple",
-        )
-    return narrowed()

@@ -16,7 +16,6 @@ from surgery.engine.compress.fit import eliminated, watched
 from surgery.engine.compress.minded import Minded
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
-from surgery.errors import UsageError
 from surgery.events import Progress
 from surgery.methods.neurons import costs_of
 from surgery.methods.widths import WidthCosts, allowed_widths, choose_widths
@@ -66,14 +65,7 @@ def _check_enough(blocks: Mapping[str, WidthCosts], plan: CompressPlan) -> None:
     """Refuse to remove more than all parts hold."""
     most = sum((one.widths[0] - one.widths[-1]) * one.parameters for one in blocks.values())
     if most < plan.wanted:
-        remove = plan.options.remove or 0.0
-        raise UsageError(
-            "More is to be removed than blocks hold",
-            where="--remove",
-            found=f"{remove:.1%}",
-            expected=f"at most {remove * most / plan.wanted:.1%} here",
-            hint="remove less, or widen --seams",
-        )
+        raise plan.goal.too_much(most)
 
 
 def _key(site: FeedForwardSite) -> str:
