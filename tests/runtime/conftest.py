@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import surgery
 from tests.runtime.naive import Case, make_case
 
 
@@ -25,6 +26,21 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Callable[..., Any]:
+    """Load a checkpoint in a dtype once, and let it attend as asked; tests must not change it."""
+    known: dict[tuple[Path, torch.dtype | None], Any] = {}
+
+    def load(made: Case, dtype: torch.dtype | None = None, attention: str = "sdpa") -> Any:
+        key = (made.path, dtype)
+        if key not in known:
+            known[key] = surgery.load(made.path, dtype=dtype, attn_implementation=attention)
+        known[key].set_attn_implementation(attention)
+        return known[key]
+
+    return load
 
 
 @pytest.fixture

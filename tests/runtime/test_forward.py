@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -29,11 +30,11 @@ LAYOUTS = pytest.mark.parametrize("layout", ["ragged", "block", "tied", "empty"]
 @LAYOUTS
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_equal_the_zero_padded_model(
-    case: Callable[..., Case], name: str, layout: str, attention: str
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str, layout: str, attention: str
 ) -> None:
     made = case(name, layout, exact(name))
     made.oracle.set_attn_implementation(attention)
-    model = surgery.load(made.path, dtype=exact(name), attn_implementation=attention)
+    model = loaded(made, exact(name), attention)
     given = inputs(model)
 
     found, expected = outputs(model, given), outputs(made.oracle, given)
@@ -44,11 +45,11 @@ def test_outputs_equal_the_zero_padded_model(
 @BOTH
 @pytest.mark.parametrize("name", MODELS)
 def test_full_ranks_equal_the_stock_model_to_the_last_bit(
-    case: Callable[..., Case], name: str, attention: str
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str, attention: str
 ) -> None:
     made = case(name, "full", exact(name))
     made.oracle.set_attn_implementation(attention)
-    model = surgery.load(made.path, dtype=exact(name), attn_implementation=attention)
+    model = loaded(made, exact(name), attention)
     given = inputs(model)
 
     assert torch.equal(outputs(model, given), outputs(made.oracle, given))
@@ -58,12 +59,12 @@ def test_full_ranks_equal_the_stock_model_to_the_last_bit(
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "whisper"])
 def test_padded_batches_equal_the_zero_padded_model(
-    case: Callable[..., Case], name: str, side: str, attention: str
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str, side: str, attention: str
 ) -> None:
     # Not in float64: there the stock eager softmax gives NaN for a row that is all padding.
     made = case(name, "ragged", torch.float32)
     made.oracle.set_attn_implementation(attention)
-    model = surgery.load(made.path, dtype=torch.float32, attn_implementation=attention)
+    model = loaded(made, torch.float32, attention)
     given = inputs(model)
     mask = given["attention_mask"].clone()
     mask[0, slice(0, 4) if side == "left" else slice(5, None)] = 0
@@ -77,10 +78,12 @@ def test_padded_batches_equal_the_zero_padded_model(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_attention_weights_are_given_for_every_head(case: Callable[..., Case], name: str) -> None:
+def test_attention_weights_are_given_for_every_head(
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str
+) -> None:
     made = case(name, "ragged", exact(name))
     made.oracle.set_attn_implementation("eager")
-    model = surgery.load(made.path, dtype=exact(name), attn_implementation="eager")
+    model = loaded(made, exact(name), "eager")
     given = inputs(model)
 
     with torch.no_grad():
@@ -148,10 +151,11 @@ def test_training_mode_runs_with_dropout(case: Callable[..., Case], name: str) -
 
 def test_whisper_attends_across_batches_as_the_stock_model_does(
     case: Callable[..., Case],
+    loaded: Callable[..., Any],
 ) -> None:
     made = case("whisper", "ragged")
     made.oracle.set_attn_implementation("sdpa")
-    model = surgery.load(made.path, dtype=EXACT, attn_implementation="sdpa")
+    model = loaded(made, EXACT)
     states = torch.randn(2, 12, 32, dtype=EXACT)
     hidden = torch.randn(1, 3, 32, dtype=EXACT)
 
@@ -166,10 +170,10 @@ def test_whisper_attends_across_batches_as_the_stock_model_does(
 @pytest.mark.parametrize("layout", ["ragged", "block", "full"])
 @pytest.mark.parametrize("name", GENERATING)
 def test_modules_tell_the_widths_they_run_at(
-    case: Callable[..., Case], name: str, layout: str
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str, layout: str
 ) -> None:
     made = case(name, layout, exact(name))
-    model = surgery.load(made.path)
+    model = loaded(made, exact(name))
 
     for path, (qk, v) in made.ranks.items():
         module = model.get_submodule(path)

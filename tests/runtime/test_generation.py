@@ -49,11 +49,11 @@ MODES = {
 @pytest.mark.parametrize("layout", ["ragged", "block"])
 @pytest.mark.parametrize("name", GENERATING)
 def test_generates_what_the_zero_padded_model_generates(
-    case: Callable[..., Case], name: str, layout: str, mode: str
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str, layout: str, mode: str
 ) -> None:
     made = case(name, layout, exact(name))
     made.oracle.set_attn_implementation("sdpa")
-    model = surgery.load(made.path, dtype=exact(name), attn_implementation="sdpa")
+    model = loaded(made, exact(name))
 
     found = generate(model, **MODES[mode])
 
@@ -73,9 +73,9 @@ def test_eager_attention_generates_the_same(case: Callable[..., Case], name: str
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_prompt_can_be_read_in_chunks_into_a_static_cache(
-    case: Callable[..., Case], name: str
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str
 ) -> None:
-    model = surgery.load(case(name, "ragged").path)
+    model = loaded(case(name, "ragged"))
 
     chunked = generate(model, prefill_chunk_size=2, **MODES["static"])
 
@@ -94,10 +94,10 @@ def layers_of(cache: Any) -> dict[str, list[Any]]:
 @pytest.mark.parametrize("layout", ["ragged", "block", "tied"])
 @pytest.mark.parametrize("name", GENERATING)
 def test_the_cache_holds_exactly_the_pruned_width(
-    case: Callable[..., Case], name: str, layout: str
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str, layout: str
 ) -> None:
     made = case(name, layout)
-    model = surgery.load(made.path)
+    model = loaded(made, exact(name))
     given = inputs(model, length=4)
     cached = outputs_with_cache(model, given)
 
@@ -126,8 +126,10 @@ def outputs_with_cache(model: Any, given: dict[str, Tensor]) -> Any:
 
 
 @pytest.mark.parametrize("name", GENERATING)
-def test_decoding_step_by_step_equals_one_pass(case: Callable[..., Case], name: str) -> None:
-    model = surgery.load(case(name, "ragged").path, dtype=exact(name), attn_implementation="sdpa")
+def test_decoding_step_by_step_equals_one_pass(
+    case: Callable[..., Case], loaded: Callable[..., Any], name: str
+) -> None:
+    model = loaded(case(name, "ragged"), exact(name))
     given = inputs(model)
     whole = outputs(model, given)
 
@@ -146,8 +148,10 @@ def test_decoding_step_by_step_equals_one_pass(case: Callable[..., Case], name: 
     assert relative_error(torch.cat(pieces, dim=1), whole) <= tolerance(exact(name))
 
 
-def test_a_cache_can_be_cropped_and_repeated(case: Callable[..., Case]) -> None:
-    model = surgery.load(case("llama", "ragged").path, dtype=EXACT)
+def test_a_cache_can_be_cropped_and_repeated(
+    case: Callable[..., Case], loaded: Callable[..., Any]
+) -> None:
+    model = loaded(case("llama", "ragged"), EXACT)
     tokens = inputs(model)["input_ids"]
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
