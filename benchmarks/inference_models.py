@@ -17,7 +17,7 @@ from transformers import DynamicCache, EncoderDecoderCache, WhisperConfig
 from transformers import WhisperForConditionalGeneration as Whisper
 
 import surgery
-from surgery.runtime import executed_widths
+from surgery.runtime import SiteRanks, executed_widths
 from surgery.runtime.cached_step import cache_name
 from surgery.runtime.model import restructured_class
 
@@ -130,7 +130,7 @@ def executed(shape: Shape, blocks: list[Heads], *, fused: bool) -> float:
     for heads in blocks:
         qk, v = zip(*heads, strict=True)
         run += 2 * shape.width * sum(qk + v)
-        run += FRAMES * sum(map(sum, executed_widths(qk, v, fused=fused)))
+        run += FRAMES * sum(map(sum, executed_widths(SiteRanks(qk, v), fused=fused)))
     return run / (len(blocks) * (2 * shape.width + FRAMES) * 2 * shape.heads * HEAD)
 
 

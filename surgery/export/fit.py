@@ -7,8 +7,8 @@ from typing import Any
 
 from surgery.architectures.base import Scope
 from surgery.architectures.feed_forward import feed_forward_seam, width_keys
-from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.report.accounting import site_parameters
+from surgery.report.accounting import full_ranks, site_parameters
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.stored import Stored
 
 

@@ -11,12 +11,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 
 from surgery.architectures.base import ROLES, AttentionSite, Role
-from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.source import TensorSource
 from surgery.report.model.report import Saving, Source
+from surgery.runtime.heads import SiteRanks
 
 TensorInfo = tuple[tuple[int, ...], int]
 """Shape of a stored tensor, and its bytes per element."""
+
+
+def full_ranks(site: AttentionSite) -> SiteRanks:
+    """Return the ranks of an untouched block: the head dimension everywhere."""
+    full = (site.head_dim,) * site.kv_heads
+    return SiteRanks(qk=full, vo=full)
 
 
 def projection_widths(site: AttentionSite, ranks: SiteRanks) -> dict[Role, int]:

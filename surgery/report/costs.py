@@ -19,10 +19,12 @@ from math import prod
 from surgery.architectures.base import ROLES, Architecture, AttentionSite, Role, Scope
 from surgery.architectures.config import Config
 from surgery.architectures.linears import linear_maps
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.architectures.sites import Claims
-from surgery.report.accounting import TensorInfo, projection_shape, projection_widths
+from surgery.report.accounting import TensorInfo, full_ranks, projection_shape, projection_widths
 from surgery.report.model.report import Quantity
+from surgery.runtime.groups import executed_widths
+from surgery.runtime.heads import SiteRanks
+from surgery.runtime.steps import token_widths
 
 WINDOW_TOKENS = 1000
 """Context length the per-token figures assume, where the model reaches that far."""
@@ -35,11 +37,7 @@ def executed_ranks(ranks: SiteRanks, scope: Scope) -> SiteRanks:
     new token (``decoder``, ``cross``), the ranks themselves where they are uniform; else every
     head's row is as wide as the packed cache.
     """
-    # late: the runtime brings torch with it, and counting needs none of that
-    from surgery.runtime.groups import executed_widths
-    from surgery.runtime.steps import token_widths
-
-    widths = (executed_widths if scope == "encoder" else token_widths)(ranks.qk, ranks.vo)
+    widths = (executed_widths if scope == "encoder" else token_widths)(ranks)
     return SiteRanks(qk=tuple(each.qk for each in widths), vo=tuple(each.v for each in widths))
 
 

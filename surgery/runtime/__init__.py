@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import LoadError
 from .groups import ExecutedWidths, executed_widths
-from .heads import HeadLayout
+from .heads import HeadLayout, SiteRanks
 
 if TYPE_CHECKING:
     from .loading import load
 
-__all__ = ["ExecutedWidths", "HeadLayout", "LoadError", "executed_widths", "load"]
+__all__ = ["ExecutedWidths", "HeadLayout", "LoadError", "SiteRanks", "executed_widths", "load"]
 
 
 def __getattr__(name: str) -> Any:

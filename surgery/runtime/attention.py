@@ -16,7 +16,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .arguments import Arguments
 from .errors import LoadError
-from .frequencies import check_rotary
 from .groups import ExecutedWidths, HeadGroups, executed_widths
 from .heads import HeadLayout
 from .steps import TokenStep
@@ -48,7 +47,7 @@ class RestructuredAttention:
         self._groups = HeadGroups(layout)
         self._step = TokenStep(layout)
         # Where all ranks of a block are one, the implementation's own kernel has nothing to pad.
-        self._steps = {*layout.qk_ranks} != {*layout.v_ranks} or not layout.uniform
+        self._steps = {*layout.ranks.qk} != {*layout.ranks.vo} or not layout.uniform
 
     def forward(self, *args: Any, **given: Any) -> tuple[Tensor, Tensor | None]:
         """Attend, called as the stock module is called.
@@ -62,8 +61,7 @@ class RestructuredAttention:
     @property
     def executed_widths(self) -> tuple[ExecutedWidths, ...]:
         """Widths each key/value head runs at over a sequence, padding included."""
-        ranks = self.layout.qk_ranks, self.layout.v_ranks
-        return executed_widths(*ranks, fused=not self._implementation.endswith("eager"))
+        return executed_widths(self.layout.ranks, fused=not self._implementation.endswith("eager"))
 
     @property
     def _implementation(self) -> str:
@@ -175,28 +173,3 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
     """Put ``module`` in the place of the one at ``path``."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
-
-
-def check_heads(
-    path: str,
-    layout: HeadLayout,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    *,
-    rotary: bool = False,
-) -> None:
-    """Require that a site's layout and the model's configuration speak of the same heads.
-
-    Raises:
-        LoadError: If they differ, or if the layout says too little or too much of RoPE.
-    """
-    found = (layout.heads, layout.kv_heads, layout.head_dim)
-    if found != (heads, kv_heads, head_dim):
-        raise LoadError(
-            "The surgery block contradicts the rest of config.json.",
-            where=path,
-            found=f"heads, kv_heads, head_dim = {found}",
-            expected=(heads, kv_heads, head_dim),
-        )
-    check_rotary(path, layout.rope_pairs, layout.qk_ranks, head_dim, rotary=rotary)

@@ -11,7 +11,7 @@ from transformers.models.bert.modeling_bert import (
     eager_attention_forward,
 )
 
-from .attention import RestructuredAttention, check_heads, dense_module, resized
+from .attention import RestructuredAttention, dense_module, resized
 from .heads import HeadLayout
 
 
@@ -63,6 +63,6 @@ def swap_bert(model: nn.Module, path: str, layout: HeadLayout) -> None:
     block = cast(BertAttention, dense_module(model, path, (BertAttention,)))
     dense = cast(BertSelfAttention, dense_module(block, "self", (BertSelfAttention,)))
     heads = dense.num_attention_heads
-    check_heads(path, layout, heads, heads, dense.attention_head_size)
+    layout.check(path, heads, heads, dense.attention_head_size)
     block.self = RestructuredBertSelfAttention(dense, layout)
     block.output.dense = resized(block.output.dense, inputs=layout.contexts.total)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, eager_attention_forward
 from transformers.pytorch_utils import Conv1D
 
-from .attention import RestructuredAttention, check_heads, dense_module, replace_module
+from .attention import RestructuredAttention, dense_module, replace_module
 from .errors import LoadError
 from .heads import HeadLayout
 
@@ -87,5 +87,5 @@ def swap_gpt2(model: nn.Module, path: str, layout: HeadLayout) -> None:
     dense = cast(GPT2Attention, dense_module(model, path, (GPT2Attention,)))
     if dense.is_cross_attention:
         raise LoadError("GPT-2's cross-attention cannot be restructured.", where=path)
-    check_heads(path, layout, dense.num_heads, dense.num_heads, dense.head_dim)
+    layout.check(path, dense.num_heads, dense.num_heads, dense.head_dim)
     replace_module(model, path, RestructuredGPT2Attention(dense, layout))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heads import HeadLayout
+from .heads import HeadLayout, SiteRanks
 from .packing import Index, Packing
 
 TILE = 16
@@ -64,24 +64,21 @@ def width_groups(widths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(order[start:stop]) for start, stop in pairwise(chosen))
 
 
-def executed_widths(
-    qk_ranks: Sequence[int], v_ranks: Sequence[int], *, fused: bool = True
-) -> tuple[ExecutedWidths, ...]:
-    """Return the widths that each head of a block runs at, from the ranks its heads keep.
+def executed_widths(ranks: SiteRanks, *, fused: bool = True) -> tuple[ExecutedWidths, ...]:
+    """Return the widths that each key/value head of a block runs at.
 
     Only the two products inside attention are ever padded (scores over ``qk`` columns, contexts
     over ``v``). The four projections and the KV cache always hold exactly the ranks. One new
     token is another matter: see :mod:`surgery.runtime.steps`.
 
     Args:
-        qk_ranks: Kept QK rank of each key/value head.
-        v_ranks: Kept V rank of each key/value head.
+        ranks: What its heads keep.
         fused: Whether the attention implementation is a fused one, as SDPA is, the default.
             Eager attention runs every head at the block's widest QK and V ranks.
     """
     if not fused:
-        return (ExecutedWidths(max(qk_ranks), max(v_ranks)),) * len(qk_ranks)
-    needed = list(map(max, qk_ranks, v_ranks))
+        return (ExecutedWidths(max(ranks.qk), max(ranks.vo)),) * len(ranks.qk)
+    needed = list(map(max, ranks.qk, ranks.vo))
     found: dict[int, int] = {}
     for group in width_groups(needed):
         found |= dict.fromkeys(group, max(needed[head] for head in group))
@@ -102,15 +99,15 @@ class HeadGroups:
     """
 
     def __init__(self, layout: HeadLayout) -> None:
-        needed = list(map(max, layout.qk_ranks, layout.v_ranks))
+        needed = list(map(max, layout.ranks.qk, layout.ranks.vo))
         shared = width_groups(needed)
         each = range(layout.groups)
         self.heads = [[head * len(each) + i for head in group for i in each] for group in shared]
         widths = [max(needed[head] for head in group) for group in shared]
         self._width, self._layout = max(widths), layout
         self._queries = Packing(layout.queries.ranks, groups=self.heads, widths=widths)
-        self._keys = Packing(layout.qk_ranks, groups=shared, widths=widths)
-        self._values = Packing(layout.v_ranks, groups=shared, widths=widths)
+        self._keys = Packing(layout.ranks.qk, groups=shared, widths=widths)
+        self._values = Packing(layout.ranks.vo, groups=shared, widths=widths)
         self._contexts = Packing(layout.contexts.ranks, groups=self.heads, widths=widths)
         stored = [head for group in self.heads for head in group]
         self._order = Index(sorted(range(len(stored)), key=stored.__getitem__))

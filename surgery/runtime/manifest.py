@@ -9,7 +9,7 @@ from typing import Any
 from .entries import is_count, read_entry
 from .errors import LoadError, malformed
 from .frequencies import read_pairs
-from .heads import HeadLayout
+from .heads import HeadLayout, SiteRanks
 from .parts import LINEAR_METHODS
 
 FORMAT_VERSION = 1
@@ -27,7 +27,7 @@ class Manifest:
     """What a checkpoint's modules are, beside dense.
 
     Attributes:
-        layouts: Layout of every restructured attention module, by its path in the checkpoint.
+        layouts: Heads and ranks of every restructured attention module, by its path.
             Where several operations treated one module, the last one's ranks are its tensors'.
         neurons: Neurons of every feed-forward block that config.json does not speak for, by its
             path; the last operation's.
@@ -152,9 +152,7 @@ def _read_site(where: str, site: object) -> HeadLayout:
             heads=site["heads"],
             kv_heads=site["kv_heads"],
             head_dim=site["head_dim"],
-            qk_ranks=tuple(site["qk_ranks"]),
-            v_ranks=tuple(site["v_ranks"]),
-            rope_pairs=pairs,
+            ranks=SiteRanks(tuple(site["qk_ranks"]), tuple(site["v_ranks"]), pairs),
         )
     except LoadError as error:
         raise LoadError(

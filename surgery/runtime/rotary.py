@@ -15,13 +15,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from .attention import (
-    RestructuredAttention,
-    check_heads,
-    dense_module,
-    replace_module,
-    resized,
-)
+from .attention import RestructuredAttention, dense_module, replace_module, resized
 from .errors import LoadError
 from .heads import HeadLayout
 
@@ -146,12 +140,12 @@ def swap_rotary(model: nn.Module, path: str, layout: HeadLayout) -> None:
     dense: Any = dense_module(model, path, (kind,))
     config, full = dense.config, dense.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    check_heads(path, layout, heads, kv_heads, full, rotary=True)
-    if hasattr(dense, "q_norm") and {*layout.qk_ranks} != {full}:
+    layout.check(path, heads, kv_heads, full, rotary=True)
+    if hasattr(dense, "q_norm") and {*layout.ranks.qk} != {full}:
         raise LoadError(
             "Queries and keys behind a norm cannot be narrower.",
             where=path,
-            found=f"qk ranks {list(layout.qk_ranks)}",
+            found=f"qk ranks {list(layout.ranks.qk)}",
             expected=f"the head dimension {full}",
         )
     made: Any = rotary_class(cast(Any, kind))

@@ -10,26 +10,19 @@ Notation: B batch, S key length, H query heads, G key/value heads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from .groups import ExecutedWidths
-from .heads import HeadLayout
+from .heads import HeadLayout, SiteRanks
 from .packing import Index
 
 
-def token_widths(qk_ranks: Sequence[int], v_ranks: Sequence[int]) -> tuple[ExecutedWidths, ...]:
-    """Return the widths that each key/value head of a block runs at for one new token.
-
-    Args:
-        qk_ranks: Kept QK rank of each key/value head.
-        v_ranks: Kept V rank of each key/value head.
-    """
-    ragged = len({*qk_ranks}) > 1 or len({*v_ranks}) > 1
-    width = ExecutedWidths(sum(qk_ranks), sum(v_ranks)) if ragged else None
-    return tuple(width or ExecutedWidths(*each) for each in zip(qk_ranks, v_ranks, strict=True))
+def token_widths(ranks: SiteRanks) -> tuple[ExecutedWidths, ...]:
+    """Return the widths that each key/value head of a block runs at for one new token."""
+    ragged = len({*ranks.qk}) > 1 or len({*ranks.vo}) > 1
+    width = ExecutedWidths(sum(ranks.qk), sum(ranks.vo)) if ragged else None
+    return tuple(width or ExecutedWidths(*each) for each in zip(ranks.qk, ranks.vo, strict=True))
 
 
 class TokenStep:
@@ -41,8 +34,8 @@ class TokenStep:
 
     def __init__(self, layout: HeadLayout) -> None:
         self._layout = layout
-        self._spread = Index(_columns(layout.qk_ranks, layout.groups))
-        self._own = Index(_columns(layout.v_ranks, layout.groups))
+        self._spread = Index(_columns(layout.ranks.qk, layout.groups))
+        self._own = Index(_columns(layout.ranks.vo, layout.groups))
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float

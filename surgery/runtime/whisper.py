@@ -8,13 +8,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.whisper.modeling_whisper import WhisperAttention, eager_attention_forward
 
-from .attention import (
-    RestructuredAttention,
-    check_heads,
-    dense_module,
-    replace_module,
-    resized,
-)
+from .attention import RestructuredAttention, dense_module, replace_module, resized
 from .heads import HeadLayout
 
 
@@ -100,5 +94,5 @@ class RestructuredWhisperAttention(RestructuredAttention, WhisperAttention):
 def swap_whisper(model: nn.Module, path: str, layout: HeadLayout) -> None:
     """Put a restructured module in the place of the Whisper attention at ``path``."""
     dense = cast(WhisperAttention, dense_module(model, path, (WhisperAttention,)))
-    check_heads(path, layout, dense.num_heads, dense.num_heads, dense.head_dim)
+    layout.check(path, dense.num_heads, dense.num_heads, dense.head_dim)
     replace_module(model, path, RestructuredWhisperAttention(dense, layout))

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from surgery.architectures import AttentionSite
-from surgery.architectures.ranks import SiteRanks
 from surgery.errors import CheckpointError
 from surgery.runtime.errors import LoadError
-from surgery.runtime.frequencies import KEY, check_rotary
-from surgery.runtime.heads import HeadLayout
+from surgery.runtime.frequencies import KEY
+from surgery.runtime.heads import HeadLayout, SiteRanks
 from surgery.runtime.manifest import FORMAT_VERSION, Manifest, read_manifest
 
 Operation = dict[str, Any]
@@ -73,16 +72,20 @@ def read_ranks(
         CheckpointError: A site is unknown, or has other heads than the configuration says.
     """
     known = {site.path: site for site in sites}
-    try:
+    found = {}
+    for path, layout in layouts.items():
+        if (site := known.get(path)) is None:
+            raise CheckpointError(
+                "The surgery block names an attention block that the model does not have",
+                where=where,
+                found=path,
+                hint="the file was edited, or belongs to other weights",
+            )
+        heads, rotary = (site.heads, site.kv_heads, site.head_dim), "rope" in site.between
         with translated():
-            return {path: _checked(known[path], layout) for path, layout in layouts.items()}
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            "The surgery block cannot be read",
-            where=where,
-            found=f"{type(error).__name__}: {error}",
-            hint="the file was edited, or belongs to other weights",
-        ) from error
+            layout.check(f"{where}: {path}", *heads, rotary=rotary)
+        found[path] = layout.ranks
+    return found
 
 
 @contextmanager
@@ -102,12 +105,3 @@ def translated() -> Iterator[None]:
             expected=error.expected,
             hint=error.hint,
         ) from error
-
-
-def _checked(site: AttentionSite, layout: HeadLayout) -> SiteRanks:
-    shape = (layout.heads, layout.kv_heads, layout.head_dim)
-    if shape != (site.heads, site.kv_heads, site.head_dim):
-        raise ValueError(f"{site.path} has heads, kv heads, head dimension {shape}")
-    qk, pairs = layout.qk_ranks, layout.rope_pairs
-    check_rotary(site.path, pairs, qk, site.head_dim, rotary="rope" in site.between)
-    return SiteRanks(qk, layout.v_ranks, pairs)

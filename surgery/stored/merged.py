@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from surgery.architectures.feed_forward import FeedForwardSite, at_widths
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.writer import TensorSpec
-from surgery.report.accounting import restructured
+from surgery.report.accounting import full_ranks, restructured
+from surgery.runtime.heads import SiteRanks
 from surgery.runtime.manifest import ABSORB_DECOMPOSE
 from surgery.stored.block import Operation
 from surgery.stored.pack import read_site, write_site

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from surgery.architectures.base import ROLES, AttentionSite, Role
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.methods import AttentionWeights
+from surgery.report.accounting import full_ranks
+from surgery.runtime.heads import SiteRanks
 
 
 def vectors(site: AttentionSite, ranks: SiteRanks, role: Role) -> list[int]:

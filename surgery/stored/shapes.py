@@ -8,11 +8,11 @@ from typing import Any
 from surgery.architectures import Architecture, Claims, Config, check_shapes
 from surgery.architectures.classes import matches
 from surgery.architectures.feed_forward import FeedForwardSite, at_widths, feed_forward_sites
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.header import TensorInfo
 from surgery.checkpoint.source import TensorSource
 from surgery.errors import CheckpointError
-from surgery.report.accounting import restructured
+from surgery.report.accounting import full_ranks, restructured
+from surgery.runtime.heads import SiteRanks
 
 
 def check_stored_shapes(

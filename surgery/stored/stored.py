@@ -21,11 +21,11 @@ from surgery.architectures import (
 )
 from surgery.architectures.classes import names_of
 from surgery.architectures.feed_forward import FeedForwardSite, feed_forward_sites
-from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.quantised import refuse_quantised
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.validate import check_finite
 from surgery.errors import CheckpointError, UnsupportedModelError
+from surgery.runtime.heads import SiteRanks
 from surgery.runtime.parts import LINEAR_METHODS, merged_bias, merged_weight, part_shapes
 from surgery.stored.block import (
     Operation,

@@ -16,7 +16,6 @@ from torch import Tensor
 
 import surgery
 from surgery.architectures import AttentionSite
-from surgery.architectures.ranks import SiteRanks
 from surgery.calibration.cut import SiteCut, cut_heads, kept_product
 from surgery.errors import UsageError
 from surgery.methods import (
@@ -26,6 +25,7 @@ from surgery.methods import (
     activation_aware,
     prepare,
 )
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.block import site_entry, surgery_block
 from surgery.stored.pack import read_site, write_site
 from tests.calibration.oracle import sites_of

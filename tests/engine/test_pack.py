@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.architectures.base import ROLES, AttentionSite, StoredProjection
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.architectures.seams import seams_of
-from surgery.report.accounting import site_parameters
+from surgery.report.accounting import full_ranks, site_parameters
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.pack import read_site, vectors, write_site
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 
 import surgery
 from surgery.architectures import AttentionSite
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.resolve import resolve
 from surgery.errors import CheckpointError
-from surgery.report.accounting import restructured, savings
+from surgery.report.accounting import full_ranks, restructured, savings
 from surgery.report.costs import quantities, sequence_lengths
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.block import site_entry, surgery_block
 from surgery.stored.pack import read_site, write_site
 from surgery.stored.stored import read_stored
@@ -310,9 +310,7 @@ def test_pairs_without_rotation_are_refused(tmp_path: Path) -> None:
         surgery.merge(path, tmp_path / "merged")
 
 
-def test_ranks_and_pairs_must_agree_and_pairs_must_be_named(make: Callable[..., Made]) -> None:
-    with pytest.raises(ValueError, match="do not make ranks"):
-        SiteRanks(qk=(4, 2), vo=(8, 8), pairs=((0, 1), (0, 1)))
+def test_kept_pairs_must_be_named(make: Callable[..., Made]) -> None:
     made = make("llama")
     with resolve(str(made.source)) as opened:
         stored = read_stored(opened)

@@ -19,7 +19,6 @@ import transformers
 from safetensors.torch import save_file
 
 import surgery
-from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
 from surgery.errors import CheckpointError, SurgeryError, UnsupportedModelError
 from surgery.evaluation.audio import SpeechFolder
@@ -31,6 +30,7 @@ from surgery.export.run import Exported
 from surgery.export.target import Choice
 from surgery.export.targets import target
 from surgery.micro.assets import DIRECTORY
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.stored import read_stored
 from tests.engine.spoken import save_listener
 from tests.engine.support import config_of, save_tiny, tensors_of

@@ -14,7 +14,7 @@ import surgery
 from surgery.errors import UnsupportedModelError, UsageError
 from surgery.evaluation.audio import SpeechFolder
 from surgery.evaluation.transcribe import transcribe
-from surgery.methods import Remove
+from surgery.methods import Remove, Thresholds
 from tests.engine.support import save_tiny
 
 pytest.importorskip("pywhispercpp")
@@ -87,6 +87,17 @@ def test_every_tensor_is_where_whisper_cpp_looks_for_it(random: Path, tmp_path: 
         assert tensor.dtype == (torch.float16 if halves else torch.float32), name
         expected = state[name].to(tensor.dtype).reshape(tensor.shape)
         assert torch.equal(tensor, expected), name
+
+
+@pytest.mark.slow  # cut, written, and heard twice at a real vocabulary
+def test_blocks_of_constants_are_heard_alike(random: Path, tmp_path: Path) -> None:
+    options = surgery.Options(rule=Thresholds(vo=1e9), scope="all", pairs=("vo",))
+    surgery.absorb_decompose(random, tmp_path / "cut", options=options)
+    made = surgery.export_model(tmp_path / "cut", "ggml", tmp_path / "out")
+    assert made.kept == 0.0 and made.comparison is not None  # the texts differed: refused
+    _, _, tensors = naive(tmp_path / "out" / "ggml-model-f16.bin")
+    outputs = [one for name, one in tensors.items() if name.endswith("attn.out.weight")]
+    assert len(outputs) == 3 and not any(map(torch.count_nonzero, outputs))
 
 
 def test_what_whisper_cpp_has_no_place_for_is_refused(tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ def test_a_dense_model_computes_the_same(name: str, arch: str, tmp_path: Path) -
         ("qwen2", [[0, 3]], [4], ("llama", 4, 4), 1.0),
         # Values narrower than keys.
         ("llama", None, [5], ("mimo2", 8, 5), 1.0),
+        # No values at all, or one, of which llama.cpp must have two.
+        ("llama", None, [0], ("mimo2", 8, 2), 6 / 8),
+        ("llama", None, [1], ("mimo2", 8, 2), 6 / 7),
+        ("llama-biased", None, [0], ("llama", 8, 8), 0.0),
         # Ragged heads: filled up with zeros to the widest.
         ("llama", [[0, 2], [1, 2]], [4, 3], ("llama", 6, 6), None),
         # Nothing smaller: Qwen2's biases keep its values as wide as its keys.

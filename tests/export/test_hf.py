@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import surgery
-from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
 from surgery.errors import UsageError
 from surgery.export.hf.target import HuggingFace
 from surgery.export.run import Exported
 from surgery.export.target import Choice, Fit
 from surgery.methods import Remove
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.adapter import write_adapter
 from surgery.stored.stored import read_stored
 from tests.engine.spoken import TEXT, save_spoken

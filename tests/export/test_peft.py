@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.usefixtures("no_pictures"),
 ]
 
-FAMILIES = ("whisper", "llama", "qwen2", "mistral", "bert", "bert-unprefixed", "gpt2")
+FAMILIES = ("whisper", "llama", "qwen2", "mistral", "gemma", "bert", "bert-unprefixed", "gpt2")
 
 
 def stock(name: str, directory: Path, dtype: torch.dtype = torch.float32) -> Any:

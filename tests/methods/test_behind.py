@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from surgery.architectures import Config, architecture_of, claim
-from surgery.architectures.ranks import full_ranks
 from surgery.engine.parts.factor import factor_site
 from surgery.engine.parts.factor_plan import FactorSite
 from surgery.methods import FORMS, AttentionWeights, Behind, Form, prepare
+from surgery.report.accounting import full_ranks
 from surgery.stored.pack import read_site
 from tests.models import TINY, tiny_model
 

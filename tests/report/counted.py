@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from surgery.architectures import architecture_of, claim
 from surgery.architectures.base import AttentionSite
-from surgery.architectures.ranks import SiteRanks
 from surgery.architectures.sites import Claims
 from surgery.report.accounting import TensorInfo
+from surgery.runtime.heads import SiteRanks
 from tests.models import tiny_model
 
 

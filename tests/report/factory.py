@@ -9,10 +9,10 @@ import numpy as np
 
 from surgery.architectures import ARCHITECTURES, Config, attention_sites
 from surgery.architectures.base import AttentionSite, Scope
-from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.report.accounting import TensorInfo, restructured, savings
+from surgery.report.accounting import TensorInfo, full_ranks, restructured, savings
 from surgery.report.costs import quantities, sequence_lengths
 from surgery.report.model.report import Measurement, PairReport, Report, SiteReport, Source
+from surgery.runtime.heads import SiteRanks
 
 ROPE = "RoPE rotates q and k between projection and score: their product cannot be absorbed"
 

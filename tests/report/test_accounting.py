@@ -6,8 +6,8 @@ from math import prod
 
 import pytest
 
-from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.report.accounting import restructured, savings, site_parameters
+from surgery.report.accounting import full_ranks, restructured, savings, site_parameters
+from surgery.runtime.heads import SiteRanks
 from tests.models import TINY
 from tests.report.counted import counted, ragged
 from tests.report.factory import make_report

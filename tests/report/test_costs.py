@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from surgery.architectures import architecture_of
 from surgery.architectures.base import Scope
-from surgery.architectures.ranks import SiteRanks, full_ranks
-from surgery.report.accounting import restructured
+from surgery.report.accounting import full_ranks, restructured
 from surgery.report.costs import (
     attention_flops,
     beside_attention,
@@ -24,6 +23,7 @@ from surgery.report.costs import (
 )
 from surgery.report.model.report import Quantity
 from surgery.report.text.summary import quantity_named
+from surgery.runtime.heads import SiteRanks
 from tests.models import tiny_model
 from tests.report.counted import counted, ragged
 from tests.report.factory import make_report, sites_of

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from surgery.architectures.base import AttentionSite
-from surgery.architectures.ranks import SiteRanks
 from surgery.report.card import to_card
 from surgery.report.costs import quantities
 from surgery.report.figures.savings import savings_bars
@@ -15,6 +14,7 @@ from surgery.report.html import to_html
 from surgery.report.model.report import PairReport, Report, SiteReport
 from surgery.report.text.executed import executed_text
 from surgery.report.text.quantity_tables import quantity_tables
+from surgery.runtime.heads import SiteRanks
 from tests.report.factory import make_report, sites_of
 
 LENGTHS = {"encoder": 1500, "decoder": 448, "cross": 1500}

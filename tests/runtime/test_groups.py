@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import surgery
-from surgery.runtime import HeadLayout, executed_widths
+from surgery.runtime import HeadLayout, SiteRanks, executed_widths
 from surgery.runtime.attention import RestructuredAttention
 from surgery.runtime.cached_step import cache_name
 from surgery.runtime.groups import HeadGroups, width_groups
@@ -48,9 +48,9 @@ def test_a_group_more_is_made_only_where_it_saves(widths: list[int], groups: int
 
 
 def test_fused_kernels_run_at_one_width_and_eager_attention_at_two() -> None:
-    assert executed_widths([3, 8], [2, 5]) == ((8, 8), (8, 8))
-    assert executed_widths([3, 40], [2, 5]) == ((3, 3), (40, 40))
-    assert executed_widths([3, 3], [2, 2], fused=False)[0]._asdict() == {"qk": 3, "v": 2}
+    assert executed_widths(SiteRanks((3, 8), (2, 5))) == ((8, 8), (8, 8))
+    assert executed_widths(SiteRanks((3, 40), (2, 5))) == ((3, 3), (40, 40))
+    assert executed_widths(SiteRanks((3, 3), (2, 2)), fused=False)[0]._asdict() == {"qk": 3, "v": 2}
 
 
 @pytest.fixture
@@ -136,6 +136,6 @@ def test_no_cache_is_laid_out_to_attend_from_one_token(
 
 
 def test_groups_hold_whole_key_value_heads() -> None:
-    layout = HeadLayout(heads=6, kv_heads=3, head_dim=64, qk_ranks=(60, 8, 8), v_ranks=(64, 8, 9))
+    layout = HeadLayout(6, 3, 64, SiteRanks((60, 8, 8), (64, 8, 9)))
 
     assert HeadGroups(layout).heads == [[2, 3, 4, 5], [0, 1]]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from surgery.runtime import HeadLayout, LoadError
+from surgery.runtime import HeadLayout, LoadError, SiteRanks
 from surgery.runtime.packing import SHORT, Packing
 
 RANKS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
@@ -102,7 +102,7 @@ def test_the_index_follows_the_data_to_another_device() -> None:
 
 
 def test_query_heads_take_the_ranks_of_their_key_value_head() -> None:
-    layout = HeadLayout(heads=4, kv_heads=2, head_dim=8, qk_ranks=(8, 3), v_ranks=(2, 5))
+    layout = HeadLayout(4, 2, 8, SiteRanks((8, 3), (2, 5)))
 
     assert layout.queries.ranks == (8, 8, 3, 3)
     assert layout.contexts.ranks == (2, 2, 5, 5)
@@ -115,13 +115,13 @@ def test_query_heads_take_the_ranks_of_their_key_value_head() -> None:
     [
         ({"heads": 3}, "heads a multiple of kv_heads"),
         ({"kv_heads": 0}, "positive numbers"),
-        ({"qk_ranks": (8,)}, "one rank per key/value head"),
-        ({"qk_ranks": (0, 5)}, "between 1 and the head dimension 8"),
-        ({"v_ranks": (-1, 5)}, "between 0 and the head dimension 8"),
-        ({"v_ranks": (9, 5)}, "between 0 and the head dimension 8"),
+        ({"ranks": SiteRanks((8,), (2, 5))}, "one rank per key/value head"),
+        ({"ranks": SiteRanks((0, 5), (2, 5))}, "between 1 and the head dimension 8"),
+        ({"ranks": SiteRanks((8, 3), (-1, 5))}, "between 0 and the head dimension 8"),
+        ({"ranks": SiteRanks((8, 3), (9, 5))}, "between 0 and the head dimension 8"),
     ],
 )
 def test_an_impossible_layout_is_refused(change: dict[str, object], message: str) -> None:
-    fields = {"heads": 4, "kv_heads": 2, "head_dim": 8, "qk_ranks": (8, 3), "v_ranks": (2, 5)}
+    fields = {"heads": 4, "kv_heads": 2, "head_dim": 8, "ranks": SiteRanks((8, 3), (2, 5))}
     with pytest.raises(LoadError, match=message):
         HeadLayout(**(fields | change))  # type: ignore[arg-type]

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from surgery.architectures.ranks import SiteRanks
 from surgery.calibration.dealing import Dealt
 from surgery.calibration.modules import AttentionModules
 from surgery.calibration.probe import probe_sensitivities
@@ -34,6 +33,7 @@ from surgery.events import Progress
 from surgery.methods import Ranks, Remove, SiteDecomposition, predicted_damage
 from surgery.methods.widths import WidthCosts
 from surgery.report.model.report import Report
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.stream import Computed
 
 NAME = "attention"

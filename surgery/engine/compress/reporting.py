@@ -8,7 +8,6 @@ from math import nan, prod
 
 from surgery.architectures.base import Scope
 from surgery.architectures.linears import tower_of
-from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.compress.plan import CompressPlan
 from surgery.report.accounting import TensorInfo
@@ -16,6 +15,7 @@ from surgery.report.costs import beside_attention, quantities, sequence_lengths
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.layers import LayersReport
 from surgery.report.model.report import FeedForwardReport, Quantity, Report, Saving, Source
+from surgery.runtime.heads import SiteRanks
 from surgery.runtime.manifest import COMPRESS
 from surgery.stored.stored import Stored, stored_dtype
 from surgery.version import versions

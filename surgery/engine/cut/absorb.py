@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
@@ -23,6 +22,7 @@ from surgery.events import Event, Progress, ignore
 from surgery.methods import SiteDecomposition, SiteSpectra
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.report import Report
+from surgery.runtime.heads import SiteRanks
 from surgery.runtime.manifest import ABSORB_DECOMPOSE
 from surgery.stored.block import Operation
 

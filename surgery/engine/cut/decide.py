@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from surgery.architectures.ranks import SiteRanks
 from surgery.calibration.cut import OutputChange
 from surgery.calibration.sensitivity import Trials
 from surgery.calibration.witness import unit_of
@@ -39,6 +38,7 @@ from surgery.report.model.calibration import (
     SearchStep,
     Sensitivity,
 )
+from surgery.runtime.heads import SiteRanks
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from surgery.architectures.ranks import full_ranks
 from surgery.checkpoint.resolve import resolve
 from surgery.engine.cut.absorb import AbsorbDecompose
 from surgery.engine.cut.options import Options
@@ -15,6 +14,7 @@ from surgery.engine.cut.reporting import build_report
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
 from surgery.methods import Bound, Remove, UpTo
+from surgery.report.accounting import full_ranks
 from surgery.report.model.report import Report
 
 FRACTION = 0.25

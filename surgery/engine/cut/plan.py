@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from surgery.architectures import Architecture, AttentionSite, Claims, Config
-from surgery.architectures.ranks import SiteRanks
 from surgery.architectures.seams import ACROSS_ROPE, Seam, seams_of
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.cut.options import Options
 from surgery.errors import CheckpointError, UsageError
 from surgery.methods import AttentionWeights, Lossless, prepare
+from surgery.runtime.heads import SiteRanks
 from surgery.runtime.manifest import COMPRESS
 from surgery.stored.block import Operation, site_entry
 from surgery.stored.stored import output_dtype, read_stored

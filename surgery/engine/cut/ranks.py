@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.choices.rules import ATTENTION_SEAMS, SeamName, check_rule
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.methods import (
@@ -21,7 +20,8 @@ from surgery.methods import (
     UpTo,
     choose_ranks,
 )
-from surgery.report.accounting import site_parameters
+from surgery.report.accounting import full_ranks, site_parameters
+from surgery.runtime.heads import SiteRanks
 
 
 def plan_ranks(

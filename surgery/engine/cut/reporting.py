@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import sqrt
 
-from surgery.architectures.ranks import SiteRanks
 from surgery.choices.rules import ATTENTION_SEAMS, SeamName
 from surgery.engine.cut.plan import Plan, SitePlan
 from surgery.engine.cut.rewrite import Errors, tensor_table
@@ -14,6 +13,7 @@ from surgery.methods.units import energy_share
 from surgery.report.accounting import restructured, savings, told_source
 from surgery.report.costs import beside_attention, quantities, sequence_lengths
 from surgery.report.model.report import PairReport, Report, Saving, SiteReport
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.stored import stored_dtype
 from surgery.version import versions
 

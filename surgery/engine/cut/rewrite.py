@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
-from surgery.architectures.ranks import SiteRanks
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.cut.decompose import load_block
@@ -15,6 +14,7 @@ from surgery.events import Progress
 from surgery.linalg import probed_product_errors
 from surgery.methods import AttentionWeights, SiteDecomposition
 from surgery.report.accounting import restructured
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.pack import read_site, write_site
 from surgery.stored.stream import Computed, cast, stream
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from surgery.architectures import AttentionSite, LinearMap
 from surgery.architectures.base import Role
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.checkpoint.source import TensorSource
 from surgery.choices.parts import PARTS
 from surgery.engine.parts.factor_options import FactorOptions
 from surgery.engine.parts.linear_plan import PartsPlan, refuse_treated
 from surgery.errors import UsageError
 from surgery.methods import Form, block_sizes
+from surgery.report.accounting import full_ranks
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.pack import vectors
 from surgery.stored.stored import Stored, read_stored
 

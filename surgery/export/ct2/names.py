@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from surgery.architectures.base import AttentionSite, Role
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.export.ct2.model import Variable
 from surgery.export.whisper.form import embedding, output
+from surgery.report.accounting import full_ranks
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.merged import MergedTensors
 from surgery.stored.stored import Stored
 

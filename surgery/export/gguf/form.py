@@ -16,7 +16,7 @@ zeros, to the widest of the model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -124,6 +124,8 @@ def forms(stored: Stored) -> list[GgufForm]:
     if own.head_dim < full:
         found.append(_with_table(stored, general, own, smaller=True))
     mimo = mimo_form(stored)
+    # llama.cpp takes cached values for transposed by their strides, which say nothing at width 1.
+    mimo = replace(mimo, value_dim=max(2, mimo.value_dim))
     usual = mimo.pairs is None and rope_kind(raw) == "default"
     if usual and mimo.value_dim < full and not _biased(stored):
         again = layers(stored).tied

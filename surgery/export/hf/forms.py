@@ -22,9 +22,9 @@ from typing import Any
 from surgery.architectures import AttentionSite
 from surgery.architectures.base import BASE, CAUSAL
 from surgery.architectures.known import named_class
-from surgery.architectures.ranks import SiteRanks, full_ranks
 from surgery.export.fit import removed_neurons
-from surgery.report.accounting import site_parameters
+from surgery.report.accounting import full_ranks, site_parameters
+from surgery.runtime.heads import SiteRanks
 from surgery.stored.stored import Stored
 
 MIMO = "mimo_v2_flash"

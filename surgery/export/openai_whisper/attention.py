@@ -9,9 +9,8 @@ from torch import Tensor
 from whisper.model import MultiHeadAttention
 
 from surgery.architectures import AttentionSite
-from surgery.architectures.ranks import SiteRanks
 from surgery.runtime.attention import resized
-from surgery.runtime.heads import HeadLayout
+from surgery.runtime.heads import HeadLayout, SiteRanks
 from surgery.stored.stored import Stored
 
 
@@ -28,7 +27,7 @@ class NarrowAttention(MultiHeadAttention):  # type: ignore[misc]  # whisper has 
 
     def __init__(self, site: AttentionSite, ranks: SiteRanks) -> None:
         super().__init__(site.width, site.heads)
-        self.layout = HeadLayout(site.heads, site.kv_heads, site.head_dim, ranks.qk, ranks.vo)
+        self.layout = HeadLayout(site.heads, site.kv_heads, site.head_dim, ranks)
         stock: Any = MultiHeadAttention(site.width, site.heads)
         self.query = resized(stock.query, outputs=self.layout.queries.total)
         self.key = resized(stock.key, outputs=self.layout.keys.total)
