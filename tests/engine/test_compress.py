@@ -74,8 +74,9 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return tried
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", list(WIDTHS))
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "fp32") for name in WIDTHS), ("llama", "bf16"), ("gpt2", "bf16")]
+)
 def test_the_result_is_a_stock_checkpoint_and_computes_what_was_priced(
     name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
