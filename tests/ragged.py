@@ -25,13 +25,14 @@ _OUT = ("down_proj", "c_proj", "fc2", "output.dense")
 
 def axes(tensors: dict[str, Tensor]) -> dict[str, dict[str, int]]:
     """Which axis is the neurons', of every tensor of every block, by naive reading of names."""
+    transposed = any(".c_attn." in name for name in tensors)  # GPT-2's
     found: dict[str, dict[str, int]] = {}
     for name in sorted(tensors):
         if match := _MAP.fullmatch(name):
             out = match["name"] in _OUT
             block = found.setdefault(match["block"], {})
             if match["kind"] == "weight":
-                block[name] = int(out != (".c_" in name))
+                block[name] = int(out != transposed)
             elif not out:
                 block[name] = 0
     return found

@@ -24,7 +24,7 @@ from surgery.report.text.calibration import (
 )
 from surgery.report.text.summary import PAIR_NAMES, pair_in_scope
 from surgery.report.wording import percent, printable
-from surgery_cli.tables import capped, remarks, table
+from surgery_cli.tables import capped, remarks, table, warned
 
 
 def calibration_parts(report: Report) -> list[RenderableType]:
@@ -40,9 +40,7 @@ def calibration_parts(report: Report) -> list[RenderableType]:
     parts.append(remarks(_remarks(report, calibration)))
     leak = leak_text(calibration)
     if leak:
-        text = Text("Warning: ", style="bold red")
-        text.append(leak, style="not bold default")
-        parts.append(capped(text))
+        parts.append(warned(leak))
     return parts
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from surgery.report.model.report import Report
 from surgery.report.text.calibration import data_text, leak_text, meaning_text
@@ -18,7 +17,7 @@ from surgery.report.text.feed_forward import (
 from surgery.report.text.feed_forward_tables import columns, tower_rows
 from surgery.report.text.layers import layer_rows
 from surgery.report.wording import printable
-from surgery_cli.tables import capped, quantities, remarks, savings, table
+from surgery_cli.tables import grouped, quantities, remarks, savings, warned
 
 
 def feed_forward_parts(report: Report) -> list[RenderableType]:
@@ -27,21 +26,13 @@ def feed_forward_parts(report: Report) -> list[RenderableType]:
     parts.append(remarks(_remarks(report)))
     leak = "" if report.calibration is None else leak_text(report.calibration)
     if leak:
-        text = Text("Warning: ", style="bold red")
-        text.append(leak, style="not bold default")
-        parts.append(capped(text))
+        parts.append(warned(leak))
     return parts
 
 
 def _towers(report: Report) -> RenderableType:
     """Show how wide blocks were and are, and how far their outputs are off."""
-    chosen = columns(report)
-    titles = (column.short or column.title.lower() for column in chosen)
-    shown = table("Feed-forward", "blocks", *titles)
-    for row in tower_rows(report):
-        cells = (Text(row[column.key]) for column in chosen)
-        shown.add_row(Text(printable(row["label"])), row["blocks"], *cells)
-    return capped(shown)
+    return grouped("Feed-forward", "blocks", columns(report), tower_rows(report))
 
 
 def _remarks(report: Report) -> Iterator[tuple[str, str]]:

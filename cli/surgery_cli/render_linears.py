@@ -12,8 +12,8 @@ from surgery.report.text.linear_tables import columns, role_rows
 from surgery.report.text.linear_views import byte_rows
 from surgery.report.text.linears import error_text, growth_text, shortfall_text
 from surgery.report.text.roles import place_text, worst
-from surgery.report.wording import amount, count, percent, printable
-from surgery_cli.tables import capped, quantities, remarks, table
+from surgery.report.wording import amount, count, percent
+from surgery_cli.tables import capped, grouped, quantities, remarks, table
 
 # what fits 80 columns; of the others, the worst is told below
 _SHOWN = ("shape", "trainable", "share", "captured", "start")
@@ -52,12 +52,7 @@ def parameters(report: Report) -> RenderableType:
 
 def _roles(report: Report) -> RenderableType:
     chosen = [column for column in columns(report) if column.key in _SHOWN]
-    titles = (column.short or column.title.lower() for column in chosen)
-    shown = table("Role", "maps", *titles)
-    for row in role_rows(report):
-        cells = (Text(row[column.key]) for column in chosen)
-        shown.add_row(Text(printable(row["label"])), row["maps"], *cells)
-    return capped(shown)
+    return grouped("Role", "maps", chosen, role_rows(report))
 
 
 def _remarks(report: Report) -> Iterator[tuple[str, str]]:

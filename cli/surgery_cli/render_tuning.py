@@ -14,9 +14,8 @@ from surgery.report.text.roles import place_text, worst
 from surgery.report.text.tuning import change_text, curve_rows, fact_rows, warning_text
 from surgery.report.text.tuning_tables import moved_columns, moved_rows
 from surgery.report.text.tuning_views import Curve
-from surgery.report.wording import printable
 from surgery_cli.render_linears import parameters
-from surgery_cli.tables import bars, capped, measured, remarks, table
+from surgery_cli.tables import bars, capped, grouped, measured, remarks, table, warned
 
 _STRIP = 20  # widest strip of a curve; more points share a character
 
@@ -35,9 +34,7 @@ def tuning_parts(report: Report, tuning: Tuning) -> list[RenderableType]:
     parts.append(remarks(_remarks(report, tuning)))
     warning = warning_text(tuning)
     if warning:
-        text = Text("Warning: ", style="bold red")
-        text.append(warning, style="not bold default")
-        parts.append(capped(text))
+        parts.append(warned(warning))
     return parts
 
 
@@ -65,16 +62,13 @@ def _strip(curve: Curve) -> str:
 
 
 def _moved(tuning: Tuning) -> RenderableType:
-    columns = moved_columns(tuning.moved)
-    titles = (column.short or column.title.lower() for column in columns)
-    shown = table("Moved", "maps", *titles)
     scopes = moved_rows(tuning.moved)
-    for scope, rows in scopes:
-        for row in rows:
-            label = f"{scope} {row['label']}" if len(scopes) > 1 else row["label"]
-            cells = (Text(row[column.key]) for column in columns)
-            shown.add_row(Text(printable(label)), row["maps"], *cells)
-    return capped(shown)
+    rows = (
+        {**row, "label": f"{scope} {row['label']}" if len(scopes) > 1 else row["label"]}
+        for scope, rows in scopes
+        for row in rows
+    )
+    return grouped("Moved", "maps", moved_columns(tuning.moved), rows)
 
 
 def _remarks(report: Report, tuning: Tuning) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from surgery.report.model.report import Quantity, Report
+from surgery.report.text.linear_tables import Column, Row
 from surgery.report.text.quantity_tables import quantity_tables
 from surgery.report.text.summary import measured_rows
 from surgery.report.wording import count, percent, printable
@@ -149,3 +150,22 @@ def _text(cell: RenderableType) -> Text:
 
 def _line(cell: RenderableType) -> Text:
     return Text("  ").join(_text(cell).split())
+
+
+def grouped(
+    title: str, unit: str, columns: Sequence[Column], rows: Iterable[Row]
+) -> RenderableType:
+    """Show rows of worded cells, each led by its label and how many it speaks of."""
+    titles = (column.short or column.title.lower() for column in columns)
+    shown = table(title, unit, *titles)
+    for row in rows:
+        cells = (Text(row[column.key]) for column in columns)
+        shown.add_row(Text(printable(row["label"])), row[unit], *cells)
+    return capped(shown)
+
+
+def warned(text: str) -> RenderableType:
+    """Show a warning."""
+    shown = Text("Warning: ", style="bold red")
+    shown.append(text, style="not bold default")
+    return capped(shown)

@@ -20,7 +20,6 @@ from surgery.architectures.seams import Seam
 from surgery.architectures.sites import Claims
 from surgery.errors import CheckpointError
 
-FEED_FORWARD_ROLES: tuple[FeedForwardRole, ...] = ("gate", "up", "down")
 SEAM = "ffn"
 
 
@@ -49,11 +48,6 @@ class FeedForwardSite:
     gate: StoredProjection | None
     up: StoredProjection
     down: StoredProjection
-
-    @property
-    def gated(self) -> bool:
-        """Whether neurons are products of two maps."""
-        return self.gate is not None
 
     def projections(self) -> dict[FeedForwardRole, StoredProjection]:
         """Return its maps by role, in the order a block computes them."""

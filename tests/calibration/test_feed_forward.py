@@ -68,7 +68,7 @@ class Naive:
     def add(self, rows: Tensor, weights: Sequence[float]) -> None:
         for x, w in zip(rows.double(), weights, strict=True):
             up = self.map("up", x)
-            h = self.act(self.map("gate", x)) * up if self.site.gated else self.act(up)
+            h = self.act(self.map("gate", x)) * up if self.site.gate else self.act(up)
             self.C = self.C + w * torch.outer(h, h)
             self.mu = self.mu + w * h
             self.weight += w

@@ -42,7 +42,8 @@ def _saved(name: str, dtype: str, sharded: bool, seed: int) -> dict[str, bytes]:
     model = tiny_model(name, dtype=DTYPES[dtype], seed=seed)
     with TemporaryDirectory() as temporary:
         directory = Path(temporary)
-        model.save_pretrained(directory, max_shard_size="30KB" if sharded else "5GB")
+        shard = min(30_000, model.get_memory_footprint() // 2) if sharded else "5GB"
+        model.save_pretrained(directory, max_shard_size=shard)
         for file, text in TOKENIZER.items():
             (directory / file).write_text(text)
         assert (directory / "model.safetensors").exists() != sharded

@@ -210,6 +210,15 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
     return ticks
 
 
+def log_axis(axis: Axes, low: float, high: float, most: int = 6, *, labelled: bool = True) -> None:
+    """Make the way up logarithmic, from ``low`` to ``high``; ticks as :func:`log_ticks`."""
+    axis.set_yscale("log")
+    axis.set_ylim(low, high)
+    axis.set_yticks(log_ticks(low, high, most))
+    axis.set_yticks([], minor=True)
+    axis.yaxis.set_major_formatter(power if labelled else "")
+
+
 def whole_ticks(count: int, most: int = 9) -> list[int]:
     """Return evenly spaced indices below ``count``, in steps people count in."""
     step = next(s for s in (1, 2, 4, 5, 8, 10, 16, 20, 50, 100, 1000) if count / s <= most)

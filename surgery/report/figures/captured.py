@@ -10,10 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from surgery.report.figures.canvas import (
-    HAIRLINE,
     INK,
     KEPT_MAP,
-    MUTED,
     NARROW,
     PAPER,
     WIDE,
@@ -24,6 +22,7 @@ from surgery.report.figures.canvas import (
     plain,
     whole_ticks,
 )
+from surgery.report.figures.heat_map import colour_scale
 from surgery.report.model.report import LinearReport, Report
 from surgery.report.text.linear_views import RoleGroup, groups_by_scope
 from surgery.report.text.linears import share_text, span_text
@@ -87,7 +86,7 @@ def _map(scope: str, groups: list[RoleGroup], low: float, high: float) -> Pictur
         axis.hlines(np.arange(0.5, len(groups) - 1), -0.5, len(layers) - 0.5, PAPER, linewidths=1)
         if len(layers) <= _ANNOTATED_LAYERS:
             _annotate(axis, table, low + 0.58 * (high - low))
-        _scale(figure, low, high, height)
+        colour_scale(figure, {one: f"{100 * one:.0f} %" for one in (low, high)}, height, 46)
 
     every = [linear for group in groups for linear in group.linears]
     shares = known(every, "captured")
@@ -120,25 +119,3 @@ def _annotate(axis: Axes, table: NDArray[np.float64], dark: float) -> None:
                 fontsize=9.5,
                 color=PAPER if value > dark else INK,
             )
-
-
-def _scale(figure: Figure, low: float, high: float, height: int) -> None:
-    """Draw the colour scale at the right edge."""
-    width = figure.get_size_inches()[0] * 72
-    tall = min(height - 64, 130)
-    axis = figure.add_axes(
-        ((width - 46) / width, (height - 24 - tall) / height, 9 / width, tall / height)
-    )
-    axis.imshow(
-        np.linspace(1, 0, 128)[:, None],
-        cmap=KEPT_MAP,
-        aspect="auto",
-        extent=(0, 1, low, high),
-        interpolation="bilinear",
-    )
-    axis.set_xticks([])
-    axis.yaxis.tick_right()
-    axis.set_yticks([low, high], [f"{100 * low:.0f} %", f"{100 * high:.0f} %"])
-    axis.tick_params(length=0, labelcolor=MUTED, pad=3)
-    axis.spines[:].set_visible(True)
-    axis.spines[:].set_color(HAIRLINE)

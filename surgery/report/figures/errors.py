@@ -16,9 +16,8 @@ from surgery.report.figures.canvas import (
     axes,
     draw,
     identifier,
-    log_ticks,
+    log_axis,
     plain,
-    power,
 )
 from surgery.report.model.report import PairReport, Report, SiteReport
 from surgery.report.text.summary import PAIRS, is_pruned, pair_of, sites_by_scope
@@ -87,11 +86,7 @@ def _picture(scope: str, series: dict[str, _Series], what: str, *, pruned: bool)
         else:
             low = max(float(everything.min()) if everything.size else _TINY, _TINY) / 3
             high = max(top, _TINY) * 3
-            axis.set_yscale("log")
-            axis.set_ylim(low, high)
-            axis.set_yticks(log_ticks(low, high))
-            axis.set_yticks([], minor=True)
-            axis.yaxis.set_major_formatter(power)
+            log_axis(axis, low, high)
         axis.set_title(what, color=INK)
         paint_by_layer(axis, dots, layers=layers, ticks=20 if wide else 12)
         legend_above(axis)

@@ -21,7 +21,7 @@ from surgery.report.figures.canvas import (
     Picture,
     axes,
     draw,
-    log_ticks,
+    log_axis,
     power,
 )
 from surgery.report.figures.labels import End, name_ends
@@ -198,12 +198,7 @@ def _scale(axis: Axes, values: Sequence[float], *, zero: bool = False, ticks: in
     """Set limits and ticks: logarithmic where values span about a decade or more."""
     low, high = min(values), max(values)
     if not zero and low > 0 and high > _DECADE * low:
-        axis.set_yscale("log")
-        low, high = low / 1.15, high * 1.15
-        axis.set_ylim(low, high)
-        axis.set_yticks(log_ticks(low, high, ticks))
-        axis.set_yticks([], minor=True)
-        axis.yaxis.set_major_formatter(power)
+        log_axis(axis, low / 1.15, high * 1.15, ticks)
         return
     low = min(low, 0.0) if zero else low
     room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0

@@ -19,9 +19,8 @@ from surgery.report.figures.canvas import (
     WIDE,
     Picture,
     change_tick,
-    log_ticks,
+    log_axis,
     plain,
-    power,
     whole_ticks,
 )
 from surgery.report.figures.panels import Panels, draw_panels, name_panel
@@ -106,11 +105,7 @@ def _spectrum(
     labelled: bool,
 ) -> None:
     low, high = limits
-    axis.set_yscale("log")
-    axis.set_ylim(low, high)
-    ticks = log_ticks(low, high, 5)
-    axis.set_yticks(ticks, [power(tick) for tick in ticks] if labelled else [""] * len(ticks))
-    axis.set_yticks([], minor=True)
+    log_axis(axis, low, high, 5, labelled=labelled)
     _across(axis, values.shape[1])
     before, after = np.maximum(values, low)
     shown = _shown(values.shape[1], most)

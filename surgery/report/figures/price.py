@@ -16,10 +16,9 @@ from surgery.report.figures.canvas import (
     Picture,
     axes,
     draw,
-    log_ticks,
+    log_axis,
     percent,
     plain,
-    power,
 )
 from surgery.report.figures.labels import End, name_ends
 from surgery.report.model.calibration import Calibration, Price
@@ -74,12 +73,8 @@ def _picture(report: Report, calibration: Calibration, curves: _Curves) -> Pictu
 
     def paint(figure: Figure) -> None:
         axis = axes(figure, 46, 44, 56, 44)
-        axis.set_yscale("log")
-        axis.set_ylim(low, high)
+        log_axis(axis, low, high)
         axis.set_xlim(0, right * 1.02)
-        axis.set_yticks(log_ticks(low, high))
-        axis.set_yticks([], minor=True)
-        axis.yaxis.set_major_formatter(power)
         axis.xaxis.set_major_formatter(percent)
         axis.set_xlabel(f"of the {budget_name(report)} parameters in scope removed")
         axis.grid()

@@ -16,9 +16,8 @@ from surgery.report.figures.canvas import (
     WIDE,
     Picture,
     identifier,
-    log_ticks,
+    log_axis,
     plain,
-    power,
 )
 from surgery.report.figures.panels import Panels, draw_panels, name_panel
 from surgery.report.model.report import LinearReport, Report
@@ -108,11 +107,7 @@ def _panel(
     (low, high), rank = scale
     axis.set_xscale("log")
     axis.set_xlim(0.9, rank * 1.05)
-    axis.set_yscale("log")
-    axis.set_ylim(low, high)
-    ticks = log_ticks(low, high, 4)
-    axis.set_yticks(ticks, [power(tick) for tick in ticks] if leftmost else [""] * len(ticks))
-    axis.set_yticks([], minor=True)
+    log_axis(axis, low, high, 4, labelled=leftmost)
     axis.set_xticks(_components(rank), [f"{tick}" for tick in _components(rank)])
     axis.set_xticks([], minor=True)
     axis.grid(axis="y")

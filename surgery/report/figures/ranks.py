@@ -7,10 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from surgery.report.figures.canvas import (
-    HAIRLINE,
     INK,
     KEPT_MAP,
-    MUTED,
     NARROW,
     PAIR_TITLES,
     PAPER,
@@ -22,6 +20,7 @@ from surgery.report.figures.canvas import (
     plain,
     whole_ticks,
 )
+from surgery.report.figures.heat_map import colour_scale
 from surgery.report.model.report import Report, SiteReport
 from surgery.report.text.summary import PAIRS, pair_of, sites_by_scope
 from surgery.report.wording import percent
@@ -99,7 +98,7 @@ def _map(scope: str, pair: str, sites: list[SiteReport]) -> Picture:
                         fontsize=9.5,
                         color=colour,
                     )
-        _scale(figure, full, height)
+        colour_scale(figure, {0: "0", full / 2: f"{full / 2:g}", full: str(full)}, height, 40)
 
     title = f"{PAIR_TITLES[pair]} rank kept, {plain(scope)}"
     finite = ranks[np.isfinite(ranks)]
@@ -119,25 +118,3 @@ def _map(scope: str, pair: str, sites: list[SiteReport]) -> Picture:
         svg=draw(paint, width=width, height=height, name=name, title=title, alt=alt),
         wide=wide,
     )
-
-
-def _scale(figure: Figure, full: int, height: int) -> None:
-    """Draw the colour scale at the right edge: nothing kept below, everything above."""
-    width = figure.get_size_inches()[0] * 72
-    tall = min(height - 64, 130)
-    axis = figure.add_axes(
-        ((width - 40) / width, (height - 24 - tall) / height, 9 / width, tall / height)
-    )
-    axis.imshow(
-        np.linspace(1, 0, 128)[:, None],
-        cmap=KEPT_MAP,
-        aspect="auto",
-        extent=(0, 1, 0, full),
-        interpolation="bilinear",
-    )
-    axis.set_xticks([])
-    axis.yaxis.tick_right()
-    axis.set_yticks([0, full / 2, full], ["0", f"{full / 2:g}", str(full)])
-    axis.tick_params(length=0, labelcolor=MUTED, pad=3)
-    axis.spines[:].set_visible(True)
-    axis.spines[:].set_color(HAIRLINE)

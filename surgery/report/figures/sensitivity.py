@@ -19,9 +19,8 @@ from surgery.report.figures.canvas import (
     axes,
     draw,
     identifier,
-    log_ticks,
+    log_axis,
     plain,
-    power,
 )
 from surgery.report.model.calibration import Calibration, Sensitivity
 from surgery.report.model.report import Report
@@ -108,11 +107,7 @@ def _picture(
 
     def paint(figure: Figure) -> None:
         axis = axes(figure, 50, 44, 12, 44)
-        axis.set_yscale("log")
-        axis.set_ylim(low, high)
-        axis.set_yticks(log_ticks(low, high))
-        axis.set_yticks([], minor=True)
-        axis.yaxis.set_major_formatter(power)
+        log_axis(axis, low, high)
         figure.text(
             4 / width, 1 - 16 / _HEIGHT, f"Damage per 1 % of energy, {plain(scope)}", color=INK
         )

@@ -29,9 +29,8 @@ from surgery.report.figures.canvas import (
     axes,
     draw,
     identifier,
-    log_ticks,
+    log_axis,
     plain,
-    power,
 )
 from surgery.report.model.report import PairReport, Report, SiteReport
 from surgery.report.text.summary import PAIRS, pair_of, sites_by_scope
@@ -127,11 +126,7 @@ def _row(
     bands: bool,
 ) -> None:
     low, high = limits
-    axis.set_yscale("log")
-    axis.set_ylim(low, high)
-    axis.set_yticks(log_ticks(low, high, 4))
-    axis.set_yticks([], minor=True)
-    axis.yaxis.set_major_formatter(power)
+    log_axis(axis, low, high, 4)
     axis.grid(axis="y")
     axis.set_xticks([])
     axis.spines["bottom"].set_visible(False)

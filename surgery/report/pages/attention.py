@@ -9,7 +9,7 @@ from surgery.report.figures.canvas import PAIR_TITLES
 from surgery.report.figures.errors import errors_of
 from surgery.report.model.report import PairReport, Report, SiteReport
 from surgery.report.pages.calibration import calibration_context, calibration_tiles
-from surgery.report.pages.page import Group, Tile, View, measured_tiles
+from surgery.report.pages.page import Group, Tile, View, measured_tiles, saving_tiles
 from surgery.report.text.damage import is_priced
 from surgery.report.text.executed import executed_text
 from surgery.report.text.quantity_tables import quantity_tables
@@ -21,12 +21,11 @@ from surgery.report.text.summary import (
     is_structure,
     pair_of,
     quantity_named,
-    saving_named,
     sites_by_scope,
     untouched_reasons,
     worst_error,
 )
-from surgery.report.wording import amount, capitalised, change, count, percent, scientific
+from surgery.report.wording import amount, capitalised, count, scientific
 
 
 def attention_view(report: Report) -> View:
@@ -84,19 +83,9 @@ def _content_tiles(report: Report) -> list[Tile]:
 
 
 def _saving_tiles(report: Report) -> list[Tile]:
-    tiles: list[Tile] = []
     pairs = tuple((pair, f"{PAIR_NAMES[pair]} parameters removed") for pair in PAIRS)
     whole = ("attention", "Attention parameters removed"), ("model", "Of the model")
-    for name, label in (*pairs, *whole):
-        saving = saving_named(report, name)
-        if saving is not None:
-            detail = f"{count(saving.before)} → {count(saving.stored)}"
-            tiles.append(Tile(label, percent(saving.removed), detail, "saved"))
-    disk = quantity_named(report, "disk_bytes")
-    if disk is not None:
-        detail = f"{amount(disk.before, disk.unit)} → {amount(disk.after, disk.unit)}"
-        tiles.append(Tile("Weights on disk", change(disk.before, disk.after), detail))
-    return tiles
+    return saving_tiles(report, (*pairs, *whole))
 
 
 def _measured_tiles(report: Report) -> list[Tile]:

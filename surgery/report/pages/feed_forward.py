@@ -11,7 +11,7 @@ from surgery.report.figures import model_column
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.report import Report
 from surgery.report.pages.calibration import calibration_tiles
-from surgery.report.pages.page import Tile, View, measured_tiles
+from surgery.report.pages.page import Tile, View, measured_tiles, saving_tiles
 from surgery.report.text.calibration import (
     data_text,
     error_name,
@@ -34,8 +34,7 @@ from surgery.report.text.feed_forward import (
 from surgery.report.text.feed_forward_tables import block_rows, columns, row, tower_rows
 from surgery.report.text.layers import layer_rows
 from surgery.report.text.quantity_tables import quantity_tables
-from surgery.report.text.summary import quantity_named, saving_named
-from surgery.report.wording import amount, capitalised, change, count, percent
+from surgery.report.wording import capitalised
 
 
 def feed_forward_view(report: Report) -> View:
@@ -83,16 +82,7 @@ def _tiles(report: Report) -> list[Tile]:
         ("attention", "Of its attention"),
         ("ffn", "Of its feed-forward parameters"),
     )
-    tiles: list[Tile] = []
-    for name, label in labels:
-        saving = saving_named(report, name)
-        if saving is not None:
-            detail = f"{count(saving.before)} → {count(saving.stored)}"
-            tiles.append(Tile(label, percent(saving.removed), detail, "saved"))
-    disk = quantity_named(report, "disk_bytes")
-    if disk is not None:
-        detail = f"{amount(disk.before, disk.unit)} → {amount(disk.after, disk.unit)}"
-        tiles.append(Tile("Weights on disk", change(disk.before, disk.after), detail))
+    tiles = saving_tiles(report, labels)
     return [*tiles, *calibration_tiles(report), *measured_tiles(report), *_fit_tiles(report)]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from surgery.report.figures.canvas import Picture
 from surgery.report.model.report import Report
-from surgery.report.text.summary import measured_rows
+from surgery.report.text.summary import measured_rows, quantity_named, saving_named
+from surgery.report.wording import amount, change, count, percent
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,18 @@ def measured_tiles(report: Report, most: int = 2) -> list[Tile]:
 def tiles_a_row(tiles: int) -> int:
     """Return how many tiles share a row, so that the last row is not a lone one."""
     return 3 if tiles % 3 == 0 or tiles % 4 == 1 else 4
+
+
+def saving_tiles(report: Report, labels: Iterable[tuple[str, str]]) -> list[Tile]:
+    """Return what was saved of parameters, under these labels by name, and on disk."""
+    tiles: list[Tile] = []
+    for name, label in labels:
+        saving = saving_named(report, name)
+        if saving is not None:
+            detail = f"{count(saving.before)} → {count(saving.stored)}"
+            tiles.append(Tile(label, percent(saving.removed), detail, "saved"))
+    disk = quantity_named(report, "disk_bytes")
+    if disk is not None:
+        detail = f"{amount(disk.before, disk.unit)} → {amount(disk.after, disk.unit)}"
+        tiles.append(Tile("Weights on disk", change(disk.before, disk.after), detail))
+    return tiles
