@@ -23,6 +23,10 @@ surgery compress ./my-llama --remove 20% --calibrate calib.txt --data test.txt
 
 surgery compress ./my-llama --remove 30% --of ffn --multiple 256 --dry-run
 
+surgery compress ./my-llama --target-size 100MB --layout ragged --seams qk,vo,ffn
+
+surgery compress ./my-whisper --within WER+1 --calibrate ./recordings
+
 surgery compress ./my-llama --layers 2 --calibrate calib.txt      whole layers, tried one by one
 
 surgery compress ./my-whisper --drop-layers encoder:3,decoder:5

@@ -26,6 +26,8 @@ from surgery.report.text.summary import PAIR_NAMES, pair_in_scope
 from surgery.report.wording import percent, printable
 from surgery_cli.tables import capped, remarks, table, warned
 
+SEARCH = "Search"
+
 
 def calibration_parts(report: Report) -> list[RenderableType]:
     """Return the price table, the search and the lines about both; nothing uncalibrated."""
@@ -36,7 +38,7 @@ def calibration_parts(report: Report) -> list[RenderableType]:
     if price_rows(calibration):
         parts.append(_prices(calibration, pair_in_scope(report)))
     if calibration.search:
-        parts.append(_search(report, calibration))
+        parts.append(search_table(report, calibration))
     parts.append(remarks(_remarks(report, calibration)))
     leak = leak_text(calibration)
     if leak:
@@ -60,7 +62,7 @@ def _prices(calibration: Calibration, pair: str | None) -> RenderableType:
     return capped(shown)
 
 
-def _search(report: Report, calibration: Calibration) -> RenderableType:
+def search_table(report: Report, calibration: Calibration) -> RenderableType:
     """Show the budgets that a search tried, in its order."""
     title = f"Search: removed{of_base(report)}"
     shown = table(title, value_title(calibration), "within the bound")
@@ -81,7 +83,6 @@ def _remarks(report: Report, calibration: Calibration) -> Iterator[tuple[str, st
         yield "This cut" if report.output is not None else "The cut asked", outcome
     if calibration.prices or outcome:
         yield "What that means", meaning_text(report, calibration)
-    bound = bound_text(report, calibration)
-    if bound:
-        yield "Search", f"the largest cut with {bound}"
+    if bound := bound_text(report, calibration):
+        yield SEARCH, f"the largest cut with {bound}"
     yield "Calibrated on", f"{calibration.data}: {data_text(calibration)}"

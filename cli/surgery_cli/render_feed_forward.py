@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 
 from surgery.report.model.report import Report
-from surgery.report.text.calibration import data_text, leak_text, meaning_text
+from surgery.report.text.calibration import bound_text, data_text, leak_text, meaning_text
 from surgery.report.text.feed_forward import (
     lost_neurons,
     refit_text,
@@ -17,12 +17,15 @@ from surgery.report.text.feed_forward import (
 from surgery.report.text.feed_forward_tables import columns, tower_rows
 from surgery.report.text.layers import layer_rows
 from surgery.report.wording import printable
+from surgery_cli.render_calibration import SEARCH, search_table
 from surgery_cli.tables import grouped, quantities, remarks, savings, warned
 
 
 def feed_forward_parts(report: Report) -> list[RenderableType]:
     """Return the tables of parameters, widths and bytes, and remarks."""
     parts = [savings(report), _towers(report), *quantities(report.quantities)]
+    if report.calibration is not None and report.calibration.search:
+        parts.append(search_table(report, report.calibration))
     parts.append(remarks(_remarks(report)))
     leak = "" if report.calibration is None else leak_text(report.calibration)
     if leak:
@@ -44,6 +47,8 @@ def _remarks(report: Report) -> Iterator[tuple[str, str]]:
     if worst := worst_text(report):
         yield "Worst block", worst
     if told is not None:
+        if bound := bound_text(report, told):
+            yield SEARCH, f"the largest cut with {bound}"
         yield "What the price means", meaning_text(report, told)
         ridge = f"; ridge: {ridge_told(told.ridge)}" if lost_neurons(report) else ""
         yield "Calibrated on", f"{told.data}: {data_text(told)}{ridge}"

@@ -7,6 +7,7 @@ leaving any other way (error, Ctrl-C, SIGKILL, power cut) leaves the target as i
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -74,7 +75,7 @@ _STEPS = {
 
 def _finished(keys: Iterable[str]) -> str:
     """Say what a journal's steps amount to: ``statistics, 12 decomposed blocks``, or nothing."""
-    begun = [key.partition(":")[0] for key in keys]
+    begun = [re.split("[-:]", key)[0] for key in keys]
     told = ["statistics"] if "statistics" in begun else []
     for kind, name in _STEPS.items():
         if count := begun.count(kind):

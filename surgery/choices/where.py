@@ -20,6 +20,7 @@ from surgery.choices.rules import (
     Thresholds,
     UpTo,
 )
+from surgery.choices.targets import WITHIN, bound_in
 from surgery.errors import UsageError
 
 WHERE = "Where to cut (default: the family's preset, or less where that harms)"
@@ -70,6 +71,8 @@ class Where:
         None, "As much as raises perplexity by at most this: 2% or 0.02.", reads="share"
     )
 
+    within: str | None = _where(None, f"One of these bounds in short: {WITHIN}.", metavar="BOUND")
+
     def rule(self) -> Rule | None:
         """Return the rule that was given.
 
@@ -94,6 +97,8 @@ class Where:
         for name, kind in of_a_number.items():
             if (value := getattr(self, name)) is not None:
                 given["--" + name.replace("_", "-")] = kind(value)
+        if self.within is not None:
+            given["--within"] = bound_in(self.within)
         if len(given) > 1:
             raise UsageError(
                 "Two rules say where to cut", found=" and ".join(given), expected="one of them"

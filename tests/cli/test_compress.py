@@ -85,6 +85,11 @@ def test_a_target_stands_for_a_share(heard: dict[str, Any], aim: tuple[str, str]
     assert heard["options"].remove is None
 
 
+def test_a_bound_may_stand_beside_the_most_that_goes(heard: dict[str, Any]) -> None:
+    run("model", "--within", "WER+1", "--remove", "30%")
+    assert heard["options"] == CompressOptions(within="WER+1", remove=0.3)
+
+
 def test_by_default_options_are_the_librarys_own(heard: dict[str, Any]) -> None:
     shown = run("model").output
     assert heard["options"] == CompressOptions()
@@ -112,6 +117,8 @@ def test_json_is_the_report_and_nothing_else(heard: dict[str, Any]) -> None:
         (["--remove", "5%", "--target-parameters", "9M"], "one of them"),
         (["--target-size", "9 parsecs"], "a size such as 100MB"),
         (["--scope", "cross"], "is not one of"),
+        (["--within", "WER*2"], "a bound such as WER+1"),
+        (["--within", "WER+2", "--target-size", "1MB"], "a bound is kept"),
         (["--layout", "tied"], "is not one of"),
         (["--order", "chance"], "is not one of"),
         (["--multiple", "0"], "0 is not at least 1"),

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgery.calibration.held_out import Price
-from surgery.engine.cut.settle import CLOSE, TRIES, settle
+from surgery.engine.cut.settle import CLOSE, settle
+from surgery.engine.measure.largest import TRIES
 from surgery.evaluation.bootstrap import Estimate
 from surgery.events import ignore
 from surgery.methods import LITTLE_ERROR, UpTo

@@ -99,6 +99,7 @@ class AttentionPart:
         self.run = CalibrationRun(self.plan, progress)
         self.run.dealt = thinned(self.run.dealt)
         self._pricing: Pricing | None = None
+        self._costs: WidthCosts | None = None
         self._budgets: dict[int, Ranks] = {}
         self._chosen: Ranks = {}
         self.ranks: Mapping[str, SiteRanks] = {}
@@ -122,6 +123,8 @@ class AttentionPart:
             transaction: Keeps what is found.
             progress: Called with :class:`surgery.events.Event`.
         """
+        if self._costs is not None:
+            return self._costs
         self._pricing, _ = price(
             self.plan,
             self.run,
@@ -130,7 +133,8 @@ class AttentionPart:
             minded=minded.__getitem__,
             tried=lambda found: self._probed(found, minded, progress),
         )
-        return self._curve()
+        self._costs = self._curve()
+        return self._costs
 
     def _probed(
         self, found: Mapping[str, SiteDecomposition], minded: Minded, progress: Progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,24 @@ from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
+from surgery.choices.where import given_by
 from surgery.engine.compress.attention import AttentionPart
-from surgery.engine.compress.fit import Fitted, fit_blocks, rewritten
+from surgery.engine.compress.cutting import Cutting, specs_of
+from surgery.engine.compress.fit import Fitted, rewritten
 from surgery.engine.compress.layers import choose_layers, layers_report
 from surgery.engine.compress.minded import Minded, watch_output
 from surgery.engine.compress.options import CompressOptions
-from surgery.engine.compress.plan import CompressPlan, make_plan
+from surgery.engine.compress.plan import CompressPlan, in_scope, make_plan
 from surgery.engine.compress.price import price_of
-from surgery.engine.compress.ragged import with_own_widths
 from surgery.engine.compress.reporting import build_report
+from surgery.engine.compress.within import choose_within
+from surgery.engine.measure.bounds import WITHIN, check_bound
 from surgery.engine.measure.input_run import InputRun
 from surgery.engine.measure.leakage import check_leakage
 from surgery.engine.result import Clock, default_output, planned, produce
+from surgery.errors import UsageError
 from surgery.events import Progress, ignore
-from surgery.report.model.calibration import Calibration
+from surgery.report.model.calibration import Calibration, SearchStep
 from surgery.report.model.layers import LayersReport
 from surgery.report.model.report import Report
 from surgery.runtime.manifest import ABSORB_DECOMPOSE, COMPRESS
@@ -83,7 +86,14 @@ def compress(
     with resolve(str(model), revision=revision) as source:
         if not dry_run:
             source.start_hashing()
-        plan = make_plan(source, options or CompressOptions(), str(model))
+        options = options or CompressOptions()
+        if dry_run and options.bound is not None:
+            raise UsageError(
+                "A dry run runs nothing, and what keeps within a bound is found by running",
+                found=f"--dry-run --within {options.within}",
+                hint="leave --dry-run out, or count one budget: --remove 10% --dry-run",
+            )
+        plan = make_plan(source, options, str(model))
         surgery = Compress(plan, progress)
         if data is not None or not dry_run:
             surgery.check_leakage(data, allow=allow_leakage)
@@ -123,7 +133,8 @@ class Compress:
             if self._attention is None
             else self._attention.run
         )
-        self._expected: float | None = None
+        if options.bound is not None:
+            check_bound(options.bound, self._run.dealt.trial, self.source, WITHIN)
         self._leaked = 0
         self._fitted: Fitted | None = None
         self._calibration: Calibration | None = None
@@ -166,18 +177,21 @@ class Compress:
                 self.plan = make_plan(self.source, self.plan.options, self.plan.asked, gone=gone)
                 clock.lap("choose layers")
             minded = self._minded(run, transaction, progress)
-            if minded is not None and self.plan.options.layout == "ragged":
-                self.plan, self._expected = with_own_widths(
-                    self.plan, run, minded, attention, transaction, progress
-                )
-                clock.lap("price widths")
-            cut = nullcontext if attention is None else attention.in_place
-            with cut():
-                fitted = fit_blocks(self.plan, run, minded, transaction, progress)
+            cutting = Cutting(self.plan, run, attention, minded, transaction, progress)
+            bound, steps = self.options.bound, list[SearchStep]()
+            if bound is not None:
+                steps = choose_within(bound, cutting)
+            else:
+                cutting.choose(self.plan)
+            self.plan = replace(cutting.plan, options=self.options)
+            clock.lap("choose")
+            fitted = cutting.fit()
             clock.lap("calibrate and fit")
             self._calibration = replace(
-                price_of(self.plan, run, fitted, cut, self._expected, progress),
+                price_of(self.plan, run, fitted, cutting.cut, cutting.expected, progress),
                 leaked=self._leaked,
+                bound=None if bound is None else next(iter(given_by(bound))),
+                search=steps,
             )
             clock.lap("price")
         self._fitted = fitted
@@ -197,11 +211,12 @@ class Compress:
     def _minded(self, run: InputRun, transaction: Transaction, progress: Progress) -> Minded | None:
         """Find what the output minds of every block, where that is asked."""
         plan, attention = self.plan, self._attention
-        if not plan.sites or not plan.options.minds:
+        blocks = plan.sites if plan.options.bound is None else in_scope(plan.stored, plan.options)
+        if not blocks or not plan.options.minds:
             return None
         with without_layers(run.model, plan.gone):
-            outputs = {site.path: down_module(run.model, site) for site in plan.sites}
-            sites: list[Scoped] = [*plan.gone, *plan.sites]
+            outputs = {site.path: down_module(run.model, site) for site in blocks}
+            sites: list[Scoped] = [*plan.gone, *blocks]
             if attention is not None:
                 outputs |= attention.outputs()
                 sites += attention.sites
@@ -210,15 +225,7 @@ class Compress:
 
     def specs(self) -> Mapping[str, list[TensorSpec]]:
         """Return every tensor of the result, by shard."""
-        narrow = self.plan.specs()
-        if self._attention is None:
-            return narrow
-        own = self._attention.plan.blocks()
-        cut = {each.name: each for some in self._attention.specs().values() for each in some}
-        return {
-            shard: [cut[each.name] if each.name in own else each for each in some]
-            for shard, some in narrow.items()
-        }
+        return specs_of(self.plan, self._attention)
 
     def provenance(self) -> dict[str, Any]:
         """Return what was calibrated on, so that nobody measures on the same unawares.

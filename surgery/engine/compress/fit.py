@@ -34,18 +34,20 @@ class Fitted:
 
     Attributes:
         kept: Where results are.
+        tag: What tells them from those of other choices there.
         errors: By block the relative error of its output on what it was fitted to: refitted, and
             with its neurons gone and nothing else done.
         weight: Positions that were counted, by weight, in the block that saw most.
     """
 
     kept: Transaction
+    tag: str = ""
     errors: dict[str, tuple[float, float]] = field(default_factory=dict)
     weight: float = 0.0
 
     def result(self, site: FeedForwardSite) -> NarrowDown:
         """Return one block's."""
-        held = self.kept.unspill(_key(site))
+        held = self.kept.unspill(fitted_key(site, self.tag))
         return NarrowDown(held["kept"], held["down"], held.get("bias"))
 
 
@@ -96,6 +98,7 @@ def fit_blocks(
     minded: Minded | None,
     transaction: Transaction,
     progress: Progress,
+    tag: str = "",
 ) -> Fitted:
     """Watch, order and fit every block, from where an interrupted run got.
 
@@ -105,14 +108,16 @@ def fit_blocks(
         minded: What the output minds of every block, where the order asks for that.
         transaction: Keeps every block as it is done.
         progress: Called with :class:`surgery.events.Event`.
+        tag: What tells results from those of other choices.
     """
-    fitted = Fitted(transaction)
-    known = {site.path for site in plan.sites if transaction.done(_key(site))}
+    fitted = Fitted(transaction, tag)
+    known = {site.path for site in plan.sites if transaction.done(fitted_key(site, tag))}
     in_turn = fitted if plan.options.sequential else None
     for site, seen in watched(plan, run, progress, known, in_turn):
-        _fit(plan, site, seen, minded, transaction)
+        _fit(plan, site, seen, minded, fitted)
     for site in plan.sites:
-        fitted_error, deleted_error, weight = transaction.unspill(_key(site))["noted"].tolist()
+        held = transaction.unspill(fitted_key(site, tag))
+        fitted_error, deleted_error, weight = held["noted"].tolist()
         fitted.errors[site.path] = fitted_error, deleted_error
         fitted.weight = max(fitted.weight, weight)
     return fitted
@@ -146,7 +151,7 @@ def _fit(
     site: FeedForwardSite,
     moments: NeuronMoments,
     minded: Minded | None,
-    transaction: Transaction,
+    fitted: Fitted,
 ) -> None:
     options = plan.options
     down, bias = down_of(plan, site)
@@ -167,15 +172,16 @@ def _fit(
     }
     if result.bias is not None:
         tensors["bias"] = result.bias.double().contiguous()
-    transaction.spill(_key(site), tensors)
+    fitted.kept.spill(fitted_key(site, fitted.tag), tensors)
 
 
 def _relative(lost: float, whole: float) -> float:
     return sqrt(lost / whole) if whole > 0 else 0.0
 
 
-def _key(site: FeedForwardSite) -> str:
-    return f"ffn:{site.path}"
+def fitted_key(site: FeedForwardSite, tag: str) -> str:
+    """Return where one block's result is kept."""
+    return f"ffn{tag}:{site.path}"
 
 
 def rewritten(plan: CompressPlan, fitted: Fitted) -> Callable[[str], Computed]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, floor, prod
+from typing import Any
 
 import torch
 
@@ -16,6 +17,21 @@ from surgery.choices.targets import bytes_in, parameters_in
 from surgery.engine.compress.options import CompressOptions
 from surgery.errors import UsageError
 from surgery.stored.stored import Stored, output_dtype
+
+LEAST = 1e-9
+"""Share that stands for one that is to be found: a step."""
+
+
+class TooMuchError(UsageError):
+    """More is to be removed than there is.
+
+    Attributes:
+        most: Share of the parameters that can go.
+    """
+
+    def __init__(self, message: str, most: float, **told: Any) -> None:
+        super().__init__(message, **told)
+        self.most = most
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +66,17 @@ class Goal:
             target = bytes_in(options.target_size)
             self._check_smaller("--target-size", target, self._written(self.whole), "bytes")
             return (self._written(self.stored) - target) / self._itemsize
-        return 0.0 if options.remove is None else options.remove * self.base - (self.base - left)
+        share = options.remove
+        if share is None:
+            share = 0.0 if options.within is None else LEAST
+        return share * self.base - (self.base - left)
 
     @property
     def base(self) -> int:
         """Parameters of what a share is of."""
         return parameters_of(self.whole, self.options.of)
 
-    def too_much(self, most: float) -> UsageError:
+    def too_much(self, most: float) -> TooMuchError:
         """Return the refusal of what cannot go.
 
         Args:
@@ -78,7 +97,10 @@ class Goal:
             found = f"{options.remove or 0:.1%} of {self.base:,} parameters"
             share = floor(1000 * (self.base - left + most) / self.base) / 1000
             flag, expected = "--remove", f"at most {share:.1%}"
-        return UsageError(told, where=flag, found=found, expected=expected, hint=self._wider())
+        found_out = (self.base - left + most) / self.base
+        return TooMuchError(
+            told, found_out, where=flag, found=found, expected=expected, hint=self._wider()
+        )
 
     def _wider(self) -> str:
         """Say what would let more go."""

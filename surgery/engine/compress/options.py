@@ -11,8 +11,9 @@ from surgery.choices.layers import LAYER_ORDERS, LayerOrder, counted_layers, nam
 from surgery.choices.neurons import ORDERS, RIDGE, Order
 from surgery.choices.option import DTYPE, asked, flag, spelled
 from surgery.choices.places import data_name, given_path
-from surgery.choices.rules import ATTENTION_SEAMS, SeamName
-from surgery.choices.targets import bytes_in, parameters_in
+from surgery.choices.rules import ATTENTION_SEAMS, Bound, SeamName
+from surgery.choices.targets import WITHIN, bound_in, bytes_in, parameters_in
+from surgery.choices.where import given_by
 from surgery.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class CompressOptions:
             :data:`REMOVE`.
         target_parameters: How many parameters are to be left, instead: ``90M``, or a number.
         target_size: How many bytes the weights are to take as they are written: ``100MB``.
+        within: As much as keeps within a bound instead, ``WER+1``, ``ppl*1.1`` or ``error+0.1``; of
+            ``remove``, where that is given too, at most that.
         drop_layers: Layers that go, such as ``14``, ``3,7`` or ``encoder:3,decoder:5``.
         layers: How many go, such as ``2`` or ``decoder:2``, the least missed first.
         layer_order: By what: ``trials`` of the model's output without each in turn, or the
@@ -75,6 +78,11 @@ class CompressOptions:
     )
     target_size: str | int | None = asked(
         None, "Instead: how large the written weights are: 100MB, 95MiB.", metavar="SIZE"
+    )
+    within: str | None = asked(
+        None,
+        f"As much as costs no more than this, and no more than --remove: {WITHIN}.",
+        metavar="BOUND",
     )
     drop_layers: str | None = asked(
         None, "Layers that leave: 14, or 3,7, or encoder:3,decoder:5.", metavar="LAYERS"
@@ -177,7 +185,15 @@ class CompressOptions:
             raise UsageError(
                 "Two options say how much goes", found=" and ".join(given), expected="one of them"
             )
-        if not given and self.drop_layers is None and self.layers is None:
+        if self.within is not None:
+            bound_in(self.within)
+            if given and self.remove is None:
+                raise UsageError(
+                    "A target is reached, whatever that costs, and a bound is kept",
+                    found=f"{given[0]} and --within",
+                    expected="one of them, or --within and --remove for the most that goes",
+                )
+        elif not given and self.drop_layers is None and self.layers is None:
             object.__setattr__(self, "remove", REMOVE)
         if self.remove is not None and not 0 < self.remove < 1:
             raise UsageError("--remove is out of range", found=self.remove, expected="0 … 1")
@@ -190,6 +206,11 @@ class CompressOptions:
                 "--of says what --remove is a share of, and there is no --remove",
                 found=f"--of {self.of}{''.join(f' {name}' for name in given)}",
             )
+
+    @property
+    def bound(self) -> Bound | None:
+        """What the price has to keep within."""
+        return None if self.within is None else bound_in(self.within)
 
     @property
     def attention(self) -> tuple[SeamName, ...]:
@@ -215,6 +236,7 @@ class CompressOptions:
             "remove": self.remove,
             "target_parameters": self.target_parameters and parameters_in(self.target_parameters),
             "target_size": self.target_size and bytes_in(self.target_size),
+            **({} if self.bound is None else given_by(self.bound)),
             "drop_layers": self.drop_layers,
             "layers": self.layers,
             "layer_order": None if self.layers is None else self.layer_order,

@@ -20,10 +20,10 @@ from surgery.calibration.witness import (
     output_of_speech,
     output_of_text,
 )
-from surgery.engine.cut.bounds import check_bound
 from surgery.engine.cut.decompose import Spill
 from surgery.engine.cut.plan import Plan
 from surgery.engine.cut.saved_statistics import saved_statistics
+from surgery.engine.measure.bounds import check_bound
 from surgery.engine.measure.input import data_kind
 from surgery.engine.measure.input_run import InputRun
 from surgery.errors import note_kept

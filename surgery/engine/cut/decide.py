@@ -10,6 +10,7 @@ from torch import Tensor
 from surgery.calibration.cut import OutputChange
 from surgery.calibration.sensitivity import Trials
 from surgery.calibration.witness import unit_of
+from surgery.choices.where import given_by
 from surgery.engine.cut.calibration_run import CalibrationRun
 from surgery.engine.cut.decompose import Spill, decompose_sites, spectra_of
 from surgery.engine.cut.plan import Plan, SitePlan
@@ -23,8 +24,6 @@ from surgery.events import Progress
 from surgery.methods import (
     Bound,
     DamageCurve,
-    MaxError,
-    MaxWerIncrease,
     PairDecomposition,
     Ranks,
     SeamName,
@@ -146,7 +145,7 @@ def decide(
         predicted=pricing.predicted(chosen),
         measured=measured,
         unfitted=unfitted,
-        bound=_bound_name(rule) if isinstance(rule, Bound | UpTo) else None,
+        bound=next(iter(given_by(rule))) if isinstance(rule, Bound | UpTo) else None,
         # As budgets are counted: of whole vectors, and so a little more than was asked for.
         search=[replace(one, removed=pricing.removed(pricing.ranks(one.removed))) for one in steps],
         in_sample=run.data is None or not run.unseen,
@@ -187,11 +186,3 @@ def _curves(trials: Trials, path: str) -> dict[SeamName, DamageCurve | None]:
     return {
         pair: DamageCurve.measured(tried) for (site, pair), tried in trials.items() if site == path
     }
-
-
-def _bound_name(bound: Bound | UpTo) -> str:
-    if isinstance(bound, UpTo):
-        return "up_to"
-    if isinstance(bound, MaxError):
-        return "max_error"
-    return "max_wer_increase" if isinstance(bound, MaxWerIncrease) else "max_ppl_increase"

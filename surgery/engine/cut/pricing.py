@@ -153,12 +153,14 @@ class Pricing:
 
     def refit(self, ranks: Ranks, spill: Spill | None) -> None:
         """Fit output projections to what these ranks leave, wherever these are in place again."""
+        if ranks == self._refitted_at:
+            return
         cuts = {
             path: cut
             for path, cut in self._cuts(ranks, whole=False).items()
             if cut.qk is not None or cut.vo is not None
         }
-        self.refitted = refit_outputs(self.run, cuts, spill, self.run.progress)
+        self.refitted = refit_outputs(self.run, cuts, spill, self.key(ranks), self.run.progress)
         self._refitted_at = ranks
 
     def forget(self) -> None:

@@ -17,7 +17,11 @@ SPILLED = "outputs"
 
 
 def refit_outputs(
-    run: CalibrationRun, cuts: Mapping[str, SiteCut], spill: Spill | None, progress: Progress
+    run: CalibrationRun,
+    cuts: Mapping[str, SiteCut],
+    spill: Spill | None,
+    key: str,
+    progress: Progress,
 ) -> dict[str, OutputChange]:
     """Return what is to be added to every o, by its block, from where an interrupted run got.
 
@@ -25,12 +29,14 @@ def refit_outputs(
         run: The calibration.
         cuts: What becomes of each block that loses vectors.
         spill: Where the result is kept for a resumed run.
+        key: What tells these cuts from others there.
         progress: Called with :class:`surgery.events.Event`.
     """
     if all(cut.vo is None for cut in cuts.values()):
         return {}  # every output projection stays
-    if spill is not None and spill.done(SPILLED):
-        return _from_tensors(spill.unspill(SPILLED))
+    key = f"{SPILLED}:{key}"
+    if spill is not None and spill.done(key):
+        return _from_tensors(spill.unspill(key))
     settings = run.settings
     hearing = Hearing(settings.padding_weight, settings.varied, settings.language)
     cut = [site for site in run.sites if site.path in cuts]
@@ -39,7 +45,7 @@ def refit_outputs(
     towers = towers_of(run.model, run.dealt.fit, run.processor, hearing, decoder=decoder)
     found = refit(run.model, towers, cut, cuts, progress)
     if spill is not None:
-        spill.spill(SPILLED, _to_tensors(found))
+        spill.spill(key, _to_tensors(found))
     return found
 
 

@@ -6,17 +6,14 @@ from surgery.calibration.held_out import Price
 from surgery.choices.common import SHIPPED
 from surgery.choices.rules import little_divergence
 from surgery.engine.cut.pricing import Pricing
-from surgery.events import Event, Progress
+from surgery.engine.measure.largest import EXPONENT, largest
+from surgery.events import Progress
 from surgery.methods import LITTLE_ERROR, UpTo
 from surgery.report.model.calibration import SearchStep
 
-STAGE = "Searching the budget"
-TRIES = 8
 CLOSE = 0.01  # of the attention in scope: a narrower bracket is not worth a try
 GENTLY = 0.95
 """The least step down where held-out rows do not confirm a budget; further ones are larger."""
-EXPONENT = 1.5
-"""How errors grow with the budget, about; it only says where to try next."""
 
 
 def settle(
@@ -33,24 +30,8 @@ def settle(
         progress: Receives one event a try.
     """
     limit = little(pricing)
-    steps: list[SearchStep] = []
-    low, high = 0.0, min(rule.fraction, pricing.most)
-    at = high
-    while len(steps) < TRIES:
-        progress(Event(STAGE, len(steps), TRIES, f"{at:.1%} removed"))
-        value = _tried(pricing, at)
-        steps.append(SearchStep(at, value, value <= limit))
-        if value <= limit:
-            low = at
-        else:
-            high = at
-        if high - low <= CLOSE or low == at == high:
-            break
-        # By the power law from what was just tried; inside the bracket, away from its ends.
-        margin = (high - low) / 8
-        guess = at * (limit / value) ** (1 / EXPONENT) if value > 0 else high
-        at = min(max(guess, low + margin), high - margin)
-    progress(Event(STAGE, TRIES, TRIES))
+    most = min(rule.fraction, pricing.most)
+    low, steps = largest(lambda at, _: _tried(pricing, at), limit, most, most, CLOSE, progress)
     slower = GENTLY
     while low > 0:
         price = pricing.held_out(pricing.ranks(low))

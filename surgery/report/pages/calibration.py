@@ -89,6 +89,13 @@ def calibration_context(report: Report) -> dict[str, Any] | None:
         "layouts": list(layouts_of(calibration)),
         "prices": price_rows(calibration),
         "measured": any(price.measured is not None for price in calibration.prices),
+        **search_context(report, calibration),
+    }
+
+
+def search_context(report: Report, calibration: Calibration) -> dict[str, Any]:
+    """Return the table of what a search tried, and what it had to keep."""
+    return {
         "bound": bound_text(report, calibration),
         "removed_title": f"Removed{of_base(report)}",
         "value_title": capitalised(value_title(calibration)),

@@ -10,7 +10,7 @@ from surgery.architectures.base import CAUSAL
 from surgery.report.figures import model_column
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.report import Report
-from surgery.report.pages.calibration import calibration_tiles
+from surgery.report.pages.calibration import calibration_tiles, search_context
 from surgery.report.pages.page import Tile, View, measured_tiles, saving_tiles
 from surgery.report.text.calibration import (
     data_text,
@@ -55,6 +55,7 @@ def feed_forward_view(report: Report) -> View:
             "leak": "" if told is None else leak_text(told),
             "intro": _intro(report),
             "facts": [] if told is None else _facts(report, told),
+            "search": None if told is None else search_context(report, told),
             "auto_class": CAUSAL if family is None else family.auto_class,
             "path": json.dumps(report.output, ensure_ascii=False),
             "form": form_text(report),

@@ -1,0 +1,124 @@
+"""One budget after another in the running model: what goes, fitted, in place, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+from surgery.architectures.feed_forward import FeedForwardSite
+from surgery.calibration.without_layers import without_layers
+from surgery.checkpoint.journal import digest
+from surgery.checkpoint.transaction import Transaction
+from surgery.checkpoint.writer import TensorSpec
+from surgery.engine.compress.attention import AttentionPart
+from surgery.engine.compress.fit import Fitted, fit_blocks, fitted_key
+from surgery.engine.compress.goal import parameters_of
+from surgery.engine.compress.in_place import narrowed
+from surgery.engine.compress.minded import Minded
+from surgery.engine.compress.plan import CompressPlan
+from surgery.engine.compress.ragged import with_own_widths
+from surgery.engine.measure.input_run import InputRun
+from surgery.events import Progress
+
+
+class Cutting:
+    """What budgets make of one model; prices of its parts are found once for all of them.
+
+    Args:
+        plan: What is asked for, the layers that leave known.
+        run: The model and its input.
+        attention: Its part, where it shares the budget.
+        minded: What the output minds of every block, where that is asked.
+        transaction: Keeps what is found.
+        progress: Called with :class:`surgery.events.Event`.
+
+    Attributes:
+        plan: What was chosen last.
+        expected: What that is expected to do to the output.
+        several: Whether more than one budget is fitted: results are then kept apart.
+    """
+
+    def __init__(
+        self,
+        plan: CompressPlan,
+        run: InputRun,
+        attention: AttentionPart | None,
+        minded: Minded | None,
+        transaction: Transaction,
+        progress: Progress,
+    ) -> None:
+        self.plan, self.run, self.attention = plan, run, attention
+        self.transaction, self.progress = transaction, progress
+        self.expected: float | None = None
+        self.several = False
+        self._minded = minded
+        self._fitted: dict[str, tuple[FeedForwardSite, ...]] = {}
+
+    def choose(self, plan: CompressPlan) -> None:
+        """Choose what goes of every block, and cut attention so, where it shares the budget.
+
+        Raises:
+            UsageError: So much cannot go.
+        """
+        self.plan, self.expected = plan, None
+        if plan.sites and self._minded is not None and plan.options.layout == "ragged":
+            self.plan, self.expected = with_own_widths(
+                plan, self.run, self._minded, self.attention, self.transaction, self.progress
+            )
+
+    @property
+    def key(self) -> str:
+        """What tells this choice from others of this model."""
+        ranks = {} if self.attention is None else self.attention.ranks
+        heads = {path: [list(one.qk), list(one.vo)] for path, one in sorted(ranks.items())}
+        return digest([sorted(self.plan.widths.items()), heads])[:16]
+
+    def fit(self) -> Fitted:
+        """Fit what is left of every block, or return what was fitted before."""
+        tag = f"-{self.key}" if self.several else ""
+        self._fitted[self.key] = self.plan.sites
+        with self.cut():
+            return fit_blocks(
+                self.plan, self.run, self._minded, self.transaction, self.progress, tag
+            )
+
+    def forget(self, kept: Collection[str]) -> None:
+        """Let go of what was fitted for choices, but for those of these keys."""
+        for key in self._fitted.keys() - {*kept}:
+            for site in self._fitted.pop(key):
+                self.transaction.discard(fitted_key(site, f"-{key}"))
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """Run the model with its attention cut."""
+        with nullcontext() if self.attention is None else self.attention.in_place():
+            yield
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Run the model as it was chosen, fitted."""
+        fitted, plan, model = self.fit(), self.plan, self.run.model
+        narrow = narrowed(model, plan.sites, fitted.result)
+        with without_layers(model, plan.gone), self.cut(), narrow:
+            yield
+
+    @property
+    def removed(self) -> float:
+        """Share of the whole model that goes."""
+        left = sum(
+            one.numel for some in specs_of(self.plan, self.attention).values() for one in some
+        )
+        return 1 - left / parameters_of(self.plan.whole)
+
+
+def specs_of(plan: CompressPlan, attention: AttentionPart | None) -> Mapping[str, list[TensorSpec]]:
+    """Return every tensor of a result, by shard."""
+    narrow = plan.specs()
+    if attention is None:
+        return narrow
+    own = attention.plan.blocks()
+    cut = {each.name: each for some in attention.specs().values() for each in some}
+    return {
+        shard: [cut[each.name] if each.name in own else each for each in some]
+        for shard, some in narrow.items()
+    }
