@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from surgery.engine.compress.compress import compress
     from surgery.engine.compress.options import CompressOptions
+    from surgery.engine.compress.planning import plan
     from surgery.engine.cut.absorb import absorb_decompose
     from surgery.engine.cut.calibrate import Calibrate
     from surgery.engine.cut.inspect import inspect
@@ -62,6 +63,7 @@ _HOMES = {
     "load": "surgery.stored.loading",
     "load_openai_whisper": "surgery.export.openai_whisper.loader",
     "merge": "surgery.engine.merge",
+    "plan": "surgery.engine.compress.planning",
     "refresh": "surgery.engine.refresh",
     "reparam": "surgery.engine.parts.split",
     "split": "surgery.engine.parts.split",
@@ -112,6 +114,7 @@ __all__ = [
     "load",
     "load_openai_whisper",
     "merge",
+    "plan",
     "refresh",
     "reparam",
     "split",

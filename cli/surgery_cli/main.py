@@ -19,6 +19,7 @@ from surgery_cli import (
     import_adapter,
     inspect,
     merge,
+    plan,
     refresh,
     reparam,
     split,
@@ -101,6 +102,7 @@ def surgery(
 
 app.command("absorb-decompose", epilog=absorb_decompose.EXAMPLES)(absorb_decompose.command)
 app.command("compress", epilog=compress.EXAMPLES)(compress.command)
+app.command("plan", epilog=plan.EXAMPLES)(plan.command)
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.command)
 app.command("split", epilog=split.EXAMPLES)(split.command)
 app.command("reparam", epilog=reparam.EXAMPLES)(reparam.command)

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from surgery.errors import CheckpointError
+from surgery.report.model.planned import ModelPlan
 from surgery.report.model.report import Report
 
 SCHEMA = 1
@@ -25,12 +26,13 @@ _LISTS = (
     "steps",
     "held_out",
     "moved",
+    "tried",
 )  # written an entry a line
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def to_json(report: Report) -> str:
-    """Return the report as JSON: fields in declaration order, floats to 7 significant digits.
+def to_json(report: Report | ModelPlan) -> str:
+    """Return a report or a plan as JSON: fields in their order, floats to 7 significant digits.
 
     Spectra are rounded to 5 digits, singular values before and after tuning to 6. NaN and
     infinities become the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, since JSON has

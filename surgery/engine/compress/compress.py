@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from surgery.calibration.feed_forward import down_module
-from surgery.calibration.without_layers import without_layers
-from surgery.calibration.witness import Scoped
 from surgery.checkpoint.resolve import resolve
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.transaction import Transaction
@@ -19,9 +16,8 @@ from surgery.engine.compress.attention import AttentionPart
 from surgery.engine.compress.cutting import Cutting, specs_of
 from surgery.engine.compress.fit import Fitted, rewritten
 from surgery.engine.compress.layers import choose_layers, layers_report
-from surgery.engine.compress.minded import Minded, watch_output
 from surgery.engine.compress.options import CompressOptions
-from surgery.engine.compress.plan import CompressPlan, in_scope, make_plan
+from surgery.engine.compress.plan import CompressPlan, make_plan
 from surgery.engine.compress.price import price_of
 from surgery.engine.compress.reporting import build_report
 from surgery.engine.compress.within import choose_within
@@ -176,8 +172,7 @@ class Compress:
                 gone, self._layers = choose_layers(self.plan, run, transaction, progress)
                 self.plan = make_plan(self.source, self.plan.options, self.plan.asked, gone=gone)
                 clock.lap("choose layers")
-            minded = self._minded(run, transaction, progress)
-            cutting = Cutting(self.plan, run, attention, minded, transaction, progress)
+            cutting = Cutting(self.plan, run, attention, transaction, progress)
             bound, steps = self.options.bound, list[SearchStep]()
             if bound is not None:
                 steps = choose_within(bound, cutting)
@@ -207,21 +202,6 @@ class Compress:
         stream(self.plan.source, transaction, self.specs(), blocks | heads, compute, progress)
         if attention is not None:
             attention.written(transaction)
-
-    def _minded(self, run: InputRun, transaction: Transaction, progress: Progress) -> Minded | None:
-        """Find what the output minds of every block, where that is asked."""
-        plan, attention = self.plan, self._attention
-        blocks = plan.sites if plan.options.bound is None else in_scope(plan.stored, plan.options)
-        if not blocks or not plan.options.minds:
-            return None
-        with without_layers(run.model, plan.gone):
-            outputs = {site.path: down_module(run.model, site) for site in blocks}
-            sites: list[Scoped] = [*plan.gone, *blocks]
-            if attention is not None:
-                outputs |= attention.outputs()
-                sites += attention.sites
-            language = plan.options.language
-            return watch_output(run, sites, outputs, transaction, progress, language=language)
 
     def specs(self) -> Mapping[str, list[TensorSpec]]:
         """Return every tensor of the result, by shard."""

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 from surgery.architectures.feed_forward import FeedForwardSite
+from surgery.calibration.feed_forward import down_module
 from surgery.calibration.without_layers import without_layers
+from surgery.calibration.witness import Scoped
 from surgery.checkpoint.journal import digest
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
@@ -14,8 +16,8 @@ from surgery.engine.compress.attention import AttentionPart
 from surgery.engine.compress.fit import Fitted, fit_blocks, fitted_key
 from surgery.engine.compress.goal import parameters_of
 from surgery.engine.compress.in_place import narrowed
-from surgery.engine.compress.minded import Minded
-from surgery.engine.compress.plan import CompressPlan
+from surgery.engine.compress.minded import Minded, watch_output
+from surgery.engine.compress.plan import CompressPlan, in_scope
 from surgery.engine.compress.ragged import with_own_widths
 from surgery.engine.measure.input_run import InputRun
 from surgery.events import Progress
@@ -28,7 +30,6 @@ class Cutting:
         plan: What is asked for, the layers that leave known.
         run: The model and its input.
         attention: Its part, where it shares the budget.
-        minded: What the output minds of every block, where that is asked.
         transaction: Keeps what is found.
         progress: Called with :class:`surgery.events.Event`.
 
@@ -43,7 +44,6 @@ class Cutting:
         plan: CompressPlan,
         run: InputRun,
         attention: AttentionPart | None,
-        minded: Minded | None,
         transaction: Transaction,
         progress: Progress,
     ) -> None:
@@ -51,8 +51,23 @@ class Cutting:
         self.transaction, self.progress = transaction, progress
         self.expected: float | None = None
         self.several = False
-        self._minded = minded
-        self._fitted: dict[str, tuple[FeedForwardSite, ...]] = {}
+        self._minded = self._watched()
+        self._fitted: dict[str, tuple[Fitted, tuple[FeedForwardSite, ...]]] = {}
+
+    def _watched(self) -> Minded | None:
+        """Find what the output minds of every block, where that is asked."""
+        plan, attention, model = self.plan, self.attention, self.run.model
+        blocks = plan.sites if plan.options.bound is None else in_scope(plan.stored, plan.options)
+        if not blocks or not plan.options.minds:
+            return None
+        with without_layers(model, plan.gone):
+            outputs = {site.path: down_module(model, site) for site in blocks}
+            sites: list[Scoped] = [*plan.gone, *blocks]
+            if attention is not None:
+                outputs |= attention.outputs()
+                sites += attention.sites
+            kept, language = self.transaction, plan.options.language
+            return watch_output(self.run, sites, outputs, kept, self.progress, language=language)
 
     def choose(self, plan: CompressPlan) -> None:
         """Choose what goes of every block, and cut attention so, where it shares the budget.
@@ -75,17 +90,18 @@ class Cutting:
 
     def fit(self) -> Fitted:
         """Fit what is left of every block, or return what was fitted before."""
-        tag = f"-{self.key}" if self.several else ""
-        self._fitted[self.key] = self.plan.sites
-        with self.cut():
-            return fit_blocks(
-                self.plan, self.run, self._minded, self.transaction, self.progress, tag
-            )
+        key = self.key
+        if key not in self._fitted:
+            asked = self.plan, self.run, self._minded, self.transaction, self.progress
+            with self.cut():
+                fitted = fit_blocks(*asked, f"-{key}" if self.several else "")
+            self._fitted[key] = fitted, self.plan.sites
+        return self._fitted[key][0]
 
     def forget(self, kept: Collection[str]) -> None:
         """Let go of what was fitted for choices, but for those of these keys."""
         for key in self._fitted.keys() - {*kept}:
-            for site in self._fitted.pop(key):
+            for site in self._fitted.pop(key)[1]:
                 self.transaction.discard(fitted_key(site, f"-{key}"))
 
     @contextmanager

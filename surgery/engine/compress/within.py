@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from surgery.calibration.witness import Scoped, error_of
+from surgery.calibration.witness import Scoped, Witness, error_of
 from surgery.engine.compress.cutting import Cutting
 from surgery.engine.compress.goal import TooMuchError
 from surgery.engine.compress.options import REMOVE, CompressOptions
@@ -20,7 +20,9 @@ CLOSE = 0.005  # of what a budget is a share of: a narrower bracket is not worth
 ALL = 1 - 1e-9
 
 
-def choose_within(bound: Bound, cutting: Cutting) -> list[SearchStep]:
+def choose_within(
+    bound: Bound, cutting: Cutting, *, heard: Witness | None = None, beaten: float = 0.0
+) -> list[SearchStep]:
     """Choose the largest budget within a bound, and return every try.
 
     Each is fitted and run. Of several budgets that come out as the same choice one is.
@@ -28,6 +30,9 @@ def choose_within(bound: Bound, cutting: Cutting) -> list[SearchStep]:
     Args:
         bound: What has to hold.
         cutting: The model; of its plan only the layers that leave are taken.
+        heard: What the original says, where that is known; what an error is one of.
+        beaten: A budget that keeps the bound another way. One that breaks it is then not worth
+            another try, and stays chosen.
 
     Raises:
         UsageError: Nothing that can go keeps within the bound, or the data cannot tell.
@@ -37,11 +42,11 @@ def choose_within(bound: Bound, cutting: Cutting) -> list[SearchStep]:
     touched: list[Scoped] = [*whole.gone, *in_scope(whole.stored, options)]
     touched += [] if cutting.attention is None else cutting.attention.sites
     if isinstance(bound, MaxError):
-        heard = run.witness_of(touched, options.language)
+        witness = heard or run.witness_of(touched, options.language)
 
         def error() -> float:
             with cutting.in_place():
-                return error_of(heard.output, heard.damage())
+                return error_of(witness.output, witness.damage())
 
         def price(told: Told) -> float:
             told(0.0)
@@ -65,7 +70,9 @@ def choose_within(bound: Bound, cutting: Cutting) -> list[SearchStep]:
 
     kept: list[str] = []
     most = options.remove or _most(whole, cutting)
-    first = options.remove or min(REMOVE, most)
+    first = beaten or options.remove or min(REMOVE, most)
+    if beaten and not (value := tries(beaten, lambda _: None)) <= limit:
+        return [SearchStep(cutting.removed, value, accepted=False)]
     found, steps = largest(tries, limit, first, most, CLOSE, cutting.progress)
     if not found:
         raise _nothing(options, steps[-1], tried[steps[-1].removed][1])

@@ -105,6 +105,10 @@ class InputRun:
         self.progress(Event(LOADING, total, total))
         return model
 
+    def share(self, other: InputRun) -> None:
+        """Run the model that another run has loaded, while that is entered."""
+        self.directory, self.model, self.processor = other.directory, other.model, other.processor
+
     @cached_property
     def processor(self) -> Any:
         """Whisper's processor, or a language model's tokenizer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log
-from typing import Literal
+from typing import Literal, cast
 
 from surgery.report.model.calibration import Calibration, HeldOut, Interval
 from surgery.report.model.report import Measurement, Report
@@ -16,7 +16,7 @@ from surgery.report.text.calibration import (
     held_out_figure,
     held_out_rows,
 )
-from surgery.report.text.feed_forward import is_narrower
+from surgery.report.text.feed_forward import DASH, is_narrower
 from surgery.report.text.few_words import few_words
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.summary import is_pruned, is_structure, measured_text
@@ -108,6 +108,18 @@ def held_out_text(told: Calibration, price: HeldOut) -> str:
     if price.agreement is not None:
         parts.append(f"the same next token at {percent(price.agreement)} of positions")
     return f"{'; '.join(parts)}: {held_out_rows(told, price)}, the calibration data"
+
+
+def held_out_change(price: HeldOut) -> tuple[str, str]:
+    """Write what people know first of a price as a change, and its interval; a dash for none."""
+    change, words = price.difference, cast(Callable[[float], str], scientific)
+    if change is None or not price.figure:
+        change = price.error
+    else:
+        words = _growth if price.figure == "perplexity" else _points
+    if change.low is None or change.high is None:
+        return words(change.value), DASH
+    return words(change.value), f"{words(change.low)} to {words(change.high)}"
 
 
 def _figure(price: HeldOut, before: float, after: float) -> str:
