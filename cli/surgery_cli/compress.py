@@ -29,6 +29,8 @@ surgery compress ./my-whisper --within WER+1 --calibrate ./recordings
 
 surgery compress ./my-llama --layers 2 --calibrate calib.txt      whole layers, tried one by one
 
+surgery compress ./my-llama --remove 10% --seams ffn,layers       layers where they are cheaper
+
 surgery compress ./my-whisper --drop-layers encoder:3,decoder:5
 
 surgery compress ./my-whisper --remove 20% --layout ragged

@@ -8,7 +8,7 @@ pass: ``1 − E[cos(x, y)]``, x being what the layer is given at a position and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from math import inf
 from typing import Any
@@ -37,8 +37,9 @@ def least_missed(
     progress: Progress,
     known: Callable[[str], float | None] = lambda _: None,
     keep: Callable[[str, float], None] = lambda _, __: None,
-) -> list[tuple[Layer, Tried]]:
-    """Return which layers go, in order, each with what was tried before it went.
+    sizes: Mapping[Layer, int] | None = None,
+) -> Iterator[tuple[Layer, Tried]]:
+    """Yield which layers go, in order, each with what was tried before it went.
 
     Greedy: no bound says how far it is from the best set. A layer is not tried again where the
     damage without it and fewer others is more than what was found already, since the damage without
@@ -51,16 +52,21 @@ def least_missed(
         progress: Receives one event a trial.
         known: Returns what an earlier run found, by the trial's name.
         keep: Called with what was found, as soon as it was.
+        sizes: Parameters of each, to compare damages by; by default all are of one size.
     """
-    gone: list[tuple[Layer, Tried]] = []
+    names: list[Layer] = []
     least: Tried = {}
-    total, done = sum(counts.values()) * len(layers), 0
+    total, done, before = sum(counts.values()) * len(layers), 0, 0.0
+
+    def price(layer: Layer) -> float:
+        """The least that it may cost now, by its size."""
+        return (least.get(layer, 0.0) - before) / (1 if sizes is None else sizes[layer])
+
     for _ in range(sum(counts.values())):
-        names = [layer for layer, _ in gone]
         tried: Tried = {}
         best = inf
-        for layer in sorted(open_to(layers, counts, names), key=lambda one: least.get(one, 0.0)):
-            if least.get(layer, 0.0) > best:
+        for layer in sorted(open_to(layers, counts, names), key=price):
+            if price(layer) > best:
                 break  # so would be all that follow
             progress(Event("Trying without layers", done, total, f"without {layer}"))
             trial = ",".join(map(str, sorted([*names, layer])))
@@ -71,11 +77,14 @@ def least_missed(
                 keep(trial, damage)
             tried[layer] = damage
             least[layer] = min(inf, damage)  # NaN is the worst there is
-            best = min(best, least[layer])
+            best = min(best, price(layer))
             done += 1
-        gone.append((min(tried, key=lambda each: (least[each], each)), dict(tried)))
+        if not tried:
+            return
+        names.append(min(tried, key=lambda each: (price(each), each)))
+        before = least[names[-1]]
+        yield names[-1], tried
     progress(Event("Trying without layers", total, total))
-    return gone
 
 
 def open_to(layers: Sequence[Layer], counts: Counts, gone: Sequence[Layer]) -> list[Layer]:

@@ -21,6 +21,7 @@ from surgery.architectures.dropping import (
 from surgery.checkpoint.directory import read_json
 from surgery.checkpoint.disk import target_errors
 from surgery.checkpoint.source import TensorSource
+from surgery.runtime.manifest import COMPRESS
 from surgery.stored.block import Operation, surgery_block
 from surgery.stored.stored import Stored
 
@@ -127,6 +128,8 @@ def layers_gone(old: Stored, new: Stored) -> list[Layer]:
     have = layers_of(old.family, old.config, old.claims)
     stay = {scope: list(numbers) for scope, numbers in by_tower(have).items()}
     for operation in new.operations[len(old.operations) :]:
+        if operation["method"] != COMPRESS:  # others of the same run tell of the same
+            continue
         dropped = operation["provenance"].get(LAYERS)
         for scope, gone in (dropped if isinstance(dropped, dict) else {}).items():
             if scope in stay and isinstance(gone, list):

@@ -134,7 +134,7 @@ def test_the_layer_that_is_missed_least_goes_and_the_others_are_tried_again() ->
     layers = [Layer("decoder", at) for at in range(4)]
     kept: dict[str, float] = {}
     witness: Any = Planted(model, minds)
-    found = least_missed(witness, layers, {None: 2}, ignore, keep=kept.__setitem__)
+    found = [*least_missed(witness, layers, {None: 2}, ignore, keep=kept.__setitem__)]
     assert [layer.layer for layer, _ in found] == [2, 1]
     assert found[1][1] == {layers[1]: 0.4, layers[3]: 0.7}
     witness = Planted(model, {})  # nothing is tried that is known

@@ -15,7 +15,7 @@ import surgery
 from surgery.calibration import feed_forward
 from surgery.checkpoint.resolve import resolve
 from surgery.engine.compress import compress as engine
-from surgery.engine.compress.in_place import narrowed
+from surgery.engine.compress.in_place import compressed
 from surgery.engine.compress.plan import make_plan
 from surgery.errors import CheckpointError, UsageError
 from surgery.report.model.report import Report
@@ -66,7 +66,7 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     real = engine.price_of
 
     def price_of(plan: Any, run_: Any, fitted: Any, cut: Any, *rest: Any) -> Any:
-        with cut(), narrowed(run_.model, plan.sites, fitted.result):
+        with compressed(run_.model, plan, fitted.result, cut):
             tried.append(run(run_.model))
         return real(plan, run_, fitted, cut, *rest)
 

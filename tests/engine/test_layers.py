@@ -46,6 +46,8 @@ def deeper(directory: Path, times: int = 2) -> Path:
 
     save_file(grown, directory / "model.safetensors", metadata={"format": "pt"})
     config["num_hidden_layers"] *= times
+    if "layer_types" in config:
+        config["layer_types"] *= times
     (directory / "config.json").write_text(json.dumps(config))
     return directory
 

@@ -16,6 +16,8 @@ import surgery
 from surgery.calibration import feed_forward
 from surgery.errors import UsageError
 from surgery.report.model.report import Report
+from surgery.report.text.feed_forward import narrower_sentence
+from surgery.report.text.feed_forward_tables import tower_rows
 from tests.engine.support import config_of, contents, run, save_tiny, tensors_of
 from tests.engine.test_compress import WIDTHS, options, priced, save
 from tests.export.whispers import save_openai
@@ -92,8 +94,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 def test_widths_that_come_out_equal_are_stock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("surgery.engine.compress.ragged")
-    monkeypatch.setattr(module, "choose_widths", lambda blocks, _: dict.fromkeys(blocks, 28))
+    module = importlib.import_module("surgery.engine.compress.budget")
+
+    def alike(blocks: Any, _: Any) -> Any:
+        return [block.step(name, block.widths[0], 28) for name, block in blocks.items()]
+
+    monkeypatch.setattr(module, "cheapest_steps", alike)
     ragged(tmp_path, "llama")
     config = config_of(tmp_path / "out")
     assert config["intermediate_size"] == 28 and "auto_map" not in config
@@ -104,7 +110,13 @@ def test_a_dry_run_says_that_widths_are_not_known(tmp_path: Path) -> None:
     source = save("llama", tmp_path / "source")
     chosen = options(tmp_path, "llama", layout="ragged")
     report = surgery.compress(source, tmp_path / "out", options=chosen, dry_run=True)
-    assert any("as if blocks were equally wide" in note for note in report.notes)
+    assert any("only how much goes is known" in note for note in report.notes)
+    (saving,) = report.savings
+    ffn = 2 * 3 * 40 * 32  # of two blocks
+    assert saving.name == "model" and saving.before - saving.stored == pytest.approx(0.3 * ffn)
+    text = narrower_sentence(report)
+    assert "real input will say" in text and "neurons" not in text
+    assert {row["kept"] for row in tower_rows(report)} == {"—"} and not report.quantities
 
 
 def test_what_was_narrowed_is_narrowed_again_cut_and_merged(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_it_is_resumed_verified_merged_and_not_made_twice(
     [
         ({"layout": "model"}, "No stock class"),
         ({"seams": ("vo",)}, "leaves feed-forward blocks out"),
-        ({"seams": ("layers", "ffn")}, "not one of its choices"),
-        ({"layers": "1"}, "in one run yet"),
+        ({"seams": ("ffn", "heads")}, "not one of its choices"),
+        ({"seams": ("layers", "ffn"), "layers": "1"}, "name none, nor how many"),
         ({"remove": 0.97}, "More is to be removed"),
     ],
 )

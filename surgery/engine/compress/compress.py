@@ -13,12 +13,13 @@ from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.choices.where import given_by
 from surgery.engine.compress.attention import AttentionPart
+from surgery.engine.compress.candidates import budget_report
 from surgery.engine.compress.cutting import Cutting, specs_of
 from surgery.engine.compress.fit import Fitted, rewritten
 from surgery.engine.compress.layers import choose_layers, layers_report
 from surgery.engine.compress.options import CompressOptions
 from surgery.engine.compress.plan import CompressPlan, make_plan
-from surgery.engine.compress.price import price_of
+from surgery.engine.compress.price import compared, price_of
 from surgery.engine.compress.reporting import build_report
 from surgery.engine.compress.within import choose_within
 from surgery.engine.measure.bounds import WITHIN, check_bound
@@ -27,6 +28,7 @@ from surgery.engine.measure.leakage import check_leakage
 from surgery.engine.result import Clock, default_output, planned, produce
 from surgery.errors import UsageError
 from surgery.events import Progress, ignore
+from surgery.report.model.budget import BudgetReport
 from surgery.report.model.calibration import Calibration, SearchStep
 from surgery.report.model.layers import LayersReport
 from surgery.report.model.report import Report
@@ -135,6 +137,7 @@ class Compress:
         self._fitted: Fitted | None = None
         self._calibration: Calibration | None = None
         self._layers: LayersReport | None = None
+        self._budget: BudgetReport | None = None
         self._notes: list[str] = []
         if plan.gone:
             self._layers = layers_report(plan, plan.gone if plan.options.drop_layers else ())
@@ -173,12 +176,21 @@ class Compress:
                 self.plan = make_plan(self.source, self.plan.options, self.plan.asked, gone=gone)
                 clock.lap("choose layers")
             cutting = Cutting(self.plan, run, attention, transaction, progress)
+            attention = self._attention = cutting.attention
             bound, steps = self.options.bound, list[SearchStep]()
             if bound is not None:
                 steps = choose_within(bound, cutting)
             else:
                 cutting.choose(self.plan)
-            self.plan = replace(cutting.plan, options=self.options)
+            before, self.plan = self.plan, replace(cutting.plan, options=self.options)
+            if cutting.budget is not None:
+                output = compared(self.plan, run)
+                self._budget = budget_report(cutting.budget, cutting.found, output)
+                if len(self.plan.gone) > len(before.gone):
+                    layers = cutting.found[0].layers
+                    self._layers = layers_report(
+                        self.plan, self.plan.gone, "budget", layers, output
+                    )
             clock.lap("choose")
             fitted = cutting.fit()
             clock.lap("calibrate and fit")
@@ -188,7 +200,7 @@ class Compress:
                 bound=None if bound is None else next(iter(given_by(bound))),
                 search=steps,
             )
-            clock.lap("price")
+            clock.lap("price on held-out rows")
         self._fitted = fitted
         blocks = {name: site.path for site in self.plan.sites for name in site.tensors()}
         heads = {} if attention is None else attention.plan.blocks()
@@ -259,6 +271,7 @@ class Compress:
             attention=None if cut is None else cut.report(sha256, output),
             ranks={} if cut is None else cut.ranks,
             layers=self._layers,
+            budget=self._budget,
             calibration=self._calibration,
             sha256=sha256,
             output=output,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from math import isnan
 
 from surgery.architectures.feed_forward import FeedForwardSite
 from surgery.calibration.feed_forward import down_module
@@ -13,14 +15,15 @@ from surgery.checkpoint.journal import digest
 from surgery.checkpoint.transaction import Transaction
 from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.compress.attention import AttentionPart
+from surgery.engine.compress.budget import Budget, Choice
+from surgery.engine.compress.candidates import COMPARED, STAGE, Candidate, candidates
 from surgery.engine.compress.fit import Fitted, fit_blocks, fitted_key
 from surgery.engine.compress.goal import parameters_of
-from surgery.engine.compress.in_place import narrowed
+from surgery.engine.compress.in_place import compressed
 from surgery.engine.compress.minded import Minded, watch_output
 from surgery.engine.compress.plan import CompressPlan, in_scope
-from surgery.engine.compress.ragged import with_own_widths
 from surgery.engine.measure.input_run import InputRun
-from surgery.events import Progress
+from surgery.events import Event, Progress
 
 
 class Cutting:
@@ -37,6 +40,8 @@ class Cutting:
         plan: What was chosen last.
         expected: What that is expected to do to the output.
         several: Whether more than one budget is fitted: results are then kept apart.
+        budget: What parts cost, where they are compared.
+        found: The ways to spend the budget that was chosen last, the one that was taken first.
     """
 
     def __init__(
@@ -51,7 +56,13 @@ class Cutting:
         self.transaction, self.progress = transaction, progress
         self.expected: float | None = None
         self.several = False
+        if attention is not None:
+            attention.at(plan)
         self._minded = self._watched()
+        if self._minded is None:  # what layers take is enough
+            self.attention = None
+        self.budget: Budget | None = None
+        self.found: list[Candidate] = []
         self._fitted: dict[str, tuple[Fitted, tuple[FeedForwardSite, ...]]] = {}
 
     def _watched(self) -> Minded | None:
@@ -61,7 +72,7 @@ class Cutting:
         if not blocks or not plan.options.minds:
             return None
         with without_layers(model, plan.gone):
-            outputs = {site.path: down_module(model, site) for site in blocks}
+            outputs = {plan.names[site.path]: down_module(model, site) for site in blocks}
             sites: list[Scoped] = [*plan.gone, *blocks]
             if attention is not None:
                 outputs |= attention.outputs()
@@ -70,23 +81,46 @@ class Cutting:
             return watch_output(self.run, sites, outputs, kept, self.progress, language=language)
 
     def choose(self, plan: CompressPlan) -> None:
-        """Choose what goes of every block, and cut attention so, where it shares the budget.
+        """Choose what goes of every part, and cut attention so, where it shares the budget.
+
+        Where layers share it, the likeliest choices are fitted, run and compared.
 
         Raises:
             UsageError: So much cannot go.
         """
         self.plan, self.expected = plan, None
-        if plan.sites and self._minded is not None and plan.options.layout == "ragged":
-            self.plan, self.expected = with_own_widths(
-                plan, self.run, self._minded, self.attention, self.transaction, self.progress
-            )
+        if self._minded is None or not plan.options.compares:
+            return
+        if self.budget is None:
+            parts = self._minded, self.attention, self.transaction, self.progress
+            self.budget = Budget(plan, self.run, *parts)
+        found = candidates(self.budget, plan, self.transaction, self.progress)
+        likely, others = found[:COMPARED], found[COMPARED:]
+        if len(likely) > 1:
+            self.several = True
+            for at, one in enumerate(likely):
+                self.progress(Event(STAGE, at, len(likely), f"{len(one.layers)} layers gone"))
+                self._take(one.choice)
+                measured = self.budget.damage(f"choice:{self.key}", self.in_place)
+                likely[at] = replace(one, measured=measured)
+            self.progress(Event(STAGE, len(likely), len(likely)))
+            likely.sort(key=lambda one: (isnan(one.measured or 0.0), one.measured))
+        self.found = [*likely, *others]
+        self._take(likely[0].choice)
+
+    def _take(self, choice: Choice) -> None:
+        self.plan, self.expected = choice.plan, choice.expected
+        if self.attention is not None:
+            self.attention.at(choice.plan)
+            self.attention.cut_to(choice.left, self.transaction)
 
     @property
     def key(self) -> str:
         """What tells this choice from others of this model."""
         ranks = {} if self.attention is None else self.attention.ranks
         heads = {path: [list(one.qk), list(one.vo)] for path, one in sorted(ranks.items())}
-        return digest([sorted(self.plan.widths.items()), heads])[:16]
+        gone = [str(layer) for layer in self.plan.gone]
+        return digest([gone, sorted(self.plan.widths.items()), heads])[:16]
 
     def fit(self) -> Fitted:
         """Fit what is left of every block, or return what was fitted before."""
@@ -113,9 +147,8 @@ class Cutting:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Run the model as it was chosen, fitted."""
-        fitted, plan, model = self.fit(), self.plan, self.run.model
-        narrow = narrowed(model, plan.sites, fitted.result)
-        with without_layers(model, plan.gone), self.cut(), narrow:
+        fitted = self.fit()
+        with compressed(self.run.model, self.plan, fitted.result, self.cut):
             yield
 
     @property

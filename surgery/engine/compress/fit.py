@@ -74,7 +74,7 @@ def watched(
     hearing = Hearing(PADDING_WEIGHT, varied=True, language=plan.options.language)
     decoder = any(site.scope != "encoder" for site in plan.sites)
     most = (TOKENS if data.kind == "text" else FRAMES) * plan.sites[0].width
-    gone, there = (plan.gone, plan.sites) if in_turn else ((), plan.sites_of_whole())
+    gone, there = (plan.gone, plan.sites) if in_turn else ((), plan.sites_of_whole)
     own = {other.path: site for other, site in zip(there, plan.sites, strict=True)}
     done = [path for path, site in own.items() if site.path in known]
     with without_layers(model, gone), as_it_was(model, there):
@@ -142,8 +142,13 @@ def eliminated(
         order=plan.options.order,
         amends=plan.options.amends,
         ridge=plan.options.ridge,
-        metric=None if minded is None else minded[site.path],
+        metric=None if minded is None else minded[plan.names[site.path]],
     )
+
+
+def eliminated_key(name: str) -> str:
+    """Return where what :func:`eliminated` found of a block is kept, by its original name."""
+    return f"neurons:{name}"
 
 
 def _fit(
@@ -153,11 +158,15 @@ def _fit(
     minded: Minded | None,
     fitted: Fitted,
 ) -> None:
-    options = plan.options
+    options, transaction = plan.options, fitted.kept
     down, bias = down_of(plan, site)
     width = plan.widths[site.path]
     kept = torch.arange(site.neurons)
-    if width < site.neurons:
+    before = eliminated_key(plan.names[site.path])
+    if width < site.neurons and not options.sequential and transaction.done(before):
+        order = transaction.unspill(before)["order"]  # on the same input
+        kept = order[len(order) - width :].sort().values
+    elif width < site.neurons:
         kept = eliminated(plan, site, moments, minded).kept(width)
     result = narrow(down, bias, moments, kept, amends=options.amends, ridge=options.ridge)
     deleted = narrow(down, bias, moments, kept, amends="none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, floor, prod
+from math import ceil, floor
 from typing import Any
 
 import torch
@@ -110,7 +110,9 @@ class Goal:
             "--multiple 1": options.multiple > 1,
             "--layout ragged": options.layout != "ragged",
             "--seams qk,vo,ffn": options.layout == "ragged" and not options.attention,
-            "--layers N": options.layers is None and options.drop_layers is None,
+            "--seams ffn,layers": not (
+                "layers" in options.seams or options.layers or options.drop_layers
+            ),
         }
         able = [words for words, open_ in more.items() if open_]
         return f"remove less, or try {', '.join(able)}" if able else "remove less"
@@ -143,15 +145,25 @@ class Goal:
             )
 
 
+def counted(stored: Stored, of: str = "model") -> list[str]:
+    """Return the tensors of a checkpoint, or with ``ffn`` those of its feed-forward blocks."""
+    if of == "model":
+        return [*stored.source.infos]
+    return [name for site in stored.blocks for name in site.tensors()]
+
+
 def parameters_of(stored: Stored, of: str = "model") -> int:
-    """Return how many parameters a checkpoint has, or with ``ffn`` its feed-forward blocks."""
-    infos = stored.source.infos
-    names = infos if of == "model" else [n for site in stored.blocks for n in site.tensors()]
-    return sum(prod(infos[name].shape) for name in names)
+    """Return how many parameters these are."""
+    return sum(stored.source.infos[name].numel for name in counted(stored, of))
 
 
-def one_width(sites: Sequence[FeedForwardSite], goal: Goal) -> dict[str, int]:
+def one_width(sites: Sequence[FeedForwardSite], goal: Goal, *, alone: bool) -> dict[str, int]:
     """Return one width a tower: that with most of its neurons left loses a step next.
+
+    Args:
+        sites: The blocks that share the budget.
+        goal: How much is to go.
+        alone: Nothing else shares it.
 
     Raises:
         UsageError: So much cannot go.
@@ -180,6 +192,6 @@ def one_width(sites: Sequence[FeedForwardSite], goal: Goal) -> dict[str, int]:
         if removed > 0 and wanted - removed < saved / 2:
             return narrowed()
         widths[scope], removed = narrower, removed + saved
-    if wanted - removed > 0 and not options.attention:
+    if wanted - removed > 0 and alone:
         raise goal.too_much(removed)
     return narrowed()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from surgery.architectures.feed_forward import FeedForwardSite
 from surgery.calibration.modules import find_module
+from surgery.calibration.without_layers import without_layers
+from surgery.engine.compress.plan import CompressPlan
 from surgery.methods.neuron_refit import NarrowDown
 
 
@@ -50,10 +53,25 @@ def narrowed(
         yield
 
 
+@contextmanager
+def compressed(
+    model: nn.Module,
+    plan: CompressPlan,
+    result: Callable[[FeedForwardSite], NarrowDown],
+    cut: Callable[[], AbstractContextManager[None]],
+) -> Iterator[None]:
+    """Run with attention cut, layers gone and blocks narrow."""
+    with cut(), without_layers(model, plan.gone), narrowed(model, plan.sites, result):
+        yield
+
+
 @torch.no_grad()
 def narrow_block(model: nn.Module, site: FeedForwardSite, result: NarrowDown) -> None:
     """Make one block narrow, for good."""
-    for role, module in modules_of(model, site).items():
+    modules = modules_of(model, site)
+    if not len(result.kept) and isinstance(modules["down"], Conv1D):  # which needs a neuron
+        result = replace(result, kept=torch.arange(1), down=result.down.new_zeros(site.width, 1))
+    for role, module in modules.items():
         weight: Tensor = module.weight  # type: ignore[assignment]  # a linear map's
         bias: Tensor | None = module.bias  # type: ignore[assignment]
         transposed = isinstance(module, Conv1D)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from surgery.architectures.dropping import Layer
 from surgery.calibration.layers import Tried, influences, least_missed, open_to
 from surgery.calibration.towers import Hearing, towers_of
-from surgery.calibration.witness import error_of, unit_of
+from surgery.calibration.witness import Output, error_of, unit_of
 from surgery.checkpoint.transaction import Transaction
 from surgery.choices.common import PADDING_WEIGHT
 from surgery.engine.compress.plan import CompressPlan
@@ -31,21 +30,38 @@ def choose_layers(
         transaction: Keeps what was found.
         progress: Called with :class:`surgery.events.Event`.
     """
-    if plan.options.layer_order == "influence":
-        found, unit = _by_influence(plan, run, transaction, progress), ""
-    else:
-        found, unit = _by_trials(plan, run, transaction, progress)
+    by_trials = plan.options.layer_order != "influence"
+    find = _by_trials if by_trials else _by_influence
+    found, output = find(plan, run, transaction, progress)
+    gone = tuple(sorted(layer for layer, _ in found))
+    return gone, layers_report(plan, gone, plan.options.layer_order, found, output)
+
+
+def layers_report(
+    plan: CompressPlan,
+    gone: Sequence[Layer],
+    order: str = "given",
+    found: Sequence[tuple[Layer, Tried]] = (),
+    output: Output | None = None,
+) -> LayersReport:
+    """Return what a report says of layers that leave.
+
+    Args:
+        plan: What was asked for.
+        gone: The layers.
+        order: How they were chosen.
+        found: What was tried before each left, in order.
+        output: What trials looked at; ``None`` for influences.
+    """
+    layers = plan.layers
+
+    def told(value: float) -> float:
+        return value if output is None else error_of(output, value)
+
     steps = [
-        LayerStep(str(layer), tried[layer], {str(one): value for one, value in tried.items()})
+        LayerStep(str(layer), told(tried[layer]), {str(one): told(x) for one, x in tried.items()})
         for layer, tried in found
     ]
-    gone = tuple(sorted(layer for layer, _ in found))
-    return gone, layers_report(plan, gone, order=plan.options.layer_order, steps=steps, unit=unit)
-
-
-def layers_report(plan: CompressPlan, gone: tuple[Layer, ...], **found: Any) -> LayersReport:
-    """Return what a report says of layers that leave."""
-    layers = plan.layers
     towers = [
         LayerTower(
             scope,
@@ -54,33 +70,34 @@ def layers_report(plan: CompressPlan, gone: tuple[Layer, ...], **found: Any) -> 
         )
         for scope in dict.fromkeys(one.scope for one in layers)
     ]
-    return LayersReport(towers, **found)
+    return LayersReport(towers, order, steps, "" if output is None else unit_of(output))
 
 
 def _by_trials(
     plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
-) -> tuple[list[tuple[Layer, Tried]], str]:
+) -> tuple[list[tuple[Layer, Tried]], Output | None]:
     may = open_to(plan.layers, plan.to_choose, [])
     looks = run.witness_of(may, plan.options.language)
+    kept = trials_kept(transaction)
+    found = list(least_missed(looks, plan.layers, plan.to_choose, progress, *kept))
+    return found, looks.output
+
+
+def trials_kept(
+    transaction: Transaction,
+) -> tuple[Callable[[str], float | None], Callable[[str, float], None]]:
+    """Return what finds the damage of a trial that was made before, and what keeps one."""
 
     def known(trial: str) -> float | None:
         key = f"without:{trial}"
         return float(transaction.payload(key)) if transaction.done(key) else None
 
-    def keep(trial: str, damage: float) -> None:
-        transaction.record(f"without:{trial}", damage)
-
-    found = least_missed(looks, plan.layers, plan.to_choose, progress, known, keep)
-    told = [
-        (layer, {one: error_of(looks.output, value) for one, value in tried.items()})
-        for layer, tried in found
-    ]
-    return told, unit_of(looks.output)
+    return known, lambda trial, damage: transaction.record(f"without:{trial}", damage)
 
 
 def _by_influence(
     plan: CompressPlan, run: InputRun, transaction: Transaction, progress: Progress
-) -> list[tuple[Layer, Tried]]:
+) -> tuple[list[tuple[Layer, Tried]], Output | None]:
     may = open_to(plan.layers, plan.to_choose, [])
     if transaction.done("influences"):
         told: Mapping[str, float] = transaction.payload("influences")
@@ -102,4 +119,4 @@ def _by_influence(
         able = open_to(plan.layers, plan.to_choose, [layer for layer, _ in found])
         tried = {one: every[one] for one in able}
         found.append((min(tried, key=lambda one, tried=tried: (tried[one], one)), tried))  # type: ignore[misc]
-    return found
+    return found, None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from surgery.methods.neurons import Amends
 
 OF = ("model", "ffn")
-SEAMS = (*ATTENTION_SEAMS, "ffn")
+SEAMS = (*ATTENTION_SEAMS, "ffn", "layers")
 LAYOUTS = ("model", "ragged")
 SCOPES = ("encoder", "decoder", "all")
 MULTIPLE = 64
@@ -46,7 +46,8 @@ class CompressOptions:
         of: Share of what: the ``model``, or its feed-forward blocks (``ffn``).
         layout: One width for all blocks of a tower, which stock classes load (``model``), or to
             each its own (``ragged``).
-        seams: What shares the budget: ``ffn``, and with layout ``ragged`` ``qk`` and ``vo``.
+        seams: What shares the budget: ``ffn``, whole ``layers``, and with layout ``ragged`` ``qk``
+            and ``vo``.
         scope: The tower whose blocks share it, or ``all``; cross-attention is the decoder's.
         multiple: Widths are multiples of this.
         order: By what neurons go; ``surgeon`` or one of the baselines.
@@ -106,9 +107,9 @@ class CompressOptions:
     )
     seams: tuple[str, ...] = asked(
         ("ffn",),
-        "What shares the budget: ffn, or, with --layout ragged, qk,vo,ffn.",
+        "What shares the budget: ffn; layers; with --layout ragged also qk,vo.",
         reads="words",
-        metavar="qk,vo,ffn",
+        metavar="qk,vo,ffn,layers",
     )
     scope: str = asked("all", "Which tower's blocks share it.", among=SCOPES)
     multiple: int = asked(MULTIPLE, "Widths are multiples of this.", least=1)
@@ -155,13 +156,12 @@ class CompressOptions:
             raise UsageError(
                 "No stock class holds attention whose heads differ",
                 found=f"--seams {','.join(self.seams)} --layout {self.layout}",
-                expected="--layout ragged, or --seams ffn",
+                expected="--layout ragged, or --seams ffn,layers",
             )
-        if self.attention and (self.drop_layers is not None or self.layers is not None):
+        if "layers" in self.seams and (self.drop_layers is not None or self.layers is not None):
             raise UsageError(
-                "Layers and attention do not go in one run yet",
+                "--seams layers finds in the budget which layers go: name none, nor how many",
                 found=f"--seams {','.join(self.seams)} beside layers to drop",
-                hint="drop the layers first, then compress the result with --seams",
             )
         choice("--dtype", self.dtype, (None, *DTYPES))
         if self.drop_layers is not None and self.layers is not None:
@@ -219,8 +219,13 @@ class CompressOptions:
 
     @property
     def minds(self) -> bool:
-        """Whether it is asked what the output minds: by the order, or to compare blocks."""
-        return self.order == "surgeon" or self.layout == "ragged"
+        """Whether it is asked what the output minds: by the order, or to compare parts."""
+        return self.order == "surgeon" or self.compares
+
+    @property
+    def compares(self) -> bool:
+        """Whether parts of the model are compared, to choose what goes."""
+        return self.layout == "ragged" or "layers" in self.seams
 
     @property
     def amends(self) -> Amends:

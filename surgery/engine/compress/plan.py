@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from surgery.architectures.base import Scope
-from surgery.architectures.dropping import Layer, check_dropped, layers_of
+from surgery.architectures.dropping import Layer, check_dropped, layers_of, renamed
 from surgery.architectures.feed_forward import (
     FeedForwardSite,
     at_widths,
@@ -18,7 +19,7 @@ from surgery.architectures.feed_forward import (
 from surgery.checkpoint.source import TensorSource
 from surgery.checkpoint.writer import TensorSpec
 from surgery.choices.layers import counted_layers, named_layers
-from surgery.engine.compress.goal import Goal, one_width
+from surgery.engine.compress.goal import Goal, counted, one_width
 from surgery.engine.compress.options import CompressOptions
 from surgery.errors import CheckpointError, UsageError
 from surgery.runtime.manifest import COMPRESS
@@ -75,12 +76,37 @@ class CompressPlan:
         """How many layers are to be chosen on real input, by tower; ``None`` stands for any."""
         return _counted(self.options)
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """By the path of a block its path in the whole checkpoint."""
+        gone, whole = {*self.gone}, self.whole.blocks
+        stay = (one for one in whole if Layer(one.scope, one.layer) not in gone)
+        return {one.path: other.path for one, other in zip(self.blocks, stay, strict=True)}
+
+    @property
     def sites_of_whole(self) -> tuple[FeedForwardSite, ...]:
-        """Return :attr:`sites` by the names and numbers of the whole checkpoint."""
-        if not self.sites:
-            return ()
-        own = in_scope(self.whole, self.options)
-        return tuple(one for one in own if Layer(one.scope, one.layer) not in self.gone)
+        """:attr:`sites` by the names and numbers of the whole checkpoint."""
+        whole = {one.path: one for one in self.whole.blocks}
+        return tuple(whole[self.names[site.path]] for site in self.sites)
+
+    def sizes(self, of: str) -> dict[Layer, int]:
+        """Return how many parameters of the ``model``, or of its ``ffn``, are each layer's."""
+        whole, found = self.whole, dict[Layer, int]()
+        for layer in self.layers:
+            without = {layer.scope: (layer.layer,)}
+            found[layer] = sum(
+                whole.source.infos[name].numel
+                for name in counted(whole, of)
+                if renamed(whole.family, whole.claims.prefix, name, without) is None
+            )
+        return found
+
+    def narrowed_to(self, left: Mapping[str, int]) -> CompressPlan:
+        """Return the plan with these widths, by the block's path in the whole checkpoint."""
+        stored, sites = self.stored, in_scope(self.stored, self.options)
+        widths = {site.path: left[self.names[site.path]] for site in sites}
+        keys = width_keys(stored.family, stored.config, stored.claims, sites)
+        return replace(self, sites=sites, widths=widths, keys=keys)
 
     @property
     def stock(self) -> dict[Scope, int]:
@@ -156,7 +182,8 @@ def make_plan(
     widths: dict[str, int] = {}
     if goal.wanted > 0:
         sites = in_scope(stored, options)
-        widths = one_width(sites, goal)
+        shared = options.attention or ("layers" in options.seams and gone is None)
+        widths = one_width(sites, goal, alone=not shared)
     keys = width_keys(stored.family, stored.config, stored.claims, sites)
     return CompressPlan(
         whole, leaving, stored, asked, options, stored.blocks, sites, widths, keys, goal

@@ -170,7 +170,7 @@ class Planning:
             steps = choose_within(options.bound, cutting, heard=self._heard, beaten=beaten)
         with cutting.in_place():
             measured = error_of(self._heard.output, self._heard.damage())
-        shards = specs_of(cutting.plan, attention).values()
+        shards = specs_of(cutting.plan, cutting.attention).values()
         self._specs[number] = [one for shard in shards for one in shard]
         found = Tried(
             _apart(way),

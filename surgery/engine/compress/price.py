@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 from surgery.calibration.held_out import HeldOut
-from surgery.calibration.without_layers import without_layers
 from surgery.calibration.witness import (
+    Output,
     Scoped,
     error_of,
     output_of_speech,
@@ -15,7 +16,7 @@ from surgery.calibration.witness import (
     unit_of,
 )
 from surgery.engine.compress.fit import Fitted
-from surgery.engine.compress.in_place import narrowed
+from surgery.engine.compress.in_place import compressed
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure import priced
 from surgery.engine.measure.input_run import InputRun
@@ -43,16 +44,9 @@ def price_of(
     """
     model, language = run.model, plan.options.language
 
-    @contextmanager
-    def in_place() -> Iterator[None]:
-        with without_layers(model, plan.gone), cut(), narrowed(model, plan.sites, fitted.result):
-            yield
-
+    in_place = partial(compressed, model, plan, fitted.result, cut)
     touched: list[Scoped] = [*plan.gone, *plan.sites]
-
-    held_out, found = run.dealt.held_out, None
-    hears = run.needed("A price").kind == "audio"
-    output = output_of_speech(touched) if hears else output_of_text(model)
+    held_out, found, output = run.dealt.held_out, None, compared(plan, run)
     if held_out is not None:
         rows = HeldOut(model, touched, held_out, run.processor, language=language)
         found = priced.price(rows, in_place, progress, fitted.kept, "narrow")
@@ -69,3 +63,10 @@ def price_of(
         in_sample=False,
         held_out=None if found is None else priced.told(found),
     )
+
+
+def compared(plan: CompressPlan, run: InputRun) -> Output:
+    """Return which output shows what becomes of a plan's layers and blocks."""
+    if run.needed("A price").kind == "audio":
+        return output_of_speech([*plan.gone, *plan.sites])
+    return output_of_text(run.model)

@@ -12,6 +12,7 @@ from surgery.checkpoint.writer import TensorSpec
 from surgery.engine.compress.plan import CompressPlan
 from surgery.report.accounting import TensorInfo
 from surgery.report.costs import beside_attention, quantities, sequence_lengths
+from surgery.report.model.budget import BudgetReport
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.layers import LayersReport
 from surgery.report.model.report import FeedForwardReport, Quantity, Report, Saving, Source
@@ -25,8 +26,8 @@ RAGGED = (
     "trust_remote_code=True; surgery export --to hf writes a stock checkpoint, with zeros."
 )
 COUNTED = (
-    "Counted as if blocks were equally wide: which width each is to have, what it does on real "
-    "input says, and nothing was run."
+    "What goes of which block, and whether layers leave, real input says, and nothing was run: "
+    "only how much goes is known."
 )
 
 
@@ -35,6 +36,7 @@ def build_report(
     fitted: Mapping[str, tuple[float, float]],
     *,
     layers: LayersReport | None,
+    budget: BudgetReport | None,
     specs: Mapping[str, Sequence[TensorSpec]],
     attention: Report | None,
     ranks: Mapping[str, SiteRanks],
@@ -48,6 +50,7 @@ def build_report(
         plan: What was asked for.
         fitted: By block the relative error of its output, refitted and not.
         layers: Which layers left, if any was to.
+        budget: How the budget was spent, where parts were compared.
         specs: Every tensor of the result, by shard.
         attention: The report of what became of attention, where it shares the budget.
         ranks: What stays of each of its blocks.
@@ -60,8 +63,11 @@ def build_report(
         name: (info.shape, info.dtype.itemsize) for name, info in source.infos.items()
     }
     after = {one.name: (one.shape, one.dtype.itemsize) for some in specs.values() for one in some}
-    heads = [] if attention is None else attention.savings[:1]
+    heads = [] if attention is None else [_attention(plan, attention.savings[0])]
     unknown = (0.0, 0.0) if plan.sites else (nan, nan)
+    known = calibration is not None or not plan.options.compares or not plan.sites
+    widths = plan.widths if known else {}
+    counted = [*heads, *_savings(plan, before, after)] if known else [_aimed_at(plan)]
     return Report(
         title=f"{source.name}: {_what(plan, heads=attention is not None)}",
         method=COMPRESS,
@@ -76,9 +82,9 @@ def build_report(
         ),
         versions=versions(),
         sites=[] if attention is None else attention.sites,
-        savings=[*heads, *_savings(plan, before, after)],
-        quantities=_quantities(plan, before, after, ranks),
-        notes=_notes(plan, heads=attention is not None, run=calibration is not None),
+        savings=counted,
+        quantities=_quantities(plan, before, after, ranks) if known else [],
+        notes=_notes(plan, heads=attention is not None, known=known),
         output=output,
         calibration=calibration,
         feed_forward=[
@@ -87,13 +93,14 @@ def build_report(
                 scope=site.scope,
                 layer=site.layer,
                 before=site.neurons,
-                kept=plan.widths.get(site.path, site.neurons),
+                kept=widths.get(site.path, site.neurons),
                 fitted_error=fitted.get(site.path, unknown)[0],
                 deleted_error=fitted.get(site.path, unknown)[1],
             )
             for site in plan.blocks
         ],
         layers=layers,
+        budget=budget,
     )
 
 
@@ -102,6 +109,22 @@ def _what(plan: CompressPlan, *, heads: bool) -> str:
     if plan.sites or not done:
         done.append("narrower feed-forward blocks")
     return " and ".join(done)
+
+
+def _aimed_at(plan: CompressPlan) -> Saving:
+    """Count what would go of the model, where only that is known."""
+    before, left = (
+        sum(info.numel for info in each.source.infos.values()) for each in (plan.whole, plan.stored)
+    )
+    stored = round(left - plan.wanted)
+    return Saving("model", "Whole model", before, stored, stored)
+
+
+def _attention(plan: CompressPlan, saving: Saving) -> Saving:
+    """Count attention's parameters before any layer left."""
+    names = {name for site in plan.whole.claims.sites for name in site.tensors()}
+    before = sum(plan.whole.source.infos[name].numel for name in names)
+    return replace(saving, before=before)
 
 
 def _savings(
@@ -170,7 +193,7 @@ def _counted(
     return {one.name: one for one in every}, weights
 
 
-def _notes(plan: CompressPlan, *, heads: bool, run: bool) -> list[str]:
+def _notes(plan: CompressPlan, *, heads: bool, known: bool) -> list[str]:
     widths = [f"{plan.keys[scope]} = {width}" for scope, width in plan.stock.items()]
     before, after = plan.whole.source.config, plan.source.config
     changed = [
@@ -186,7 +209,7 @@ def _notes(plan: CompressPlan, *, heads: bool, run: bool) -> list[str]:
         )
     else:
         final = "Nothing merges it back: the other neurons are gone."
-    if plan.sites and plan.options.layout == "ragged" and not run:
+    if not known:
         return [COUNTED, final]
     if heads or plan.told() or plan.stored.neurons:
         return [RAGGED, final]

@@ -76,7 +76,9 @@ def choose_within(
     found, steps = largest(tries, limit, first, most, CLOSE, cutting.progress)
     if not found:
         raise _nothing(options, steps[-1], tried[steps[-1].removed][1])
-    cutting.choose(_at(whole, found))
+    # less half a step: of two budgets the smaller may remove more
+    able = [step.removed for step in steps if step.accepted]
+    cutting.choose(_at(whole, max(able, key=lambda share: tried[share][1])))
     by_choice = {tried[step.removed][0]: step for step in steps}
     return [replace(step, removed=tried[step.removed][1]) for step in by_choice.values()]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgery.report.model.budget import BudgetReport
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.layers import LayersReport
 from surgery.report.model.tuning import Tuning
@@ -237,6 +238,7 @@ class Report:
         feed_forward: Feed-forward blocks that may have lost neurons, by the names and numbers of
             the result; then ``sites`` and ``linears`` are empty.
         layers: Layers that left, if any was to.
+        budget: How one budget over parts of the model was spent, where they were compared.
     """
 
     title: str
@@ -259,3 +261,4 @@ class Report:
     tuning: Tuning | None = None
     feed_forward: list[FeedForwardReport] = field(default_factory=list)
     layers: LayersReport | None = None
+    budget: BudgetReport | None = None

@@ -12,6 +12,7 @@ from surgery.report.model.calibration import Calibration
 from surgery.report.model.report import Report
 from surgery.report.pages.calibration import calibration_tiles, search_context
 from surgery.report.pages.page import Tile, View, measured_tiles, saving_tiles
+from surgery.report.text.budget import budget_rows, choices_text, price_unit
 from surgery.report.text.calibration import (
     data_text,
     error_name,
@@ -23,6 +24,7 @@ from surgery.report.text.damage import is_priced
 from surgery.report.text.feed_forward import (
     final_text,
     form_text,
+    is_known,
     is_ragged,
     is_refitted,
     lost_neurons,
@@ -46,7 +48,7 @@ def feed_forward_view(report: Report) -> View:
         tiles=_tiles(report),
         context={
             "tables": quantity_tables(report.quantities),
-            "pictures": model_column(report),
+            "pictures": model_column(report) if is_known(report) else [],
             "columns": columns(report),
             "towers": tower_rows(report),
             "all_blocks": row("All", report.feed_forward),
@@ -61,6 +63,9 @@ def feed_forward_view(report: Report) -> View:
             "form": form_text(report),
             "ragged": is_ragged(report),
             "layers": layer_rows(report),
+            "budget": budget_rows(report),
+            "price_unit": price_unit(report),
+            "choices": choices_text(report),
             "final": final_text(report) if was_cut(report) else "",
         },
     )

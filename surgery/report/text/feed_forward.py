@@ -45,7 +45,14 @@ def was_cut(report: Report) -> bool:
     """Whether any block lost a neuron, or any stack a layer."""
     attention = _saving(report, "attention")
     heads = attention is not None and attention.stored < attention.before
-    return lost_neurons(report) or left_layers(report) or heads
+    return lost_neurons(report) or left_layers(report) or heads or not is_known(report)
+
+
+def is_known(report: Report) -> bool:
+    """Whether it is known what becomes of each block: a budget that compares them has to be run."""
+    options = report.options
+    compares = options.get("layout") == "ragged" or "layers" in options.get("seams", ())
+    return is_fitted(report) or not compares
 
 
 def is_ragged(report: Report) -> bool:
@@ -140,6 +147,11 @@ def narrower_sentence(report: Report) -> str:
         for index, (scope, blocks) in enumerate(towers.items())
     ]
     widths = " and ".join(", ".join(kept).rsplit(", ", 1))
+    if not is_known(report):
+        model, left = _saving(report, "model"), layers_clause(report)
+        share = "So much" if model is None else percent(model.removed)
+        told = f"{share} of the model would go, of which blocks real input will say"
+        return f"{told}; {left}." if left else f"{told}."
     dry = report.output is None
     widths = f"each feed-forward block {'would keep' if dry else 'keeps'} {widths}"
     if left_layers(report):

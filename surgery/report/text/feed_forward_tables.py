@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from surgery.report.model.report import FeedForwardReport, Report
 from surgery.report.text.feed_forward import (
+    DASH,
     error_span,
     is_fitted,
+    is_known,
     is_refitted,
     span,
     towers_of,
@@ -37,15 +39,15 @@ def columns(report: Report) -> list[Column]:
     return [*_WIDTHS, *(errors if is_fitted(report) else ())]
 
 
-def row(label: str, blocks: Sequence[FeedForwardReport]) -> Row:
-    """Word the figures of some blocks (at least one): ranges."""
+def row(label: str, blocks: Sequence[FeedForwardReport], *, known: bool = True) -> Row:
+    """Word the figures of some blocks (at least one): ranges; a dash for what is not known yet."""
     before, kept = (sum(getattr(one, name) for one in blocks) for name in ("before", "kept"))
     return {
         "label": label,
         "blocks": str(len(blocks)),
         "before": span([one.before for one in blocks]),
-        "kept": span([one.kept for one in blocks]),
-        "removed": percent(1 - kept / before) if before else "—",
+        "kept": span([one.kept for one in blocks]) if known else DASH,
+        "removed": percent(1 - kept / before) if before and known else DASH,
         "fitted": error_span([one.fitted_error for one in blocks]),
         "deleted": error_span([one.deleted_error for one in blocks]),
     }
@@ -53,9 +55,11 @@ def row(label: str, blocks: Sequence[FeedForwardReport]) -> Row:
 
 def tower_rows(report: Report) -> list[Row]:
     """Word every tower, one row each."""
-    return [row(scope, blocks) for scope, blocks in towers_of(report).items()]
+    known = is_known(report)
+    return [row(scope, blocks, known=known) for scope, blocks in towers_of(report).items()]
 
 
 def block_rows(report: Report) -> list[Row]:
     """Word every block, tower by tower in layer order."""
-    return [row(one.path, [one]) for blocks in towers_of(report).values() for one in blocks]
+    blocks = [one for some in towers_of(report).values() for one in some]
+    return [row(one.path, [one], known=is_known(report)) for one in blocks]

@@ -10,6 +10,8 @@ _ORDERS = {
     "given": "They were named.",
     "trials": "Each was left out in turn on real input; the one that the output minded least went "
     "first, and the others were tried again without it.",
+    "budget": "They shared the budget: each was left out in turn on real input, and one left where "
+    "that cost less than as many parameters of blocks.",
     "influence": "By influence, the baseline: those that turn what they are given least, each "
     "looked at alone (ShortGPT).",
 }
