@@ -8,17 +8,22 @@ summed, handed out, and are the caller's to use up before the next::
 
 h being what the block's down map is given at a position, w what the position counts: what it
 counts as a query of attention, so padding counts for nothing.
+
+Where the caller changes blocks on the way, hidden states can walk through the model as it was, too:
+what a block said there is what it is to say (:class:`surgery.methods.neurons.Wanted`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from surgery.architectures.feed_forward import FeedForwardSite
 from surgery.calibration.modules import find_module
@@ -26,7 +31,7 @@ from surgery.calibration.replay import Replay
 from surgery.calibration.towers import Tower
 from surgery.errors import SurgeryError, UsageError
 from surgery.events import Event, Progress, ignore
-from surgery.methods.neurons import NeuronMoments
+from surgery.methods.neurons import NeuronMoments, Wanted
 
 STAGE = "Watching neurons"
 AT_ONCE = 1 << 23
@@ -49,16 +54,31 @@ class NeuronSums:
         self.neurons, self.weight = neurons, 0.0
         self._second: Tensor | None = None
         self._mean = torch.zeros(neurons, dtype=torch.float64)
+        self._crossed, self._said = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+        self._energy: float | None = None
 
-    def add(self, h: Float[Tensor, "b t f"], weights: Float64[Tensor, "b t"]) -> None:
-        """Add what the neurons did at some positions, which count ``weights``, 0 or more."""
+    def add(
+        self,
+        h: Float[Tensor, "b t f"],
+        weights: Float64[Tensor, "b t"],
+        wanted: Float[Tensor, "b t d"] | None = None,
+    ) -> None:
+        """Add what the neurons did at some positions, which count ``weights``, 0 or more.
+
+        Args:
+            h: What they did.
+            weights: On the CPU.
+            wanted: What the block is to say there; given for all positions or for none.
+        """
         counted = weights > 0
         rows = h[counted.to(h.device)]
+        said = None if wanted is None else wanted[counted.to(wanted.device)]
         weight = weights[counted]
         self.weight += float(weight.sum())
         step = max(1, AT_ONCE // self.neurons)
         for start in range(0, len(rows), step):
-            self._add(rows[start : start + step], weight[start : start + step])
+            part = slice(start, start + step)
+            self._add(rows[part], weight[part], None if said is None else said[part])
 
     def moments(self, where: str) -> NeuronMoments:
         """Return the means, on the CPU, and let go of the sums.
@@ -90,9 +110,13 @@ class NeuronSums:
             end = min(start + COLUMNS, self.neurons)
             second[part, end:] = second[end:, part].mT
             second[part, part] = second[part, part].tril() + second[part, part].tril(-1).mT
-        return NeuronMoments(second, mean, self.weight)
+        wanted = None
+        if self._energy is not None:
+            crossed, said = (one.cpu() / self.weight for one in (self._crossed, self._said))
+            wanted = Wanted(crossed, said, self._energy / self.weight)
+        return NeuronMoments(second, mean, self.weight, wanted)
 
-    def _add(self, h: Tensor, weights: Tensor) -> None:
+    def _add(self, h: Tensor, weights: Tensor, said: Tensor | None) -> None:
         device = torch.device("cpu") if h.device.type == "mps" else h.device
         rows = h.to(device, torch.float64)
         weighted = rows * weights.to(device)[:, None]
@@ -103,6 +127,12 @@ class NeuronSums:
         for start in range(0, self.neurons, COLUMNS):
             part = slice(start, start + COLUMNS)
             self._second[start:, part].addmm_(weighted[:, start:].mT, rows[:, part])
+        if said is not None:
+            wanted = said.to(device, torch.float64)
+            self._crossed = self._crossed.to(device) + wanted.mT @ weighted
+            self._said = self._said.to(device) + weights.to(device) @ wanted
+            energy = weights.to(device) @ wanted.square().sum(dim=1)
+            self._energy = (self._energy or 0.0) + float(energy)
 
 
 def neuron_moments(
@@ -112,12 +142,14 @@ def neuron_moments(
     progress: Progress = ignore,
     *,
     known: Collection[str] = (),
-    changing: bool = False,
+    change: Callable[[FeedForwardSite], None] | None = None,
+    cut: Callable[[], AbstractContextManager[None]] = nullcontext,
+    anchored: bool = False,
 ) -> Iterator[tuple[FeedForwardSite, NeuronMoments]]:
     """Yield the moments of every block, in the order in which the blocks run.
 
     Only one block's moments are held here at a time. Beside them it takes the hidden states of
-    every batch twice.
+    every batch twice, and where moments are to be anchored four times.
 
     Args:
         model: A stock transformers model, dense, in evaluation mode; float32 weights are advised.
@@ -126,48 +158,60 @@ def neuron_moments(
         progress: Receives one event a layer.
         known: Paths of blocks whose moments the caller has already, from a run that was cut short,
             and that are not summed again.
-        changing: The caller changes each block in place when it is yielded, and those that are
-            known before: the layers behind see what that leaves.
+        change: Puts a block as it will be into the model, once it was yielded, or is known: those
+            behind see what that leaves.
+        cut: Runs the model with what else was changed before, where there is a ``change``.
+        anchored: Run the model as it was, too, and say behind changes what blocks are to say.
 
     Raises:
         UsageError: No tower has a block, or the model has it restructured.
         SurgeryError: A block was not run, or computed NaN or infinity.
     """
-    by_tower = [_by_layer(model, sites, tower, known) for tower in towers]
-    total = sum(1 + max(by_layer) for by_layer in by_tower if by_layer)
-    _check(sites, by_tower, known)
+    held = [_by_layer(model, sites, tower) for tower in towers]
+    _check(sites, held)
+    wanted = [
+        [
+            index
+            for index, own in by_layer.items()
+            if change is not None or any(site.path not in known for site in own)
+        ]
+        for by_layer in held
+    ]
+    total = sum(1 + max(indices) for indices in wanted if indices)
     done = 0
     progress(Event(STAGE, done, total))
-    for tower, by_layer in zip(towers, by_tower, strict=True):
-        if not by_layer:
-            continue
-        with torch.no_grad():
-            replay = Replay.catch(tower.layers, tower.runs)
-        for index in range(1 + max(by_layer)):
-            sums = {site.path: NeuronSums(site.neurons) for site in by_layer.get(index, ())}
-            with torch.no_grad(), _listening(model, by_layer.get(index, ()), sums, tower.weights):
-                after = replay.step(index)
+    walked = [(tower, *one) for tower, *one in zip(towers, held, wanted, strict=True) if one[1]]
+    with torch.no_grad():  # a decoder's input is what the whole encoder says
+        wholes = [Replay.catch(tower.layers, tower.runs) for tower, *_ in walked if anchored]
+    alike = cut is nullcontext
+    for (tower, by_layer, indices), whole in zip_longest(walked, wholes):
+        with torch.no_grad(), cut():
+            shared = whole is not None and alike
+            replay = whole.copy() if shared else Replay.catch(tower.layers, tower.runs)
+        for index in range(1 + max(indices)):
+            own = by_layer.get(index, ())
+            watched = [site for site in own if site.path not in known]
+            sums = {site.path: NeuronSums(site.neurons) for site in watched}
+            said = {site.path: list[Tensor]() for site in watched}
+            with torch.no_grad():
+                if whole is not None and not alike:
+                    with _keeping(model, watched, said):
+                        whole.hidden = whole.step(index)
+                with cut(), _listening(model, watched, sums, tower.weights, said):
+                    after = replay.step(index)
+                if whole is not None and alike:
+                    whole.hidden = after
             done += 1
             progress(Event(STAGE, done, total))
-            for site in by_layer.get(index, ()):
+            for site in watched:
                 yield site, sums.pop(site.path).moments(site.path)
-            if changing and index in by_layer:
-                with torch.no_grad():
+            if change is not None and own:
+                alike = False
+                for site in own:
+                    change(site)
+                with torch.no_grad(), cut():
                     after = replay.step(index)
             replay.hidden = after
-
-
-def to_tensors(moments: NeuronMoments) -> dict[str, Tensor]:
-    """Return one block's moments as tensors, to be kept for a run that is resumed."""
-    weight = torch.tensor([moments.weight], dtype=torch.float64)
-    return {"second": moments.second, "mean": moments.mean, "weight": weight}
-
-
-def from_tensors(tensors: Mapping[str, Tensor]) -> NeuronMoments:
-    """Return what :func:`to_tensors` was given."""
-    return NeuronMoments(
-        tensors["second"].clone(), tensors["mean"].clone(), float(tensors["weight"])
-    )
 
 
 @contextmanager
@@ -176,18 +220,40 @@ def _listening(
     sites: Sequence[FeedForwardSite],
     sums: Mapping[str, NeuronSums],
     weights: Sequence[Tensor],
+    said: Mapping[str, Sequence[Tensor]],
 ) -> Iterator[None]:
-    """Count what the blocks' down maps are given, batch by batch."""
+    """Count what the blocks' down maps are given, batch by batch, and what they are to say."""
 
     def attach(site: FeedForwardSite) -> Any:
-        batches = iter(weights)
+        batches = iter(zip_longest(weights, said[site.path]))
 
         def hear(_: nn.Module, args: tuple[Any, ...]) -> None:
-            sums[site.path].add(args[0], next(batches))
+            sums[site.path].add(args[0], *next(batches))
 
         return down_module(model, site).register_forward_pre_hook(hear)
 
-    handles = [attach(site) for site in sites]
+    with _hooked([attach(site) for site in sites]):
+        yield
+
+
+@contextmanager
+def _keeping(
+    model: nn.Module, sites: Sequence[FeedForwardSite], said: Mapping[str, list[Tensor]]
+) -> Iterator[None]:
+    """Keep what the blocks say, batch by batch."""
+
+    def attach(site: FeedForwardSite) -> Any:
+        def keep(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            said[site.path].append(output)
+
+        return down_module(model, site).register_forward_hook(keep)
+
+    with _hooked([attach(site) for site in sites]):
+        yield
+
+
+@contextmanager
+def _hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -217,24 +283,21 @@ def down_module(model: nn.Module, site: FeedForwardSite) -> nn.Module:
 
 
 def _by_layer(
-    model: nn.Module, sites: Sequence[FeedForwardSite], tower: Tower, known: Collection[str]
+    model: nn.Module, sites: Sequence[FeedForwardSite], tower: Tower
 ) -> dict[int, list[FeedForwardSite]]:
-    """Return the blocks whose moments are wanted, by the layer of the tower that has them."""
+    """Return the blocks by the layer of the tower that has them."""
     found: dict[int, list[FeedForwardSite]] = {}
     for index, layer in enumerate(tower.layers):
         modules = set(layer.modules())
-        unknown = (site for site in sites if site.path not in known)
-        if own := [site for site in unknown if down_module(model, site) in modules]:
+        if own := [site for site in sites if down_module(model, site) in modules]:
             found[index] = own
     return found
 
 
 def _check(
-    sites: Sequence[FeedForwardSite],
-    by_tower: Sequence[Mapping[int, Sequence[FeedForwardSite]]],
-    known: Collection[str],
+    sites: Sequence[FeedForwardSite], by_tower: Sequence[Mapping[int, Sequence[FeedForwardSite]]]
 ) -> None:
     found = {one.path for by_layer in by_tower for own in by_layer.values() for one in own}
     for site in sites:
-        if site.path not in found and site.path not in known:
+        if site.path not in found:
             raise UsageError("No tower that is run holds a block.", where=site.path)

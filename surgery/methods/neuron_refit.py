@@ -7,6 +7,15 @@ The neurons J stay, P go. With S and Λ as in :mod:`.neurons`, the least cost is
 and b' only where the block has an output bias. ε → ∞ leaves D_J. All of it is solved anew in
 float64 for the neurons that stay, whatever found them.
 
+Where earlier blocks were cut, h is not what the original computed, and the block is to say what
+the original's said, y, in spite of that (:class:`.neurons.Wanted`). So what is left of y is fitted
+on top::
+
+    D'' = D' + (E[y h_Jᵀ] − D' S_JJ)(S_JJ + λ' I)⁻¹,      b'' = E[y] − D'' μ_J
+
+(both moments centred where there is a bias). Unlike D' this follows samples, and has a ridge λ' of
+its own.
+
 Source: MoDeGPT (arXiv 2408.09632), where D' is ``D C_:J C_JJ⁻¹``: ε = 0 without a bias.
 """
 
@@ -19,7 +28,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from surgery.choices.neurons import RIDGE
-from surgery.methods.neurons import Amends, NeuronMoments, System, check_amends, root_of
+from surgery.methods.neurons import Amends, NeuronMoments, System, Wanted, check_amends, root_of
+
+ANCHOR = 0.03
+"""λ', as a share of the mean second moment of the neurons that stay."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +93,32 @@ def narrow(
     return NarrowDown(kept, new, bias.double() + shift)
 
 
+def anchored(result: NarrowDown, moments: NeuronMoments, ridge: float = ANCHOR) -> NarrowDown:
+    """Fit a narrow block to what the original's said; as it is where nothing went.
+
+    Args:
+        result: What :func:`narrow` made with ``refit``.
+        moments: Of all neurons, with what is wanted.
+        ridge: λ' by its share.
+
+    Raises:
+        ValueError: The moments do not say what is wanted, or are those of no input.
+    """
+    wanted, kept, biased = moments.wanted, result.kept, result.bias is not None
+    if wanted is None:
+        raise ValueError("the moments do not say what the block is to say")
+    if len(kept) == len(moments.mean):
+        return result
+    own = NeuronMoments(moments.second[kept[:, None], kept], moments.mean[kept])
+    down, left = result.down.double(), wanted.crossed[:, kept] - result.down @ own.second
+    if biased:
+        left = left - torch.outer(wanted.mean - down @ own.mean, own.mean)
+    if len(kept):
+        system = System.of(own, biased=biased, ridge=ridge)
+        down = down + _solved(left, system)
+    return NarrowDown(kept, down, wanted.mean - down @ own.mean if biased else None)
+
+
 def output_error(
     down: Float[Tensor, "d f"],
     bias: Float[Tensor, " d"] | None,
@@ -89,7 +127,8 @@ def output_error(
 ) -> tuple[float, float]:
     """Return ``E‖y − y'‖²`` and ``E‖y‖²`` of a block on the input of some moments.
 
-    These may be of other rows than those that the result was fitted to: so ridges are chosen.
+    y is what they say is wanted, or else what the whole block makes of them. They may be of other
+    rows than those that the result was fitted to: so ridges are chosen.
 
     Args:
         down: D.
@@ -97,6 +136,8 @@ def output_error(
         moments: On which input.
         result: What became of them.
     """
+    if moments.wanted is not None:
+        return _missed(moments.wanted, moments, result), moments.wanted.energy
     lost = down.double().clone()
     whole = _energy(lost, torch.zeros_like(lost[:, 0]) if bias is None else bias, moments)
     lost[:, result.kept] -= result.down.double()
@@ -108,11 +149,31 @@ def output_error(
 
 def _taken_over(D: Tensor, system: System, kept: Tensor, gone: Tensor) -> Tensor:
     """Return ``D_P S_PJ (S_JJ + Λ_JJ)⁻¹``, through the scaled system."""
-    dead = system.scale == 0  # no moment and no ridge: nothing is read there
-    inverse = torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, system.scale))
     met = (D[:, gone] * system.scale[gone]) @ system.matrix[gone[:, None], kept]
     root = root_of(system.matrix[kept[:, None], kept])
-    return torch.cholesky_solve(met.mT, root).mT * inverse[kept]
+    return torch.cholesky_solve(met.mT, root).mT * _inverse(system.scale)[kept]
+
+
+def _solved(left: Tensor, system: System) -> Tensor:
+    """Return ``left (S + Λ)⁻¹``, through the scaled system."""
+    inverse = _inverse(system.scale)
+    return torch.cholesky_solve((left * inverse).mT, root_of(system.matrix)).mT * inverse
+
+
+def _inverse(scale: Tensor) -> Tensor:
+    dead = scale == 0  # no moment and no ridge: nothing is read there
+    return torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, scale))
+
+
+def _missed(wanted: Wanted, moments: NeuronMoments, result: NarrowDown) -> float:
+    """Return ``E‖y − D' h_J − b'‖²``."""
+    kept, down = result.kept, result.down.double()
+    bias = torch.zeros_like(wanted.mean) if result.bias is None else result.bias.double()
+    said = _energy(
+        down, bias, NeuronMoments(moments.second[kept[:, None], kept], moments.mean[kept])
+    )
+    met = (down * wanted.crossed[:, kept]).sum() + bias @ wanted.mean
+    return max(0.0, wanted.energy - 2 * float(met) + said)
 
 
 def _energy(X: Tensor, shift: Tensor, moments: NeuronMoments) -> float:

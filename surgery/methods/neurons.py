@@ -49,6 +49,22 @@ LARGE = 4096
 
 
 @dataclass(frozen=True, eq=False)
+class Wanted:
+    """What the original's block said at the positions at which neurons were watched; float64.
+
+    Attributes:
+        crossed: ``E[y hᵀ]``, y being the original's output, its bias included, and h the neurons
+            that were watched, behind blocks that had been cut.
+        mean: ``E[y]``.
+        energy: ``E‖y‖²``.
+    """
+
+    crossed: Float64[Tensor, "d f"]
+    mean: Float64[Tensor, " d"]
+    energy: float
+
+
+@dataclass(frozen=True, eq=False)
 class NeuronMoments:
     """What the neurons of one block did on real input; float64.
 
@@ -56,11 +72,13 @@ class NeuronMoments:
         second: C, weighted mean of ``h hᵀ``, symmetric.
         mean: μ, weighted mean of h.
         weight: Sum of the weights of the positions behind them.
+        wanted: What the block is to say where that is not what D and b make of these neurons.
     """
 
     second: Float64[Tensor, "f f"]
     mean: Float64[Tensor, " f"]
     weight: float = 1.0
+    wanted: Wanted | None = None
 
     def centred(self) -> Float64[Tensor, "f f"]:
         """Return the covariance ``C − μμᵀ``, a copy."""

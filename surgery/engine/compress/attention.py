@@ -264,8 +264,12 @@ class AttentionPart:
         """Run the model as if its attention had been cut, with all of its layers or without."""
         with ExitStack() as hooks:
             with without_layers(self.run.model, self._compress.gone):
-                hooks.enter_context(self.priced.in_place(self._chosen))
+                hooks.enter_context(self.hooked())
             yield
+
+    def hooked(self) -> AbstractContextManager[None]:
+        """Run the model, which has lost its layers, as if its attention had been cut."""
+        return self.priced.in_place(self._chosen)
 
     def specs(self) -> dict[str, list[TensorSpec]]:
         """Return every tensor of the model with its attention cut, by shard."""

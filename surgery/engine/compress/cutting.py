@@ -127,8 +127,7 @@ class Cutting:
         key = self.key
         if key not in self._fitted:
             asked = self.plan, self.run, self._minded, self.transaction, self.progress
-            with self.cut():
-                fitted = fit_blocks(*asked, f"-{key}" if self.several else "")
+            fitted = fit_blocks(*asked, f"-{key}" if self.several else "", self.attention)
             self._fitted[key] = fitted, self.plan.sites
         return self._fitted[key][0]
 

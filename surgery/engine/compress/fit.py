@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -15,12 +16,13 @@ from surgery.calibration.towers import Hearing, towers_of
 from surgery.calibration.without_layers import without_layers
 from surgery.checkpoint.transaction import Transaction
 from surgery.choices.common import PADDING_WEIGHT
+from surgery.engine.compress.attention import AttentionPart
 from surgery.engine.compress.in_place import as_it_was, narrow_block
 from surgery.engine.compress.minded import Minded
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
 from surgery.events import Event, Progress
-from surgery.methods.neuron_refit import NarrowDown, narrow, output_error
+from surgery.methods.neuron_refit import NarrowDown, anchored, narrow, output_error
 from surgery.methods.neurons import Elimination, NeuronMoments, eliminate
 from surgery.stored.stream import Computed, cast
 
@@ -57,6 +59,7 @@ def watched(
     progress: Progress,
     known: Collection[str],
     fitted: Fitted | None = None,
+    attention: AttentionPart | None = None,
 ) -> Iterator[tuple[FeedForwardSite, NeuronMoments]]:
     """Yield the moments of every block that loses neurons, on the rows to fit to.
 
@@ -67,6 +70,7 @@ def watched(
         known: Paths of the blocks whose moments are not needed again.
         fitted: Where blocks as they will be are, the one that was yielded too: each is put into
             the model before the next is watched. Default: all are watched as they are.
+        attention: What was cut before, where anything was.
     """
     if not plan.sites:
         return
@@ -77,19 +81,21 @@ def watched(
     gone, there = (plan.gone, plan.sites) if in_turn else ((), plan.sites_of_whole)
     own = {other.path: site for other, site in zip(there, plan.sites, strict=True)}
     done = [path for path, site in own.items() if site.path in known]
-    with without_layers(model, gone), as_it_was(model, there):
+    before = nullcontext() if attention is None or in_turn else attention.in_place()
+    cut = nullcontext if attention is None or not in_turn else attention.hooked
+
+    def change(other: FeedForwardSite) -> None:
+        if fitted is not None:
+            narrow_block(model, other, fitted.result(own[other.path]))
+
+    with before, without_layers(model, gone), as_it_was(model, there):
         progress(Event(STAGE, 0, 0, "running up to the first block"))
         towers = towers_of(model, data, run.processor, hearing, decoder=decoder, remembered=most)
-        if fitted is not None:
-            for path in done:
-                narrow_block(model, own[path], fitted.result(own[path]))
-        changing = fitted is not None
+        changing, anchor = (None, False) if fitted is None else (change, plan.options.anchor)
         for other, seen in neuron_moments(
-            model, there, towers, progress, known=done, changing=changing
+            model, there, towers, progress, known=done, change=changing, cut=cut, anchored=anchor
         ):
             yield own[other.path], seen
-            if fitted is not None:
-                narrow_block(model, other, fitted.result(own[other.path]))
 
 
 def fit_blocks(
@@ -99,6 +105,7 @@ def fit_blocks(
     transaction: Transaction,
     progress: Progress,
     tag: str = "",
+    attention: AttentionPart | None = None,
 ) -> Fitted:
     """Watch, order and fit every block, from where an interrupted run got.
 
@@ -109,11 +116,12 @@ def fit_blocks(
         transaction: Keeps every block as it is done.
         progress: Called with :class:`surgery.events.Event`.
         tag: What tells results from those of other choices.
+        attention: What was cut before, where anything was.
     """
     fitted = Fitted(transaction, tag)
     known = {site.path for site in plan.sites if transaction.done(fitted_key(site, tag))}
     in_turn = fitted if plan.options.sequential else None
-    for site, seen in watched(plan, run, progress, known, in_turn):
+    for site, seen in watched(plan, run, progress, known, in_turn, attention):
         _fit(plan, site, seen, minded, fitted)
     for site in plan.sites:
         held = transaction.unspill(fitted_key(site, tag))
@@ -169,6 +177,8 @@ def _fit(
     elif width < site.neurons:
         kept = eliminated(plan, site, moments, minded).kept(width)
     result = narrow(down, bias, moments, kept, amends=options.amends, ridge=options.ridge)
+    if moments.wanted is not None:
+        result = anchored(result, moments)
     deleted = narrow(down, bias, moments, kept, amends="none")
     noted = [
         *(_relative(*output_error(down, bias, moments, one)) for one in (result, deleted)),

@@ -54,6 +54,8 @@ class CompressOptions:
         refit: Fit the map behind the neurons to those that stay.
         ridge: Share of white input in the moments of neurons, at least 0.
         sequential: Calibrate each layer on what the cuts before it leave.
+        anchor: Fit a block behind others that were cut to what the original's block says there,
+            and not to what it says itself of what they leave; wants sequential and refit.
         calibrate: Text or recordings; :data:`surgery.choices.common.SHIPPED` for what comes with
             the package.
         samples: Take only the first so many recordings or documents.
@@ -128,6 +130,11 @@ class CompressOptions:
         "Calibrate each layer on what the cuts before it leave; or all on the original.",
         "--sequential/--no-sequential",
     )
+    anchor: bool = asked(
+        False,
+        "Fit blocks behind cuts to what the original's say, which wants some 100,000 tokens.",
+        "--anchor/--no-anchor",
+    )
     calibrate: str = asked(
         SHIPPED, "Text or recordings to calibrate on; shipped: what comes with the package."
     )
@@ -170,6 +177,13 @@ class CompressOptions:
             named_layers(self.drop_layers)
         if self.layers is not None:
             counted_layers(self.layers)
+        if self.anchor and not (self.sequential and self.refit):
+            without = "--no-refit" if self.sequential else "--no-sequential"
+            raise UsageError(
+                "Blocks are fitted to the original's one behind the other",
+                found=f"--anchor {without}",
+                expected=f"--anchor without {without}",
+            )
         if self.multiple < 1:
             raise UsageError("--multiple must be at least 1", found=self.multiple)
         if not (isfinite(self.ridge) and self.ridge >= 0):
@@ -254,6 +268,7 @@ class CompressOptions:
             "refit": self.refit,
             "ridge": self.ridge,
             "sequential": self.sequential,
+            "anchor": self.anchor,
             "calibrate": SHIPPED if self.calibrate == SHIPPED else data_name(self.calibrate),
             "samples": self.samples,
             "language": self.language,
