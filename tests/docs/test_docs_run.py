@@ -26,6 +26,8 @@ from tests.docs.blocks import (
     run_python,
 )
 
+LONG = ("calibration.md", "command-line.md", "compress.md", "run-it.md")
+"""Pages that run for long; what their commands do is tested command by command, too."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -37,7 +39,15 @@ def _executed(page: Path) -> list[Block]:
     return [block for block in blocks(page) if block.executed]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if _executed(page)], ids=_name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.name in LONG else [])
+        for page in PAGES
+        if _executed(page)
+    ],
+    ids=_name,
+)
 def test_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
