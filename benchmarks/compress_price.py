@@ -22,6 +22,7 @@ import surgery
 
 WAYS: dict[str, dict[str, Any]] = {
     "surgeon, one by one": {},
+    "surgeon, anchored": {"anchor": True},
     "surgeon, all on the original": {"sequential": False},
     "to each block its own width": {"layout": "ragged"},
     "attention in the same budget": {"layout": "ragged", "seams": ("qk", "vo", "ffn")},

@@ -1,6 +1,6 @@
 """Should a position whose neurons are enormous count like any other when blocks are fitted?
 
-    python benchmarks/position_weights.py MODEL --calibrate TEXT --test TEXT [--ridge .001 .01]
+    python benchmarks/position_weights.py MODEL --calibrate TEXT --test TEXT [--ridge [.001 .01]]
 
 In a LLaMA one position, mostly the first, may hold nearly all energy of a block's neurons
 (massive activations, arXiv 2402.17762). First it is printed how much: of each block's energy, and
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--calibrate", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--ridge", type=float, nargs="+", default=[0.001, 0.01])
+    parser.add_argument("--ridge", type=float, nargs="*", default=[0.001, 0.01])
     parser.add_argument("--tokens", type=int, default=16384)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -53,7 +53,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
     fit = _windows(tokenizer, asked.calibrate, asked.tokens)
     shares(model, fit[: 2048 // WINDOW])
-    prices(model, fit, _windows(tokenizer, asked.test, 4096), asked.ridge)
+    if asked.ridge:  # `--ridge` alone: only the shares
+        prices(model, fit, _windows(tokenizer, asked.test, 4096), asked.ridge)
 
 
 def _windows(tokenizer: Any, path: Path, tokens: int) -> Tensor:

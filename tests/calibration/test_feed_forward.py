@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from surgery.architectures import FeedForwardSite
-from surgery.calibration import feed_forward
+from surgery.calibration import neuron_sums
 from surgery.calibration.data import CalibrationData
-from surgery.calibration.feed_forward import NeuronSums, neuron_moments
+from surgery.calibration.feed_forward import neuron_moments
+from surgery.calibration.neuron_sums import NeuronSums
 from surgery.calibration.towers import Tower, speech_towers, text_tower
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import Utterance
@@ -190,8 +191,8 @@ def test_sums_in_pieces_are_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = torch.rand(3, 11, generator=draw, dtype=torch.float64)
     weights[0, 2:5] = 0.0
     h[0, 3] = torch.nan  # padding may hold anything
-    monkeypatch.setattr(feed_forward, "COLUMNS", 5)
-    monkeypatch.setattr(feed_forward, "AT_ONCE", 17 * 4)
+    monkeypatch.setattr(neuron_sums, "COLUMNS", 5)
+    monkeypatch.setattr(neuron_sums, "AT_ONCE", 17 * 4)
     sums = NeuronSums(17)
     sums.add(h[:2], weights[:2])
     sums.add(h[2:], weights[2:])

@@ -153,6 +153,26 @@ def test_sequential_calibration_is_of_what_earlier_cuts_leave(tmp_path: Path) ->
     assert one_by_one.feed_forward[-1].fitted_error != pytest.approx(last.fitted_error, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "whisper"])
+def test_anchored_blocks_come_nearer_to_what_the_original_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the rows that both are fitted to, where the least squares have the last word."""
+    tried = priced(monkeypatch)
+    free = small(tmp_path / "a", name)
+    anchored = small(tmp_path / "b", name, anchor=True)
+    assert relative_error(run(surgery.load(tmp_path / "b" / "out")), tried[-1]) <= 1e-5
+    first = free.feed_forward[0].path
+    for one, other in zip(free.feed_forward, anchored.feed_forward, strict=True):
+        assert (one.fitted_error == other.fitted_error) == (one.path == first)
+
+
+@pytest.mark.parametrize("against", ["sequential", "refit"])
+def test_anchored_without_what_it_needs_is_refused(against: str) -> None:
+    with pytest.raises(UsageError, match="one behind the other"):
+        surgery.CompressOptions(anchor=True, **{against: False})
+
+
 def test_what_is_there_is_not_made_again_and_what_is_dense_is_asked_for(tmp_path: Path) -> None:
     small(tmp_path, "llama")
     again = surgery.compress(
