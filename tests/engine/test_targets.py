@@ -85,9 +85,12 @@ def test_as_many_parameters_are_left_as_were_asked(tmp_path: Path) -> None:
     assert abs(left - 20_000) <= 200
 
 
+@pytest.mark.parametrize("layout", ["model", "ragged"])
 @pytest.mark.parametrize(("scope", "output"), [("encoder", "encoder output"), ("decoder", "next")])
-def test_one_tower_alone_shares_the_budget(scope: str, output: str, tmp_path: Path) -> None:
-    report = aimed(tmp_path, "whisper", remove=0.05, scope=scope, samples=2)
+def test_one_tower_alone_shares_the_budget(
+    scope: str, output: str, layout: str, tmp_path: Path
+) -> None:
+    report = aimed(tmp_path, "whisper", remove=0.05, scope=scope, samples=2, layout=layout)
     assert {one.scope for one in report.feed_forward if one.kept < one.before} == {scope}
     assert report.calibration.output.startswith(output)
 

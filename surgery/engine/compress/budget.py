@@ -196,7 +196,7 @@ class Budget:
 
         def says(name: str, site: Site) -> bool:
             if isinstance(site, FeedForwardSite):
-                return left[name] > 0 or site.down.bias is not None
+                return left.get(name, site.neurons) > 0 or site.down.bias is not None
             heard = self._attention is None or not self._attention.is_silent(name, left.get(name))
             return heard or site.o.bias is not None or site.v.bias is not None
 
