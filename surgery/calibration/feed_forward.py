@@ -68,28 +68,29 @@ def neuron_moments(
         UsageError: No tower has a block, or the model has it restructured.
         SurgeryError: A block was not run, or computed NaN or infinity.
     """
-    held = [_by_layer(model, sites, tower) for tower in towers]
-    _check(sites, held)
-    wanted = [
-        [
+    held = [(tower, _by_layer(model, sites, tower)) for tower in towers]
+    _check(sites, [by_layer for _, by_layer in held])
+    walked: list[tuple[Tower, dict[int, list[FeedForwardSite]], int]] = []
+    for tower, by_layer in held:
+        wanted = [
             index
             for index, own in by_layer.items()
             if change is not None or any(site.path not in known for site in own)
         ]
-        for by_layer in held
-    ]
-    total = sum(1 + max(indices) for indices in wanted if indices)
-    done = 0
+        if wanted:
+            walked.append((tower, by_layer, 1 + max(wanted)))
+    done, total = 0, sum(depth for *_, depth in walked)
     progress(Event(STAGE, done, total))
-    walked = [(tower, *one) for tower, *one in zip(towers, held, wanted, strict=True) if one[1]]
     with torch.no_grad():  # a decoder's input is what the whole encoder says
-        wholes = [Replay.catch(tower.layers, tower.runs) for tower, *_ in walked if anchored]
+        wholes = [
+            Replay.catch(tower.layers, tower.runs) if anchored else None for tower, *_ in walked
+        ]
     alike = cut is nullcontext
-    for (tower, by_layer, indices), whole in zip_longest(walked, wholes):
+    for (tower, by_layer, depth), whole in zip(walked, wholes, strict=True):
         with torch.no_grad(), cut():
-            shared = whole is not None and alike
-            replay = whole.copy() if shared else Replay.catch(tower.layers, tower.runs)
-        for index in range(1 + max(indices)):
+            shared = whole.copy() if whole is not None and alike else None
+            replay = shared or Replay.catch(tower.layers, tower.runs)
+        for index in range(depth):
             own = by_layer.get(index, ())
             watched = [site for site in own if site.path not in known]
             sums = {site.path: NeuronSums(site.neurons) for site in watched}
