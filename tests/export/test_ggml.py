@@ -112,6 +112,7 @@ def test_what_whisper_cpp_has_no_place_for_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_real_whisper_without_its_small_files_is_heard_all_the_same(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

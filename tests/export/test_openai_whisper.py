@@ -141,6 +141,7 @@ def test_what_openai_whisper_cannot_run_is_refused(source: Path, tmp_path: Path)
             surgery.export_model(mute, target)
 
 
+@pytest.mark.slow
 def test_the_real_whisper_pruned_says_the_same_in_openai_whisper(
     shared: Path, tmp_path: Path
 ) -> None:
