@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from surgery.engine.parts.import_adapter import import_adapter
     from surgery.engine.parts.split import reparam, split
     from surgery.engine.refresh import refresh
+    from surgery.engine.vocabulary.options import TrimOptions
+    from surgery.engine.vocabulary.trim import trim_vocabulary
     from surgery.errors import SurgeryError
     from surgery.evaluation.results import Evaluation
     from surgery.export.openai_whisper.loader import load_openai_whisper
@@ -67,11 +69,13 @@ _HOMES = {
     "refresh": "surgery.engine.refresh",
     "reparam": "surgery.engine.parts.split",
     "split": "surgery.engine.parts.split",
+    "trim_vocabulary": "surgery.engine.vocabulary.trim",
     "tune": "surgery.training.tune",
     "verify": "surgery.engine.measure.verify",
     "Calibrate": "surgery.engine.cut.calibrate",
     "Options": "surgery.engine.cut.options",
     "Preparation": "surgery.training.preparation",
+    "TrimOptions": "surgery.engine.vocabulary.options",
     "TuneOptions": "surgery.training.options",
     "SurgeryError": "surgery.errors",
     "Evaluation": "surgery.evaluation.results",
@@ -101,6 +105,7 @@ __all__ = [
     "Report",
     "SurgeryError",
     "Thresholds",
+    "TrimOptions",
     "TuneOptions",
     "UpTo",
     "__version__",
@@ -118,6 +123,7 @@ __all__ = [
     "refresh",
     "reparam",
     "split",
+    "trim_vocabulary",
     "tune",
     "verify",
 ]

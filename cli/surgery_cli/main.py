@@ -23,6 +23,7 @@ from surgery_cli import (
     refresh,
     reparam,
     split,
+    trim_vocabulary,
     tune,
     verify,
 )
@@ -103,6 +104,7 @@ def surgery(
 app.command("absorb-decompose", epilog=absorb_decompose.EXAMPLES)(absorb_decompose.command)
 app.command("compress", epilog=compress.EXAMPLES)(compress.command)
 app.command("plan", epilog=plan.EXAMPLES)(plan.command)
+app.command("trim-vocabulary", epilog=trim_vocabulary.EXAMPLES)(trim_vocabulary.command)
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.command)
 app.command("split", epilog=split.EXAMPLES)(split.command)
 app.command("reparam", epilog=reparam.EXAMPLES)(reparam.command)

@@ -106,6 +106,8 @@ def values(kind: type, given: dict[str, Any]) -> dict[str, Any]:
             value = not value
         elif told.reads == "path":
             value = str(value)
+        elif told.reads == "paths":
+            value = tuple(map(str, value))
         elif told.reads == "words":
             value = tuple(word.strip().lower() for word in value.split(",") if word.strip())
         elif told.reads == "numbers":
@@ -149,7 +151,7 @@ def _parameter(kind: type, each: Field[Any], told: Option) -> Parameter:
         default = Parameter.empty
     elif told.inverted:
         default = False
-    elif told.told or told.reads in ("words", "numbers"):
+    elif told.told or told.reads in ("words", "numbers", "paths"):
         default = None
     return _typed(_name(each), annotation, told, flags_of(each), default)
 
@@ -169,6 +171,8 @@ def _typed(
         default = kind(default) if isinstance(default, str) else default
     elif told.reads == "path":
         kind = Path
+    elif told.reads == "paths":
+        kind = list[Path]
     elif told.reads in ("words", "numbers"):
         kind = str
     if parser and isinstance(default, float):

@@ -36,6 +36,7 @@ from surgery_cli.render_calibration import calibration_parts
 from surgery_cli.render_feed_forward import feed_forward_parts
 from surgery_cli.render_linears import linear_parts
 from surgery_cli.render_tuning import tuning_parts
+from surgery_cli.render_vocabulary import vocabulary_parts
 from surgery_cli.tables import bars, capped, measured, quantities, remarks, savings, table
 
 _SHARES = (0.1, 0.25, 0.5, 0.75)  # of a pair's vectors, in the table of thresholds
@@ -50,7 +51,9 @@ def report_view(report: Report) -> RenderableType:
     else:
         title = "Cost, measured" if is_pruned(report) else "Measured"
         parts += [measured(report, title)] if report.measurements else []
-        if is_narrower(report):
+        if report.vocabulary is not None:
+            parts += vocabulary_parts(report, report.vocabulary)
+        elif is_narrower(report):
             parts += feed_forward_parts(report)
         else:
             parts += linear_parts(report) if is_linear(report) else _attention_parts(report)

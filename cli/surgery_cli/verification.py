@@ -11,6 +11,7 @@ from rich.text import Text
 from surgery.report.text.few_words import data_words
 
 if TYPE_CHECKING:
+    from surgery.engine.measure.tokens import TokensVerification
     from surgery.engine.measure.verify import Verification
 
 SHOWN = 40  # blocks listed; a longer model shows its worst ones
@@ -37,6 +38,8 @@ def verification_view(found: Verification) -> RenderableType:
         parts += _linears(found.linears)
     same = "none" if not found.changed else f"{len(found.changed)}: {', '.join(found.changed[:3])}"
     parts.append(Text(f"\nOther tensors that changed: {same}"))
+    if found.tokens is not None:
+        parts.append(_tokens(found.tokens))
     if found.measurements:
         table = Table(box=None, title="\nOn real input", title_justify="left")
         table.add_column("figure", overflow="fold")
@@ -71,6 +74,26 @@ def _linears(errors: dict[str, float]) -> list[RenderableType]:
     if len(errors) == len(worst):
         return [table]
     return [table, Text(f"the {len(worst)} worst of {len(errors)} maps")]
+
+
+def _tokens(found: TokensVerification) -> RenderableType:
+    """Say what a smaller vocabulary keeps, and list what differs."""
+    whole, all_ = f"{found.whole} of {found.texts}", f"{found.equal:,} of {found.numbers:,}"
+    output, worst = found.output.capitalize(), f"largest difference {found.difference:.1e}"
+    lines = [
+        f"\nTokens: {found.kept:,} of {found.before:,}",
+        f"Texts whose tokens all stay: {whole}; of them cut to the same: {found.same}",
+        f"{output} equal bit for bit: {all_} ({worst})",
+    ]
+    if found.written:
+        lines.append(
+            f"Greedy texts equal where the original wrote kept tokens: {found.agreeing} of "
+            f"{found.written}, {found.until_gone} of them up to one that is gone"
+        )
+    if found.gone:
+        used = ", ".join(f"{token} {times}" for token, times in found.gone.items())
+        lines.append(f"Used and gone: {used}")
+    return Text("\n".join([*lines, *(f"Differs: {one}" for one in found.differing)]))
 
 
 def _extent(errors: list[float]) -> tuple[float, float]:

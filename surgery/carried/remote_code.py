@@ -16,7 +16,7 @@ from surgery.architectures.known import auto_classes
 from surgery.carried.flatten import flatten
 from surgery.carried.pieces import Wanted
 from surgery.runtime.families import HOMES
-from surgery.runtime.manifest import ABSORB_DECOMPOSE, COMPRESS
+from surgery.runtime.manifest import ABSORB_DECOMPOSE, COMPRESS, TRIM_VOCABULARY
 from surgery.runtime.parts import LINEAR_METHODS, REGISTERED
 from surgery.runtime.releases import NEWEST, OLDEST, RUNTIME
 from surgery.version import VERSION
@@ -103,6 +103,7 @@ def remote_code(config: Mapping[str, Any]) -> RemoteCode | None:
     narrow = any(one["method"] == COMPRESS and one["sites"] for one in block["operations"])
     if not narrow:
         methods.pop(COMPRESS, None)  # a stock model runs that
+    methods.pop(TRIM_VOCABULARY, None)
     autos = auto_classes(config)
     family = config.get("model_type")
     pruned = ABSORB_DECOMPOSE in methods

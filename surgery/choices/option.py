@@ -40,8 +40,8 @@ class Option:
         least: Smallest number.
         most: Largest number.
         reads: How its text is read, where the type does not say it: ``words`` and ``numbers`` with
-            commas between them, a ``path``, a ``fraction`` of at most 1 or a ``share`` of any
-            size, with or without ``%``.
+            commas between them, a ``path``, ``paths``, one each time, a ``fraction`` of at most 1
+            or a ``share`` of any size, with or without ``%``.
         among: The choices, or what returns them, where the type does not say them.
         told: Whether the help says the default in words. Then ``None`` stands for it, so that
             whether it was given can be seen.
@@ -54,7 +54,7 @@ class Option:
     metavar: str | None = None
     least: float | None = None
     most: float | None = None
-    reads: Literal["", "words", "numbers", "path", "fraction", "share"] = ""
+    reads: Literal["", "words", "numbers", "path", "paths", "fraction", "share"] = ""
     among: Sequence[str] | Callable[[], Sequence[str]] = ()
     told: bool = False
     inverted: bool = False
@@ -97,6 +97,8 @@ def spelled(options: Any, **instead: Any) -> list[str]:
         on, _, off = flags_of(each)[0].partition("/")
         if isinstance(value, bool):
             words.append(off if value is False and not told.inverted else on)
+        elif told.reads == "paths":
+            words += [word for one in value for word in (on, str(one))]
         else:
             words += [on, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return words

@@ -14,7 +14,7 @@ from surgery.engine.result import beside, write_config
 from surgery.errors import SurgeryWarning, UsageError
 from surgery.events import Progress, ignore
 from surgery.report.wording import printable
-from surgery.runtime.manifest import COMPRESS
+from surgery.runtime.manifest import COMPRESS, FINAL, TRIM_VOCABULARY
 from surgery.stored.adapted import AdaptedSource, open_model
 from surgery.stored.block import Operation, surgery_block
 from surgery.stored.merged import MergedTensors
@@ -37,6 +37,9 @@ NARROW = """
 
 But its feed-forward blocks stay as narrow as they were made: what is behind the neurons that stay
 was fitted to them, and the others are in no file."""
+TRIMMED = """
+
+Tokens that left its vocabulary stay away: their rows are in no file."""
 DENSE = """The dense form of a checkpoint that was operated on with model-surgery: original shapes,
 small parts merged into their weights, zeros where vectors were cut. It computes what that
 checkpoint computes, loads without the package, and saves nothing at run time."""
@@ -154,12 +157,12 @@ def _refuse_final(stored: Stored, steps: int) -> None:
     """
     gone = stored.operations[len(stored.operations) - steps :]
     adapted = isinstance(stored.source, AdaptedSource)
-    if gone and not adapted and all(one["method"] == COMPRESS for one in gone):
+    if gone and not adapted and all(one["method"] in FINAL for one in gone):
         name = stored.source.name
         ragged = any(one["sites"] for one in gone)
         stock = f"{shlex.join(['surgery', 'export', name, '--to', 'hf'])} writes a stock checkpoint"
         raise UsageError(
-            "There is nothing to merge: the layers and neurons that left are in no file",
+            "There is nothing to merge: the layers, neurons and tokens that left are in no file",
             where=f"{name}/config.json",
             found=", ".join(_methods(gone)),
             hint=f"{stock if ragged else 'use it as it is'}, or go back to the original",
@@ -179,6 +182,8 @@ def _card(stored: Stored, name: str, steps: int, command: str) -> str:
         what = PARTLY.format(steps=steps, left=", ".join(_methods(left)))
     if COMPRESS in _methods(stored.operations):
         what += NARROW
+    if TRIM_VOCABULARY in _methods(stored.operations):
+        what += TRIMMED
     made_from = stored.source.name
     if isinstance(stored.source, AdaptedSource):
         made_from = stored.source.adapter.base_name

@@ -30,7 +30,7 @@ def transcribe(
     processor: Any,
     audio: Sequence[Audio],
     *,
-    language: str = "en",
+    language: str | None = "en",
     batch: int = 8,
     max_new_tokens: int | None = None,
     told: Callable[[float], None] | None = None,
@@ -45,15 +45,15 @@ def transcribe(
         processor: Its processor: feature extractor and tokenizer.
         audio: Mono float32 at 16 kHz, shape (samples,) each.
         language: What is spoken, as Whisper's code or English name. A multilingual model is
-            told (its own guess would make two runs hard to compare); an English-only model
-            knows one language and takes no token for it.
+            told (its own guess, with ``None``, would make two runs hard to compare); an
+            English-only model knows one language and takes no token for it.
         batch: Windows at once.
         max_new_tokens: Longest text of one window; never more than its sound can hold, see
             :func:`most_tokens`, or than the model's own limit.
         told: Called with which share of all windows was heard.
 
     Raises:
-        UsageError: If an English-only model is asked for another language.
+        UsageError: If the model is asked for a language that it does not know.
     """
     options = generation_options(model, language, max_new_tokens)
     pieces = [split(recording, window(processor)) for recording in audio]
@@ -70,21 +70,43 @@ def transcribe(
 
 
 def generation_options(
-    model: Any, language: str = "en", max_new_tokens: int | None = None
+    model: Any, language: str | None = "en", max_new_tokens: int | None = None
 ) -> dict[str, Any]:
     """Return what ``generate`` is told for greedy texts; see :func:`transcribe`.
 
     Raises:
-        UsageError: If an English-only model is asked for another language.
+        UsageError: If the model is asked for a language that it does not know.
     """
     options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
     if is_multilingual(model):
+        _check_known(model, language)
         options |= {"language": language, "task": "transcribe"}
-    elif language.lower() not in ENGLISH:
+    elif language is not None and language.lower() not in ENGLISH:
         raise UsageError("This model knows English only.", found=language, expected="en")
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     return options
+
+
+def _check_known(model: Any, language: str | None) -> None:
+    """Refuse a language that left with its vocabulary: nothing may be written as another.
+
+    Raises:
+        UsageError: Says which there are.
+    """
+    known = getattr(model.generation_config, "lang_to_id", None)
+    if language is None or not known:
+        return
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    if f"<|{code}|>" not in known and code in TO_LANGUAGE_CODE.values():
+        raise UsageError(
+            "This model does not know the language",
+            found=language,
+            expected=", ".join(sorted(name.strip("<|>") for name in known)),
+            hint="use the model that its vocabulary was trimmed from",
+        )
 
 
 def start_token(config: Any) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.report.wording import amount
-from surgery.runtime.manifest import COMPRESS
+from surgery.runtime.manifest import FINAL
 from surgery.stored.merged import MergedTensors
 from surgery.stored.stored import Stored
 
@@ -50,9 +50,9 @@ def original_bytes(stored: Stored) -> int | None:
     """Return the bytes of a model's weights before surgery; see :attr:`Sizes.original`.
 
     The surgery block says what was removed of attention and what was added, so that they are
-    counted exactly; how wide feed-forward blocks were it need not say.
+    counted exactly; how wide feed-forward blocks were it need not say, nor how many tokens were.
     """
-    narrower = any(one["method"] == COMPRESS for one in stored.operations)  # than nobody noted
+    narrower = any(one["method"] in FINAL for one in stored.operations)  # than nobody noted
     cast = any(one["options"].get("dtype") is not None for one in stored.operations)
     if not stored.operations or cast or narrower:
         return None

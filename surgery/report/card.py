@@ -14,6 +14,7 @@ from surgery.architectures import ARCHITECTURES
 from surgery.architectures.base import CAUSAL
 from surgery.report.model.report import Report
 from surgery.report.model.tuning import Tuning
+from surgery.report.model.vocabulary import VocabularyReport
 from surgery.report.text import feed_forward_tables
 from surgery.report.text.calibration import calibration_sentence, data_text, leak_text
 from surgery.report.text.damage import damage_text, is_priced
@@ -43,6 +44,7 @@ from surgery.report.text.summary import (
 )
 from surgery.report.text.tuning import curve_rows, fact_rows, method_name, warning_text
 from surgery.report.text.tuning_tables import moved_columns, moved_rows
+from surgery.report.text.vocabulary import reason_rows, use_rows
 from surgery.report.wording import amount, capitalised, change, count, percent, printable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -102,9 +104,21 @@ def _environment() -> Environment:
 def _contents(report: Report) -> tuple[str, dict[str, Any]]:
     if report.tuning is not None:
         return _tuning(report, report.tuning)
+    if report.vocabulary is not None:
+        return _vocabulary(report, report.vocabulary)
     if is_narrower(report):
         return _feed_forward(report)
     return _linears(report) if is_linear(report) else _attention(report)
+
+
+def _vocabulary(report: Report, told: VocabularyReport) -> tuple[str, dict[str, Any]]:
+    return "card_vocabulary.md.j2", {
+        "told": told,
+        "uses": use_rows(told),
+        "reasons": reason_rows(told),
+        "tables": quantity_tables(report.quantities),
+        "remote": False,
+    }
 
 
 def _feed_forward(report: Report) -> tuple[str, dict[str, Any]]:
@@ -180,7 +194,8 @@ def _untrusted(report: Report) -> str:
 
 def _front_matter(report: Report) -> dict[str, Any]:
     """Return what hubs index. ``base_model`` only where the source is a hub id."""
-    stock = is_narrower(report) and not is_ragged(report)
+    narrower = is_narrower(report) and not is_ragged(report)
+    stock = narrower or report.vocabulary is not None
     matter: dict[str, Any] = {"library_name": "transformers" if stock else "model-surgery"}
     if _HUB_ID.fullmatch(report.source.name):
         matter["base_model"] = report.source.name

@@ -17,6 +17,7 @@ from surgery.report.pages.feed_forward import feed_forward_view
 from surgery.report.pages.linears import linears_view
 from surgery.report.pages.page import View, tiles_a_row
 from surgery.report.pages.tuning import tuning_view
+from surgery.report.pages.vocabulary import vocabulary_view
 from surgery.report.text.damage import damage_text
 from surgery.report.text.feed_forward import is_narrower
 from surgery.report.text.linear_views import is_linear
@@ -50,6 +51,8 @@ def to_html(report: Report) -> str:
 def _view(report: Report) -> View:
     if report.tuning is not None:
         return tuning_view(report, report.tuning)
+    if report.vocabulary is not None:
+        return vocabulary_view(report, report.vocabulary)
     if is_narrower(report):
         return feed_forward_view(report)
     return linears_view(report) if is_linear(report) else attention_view(report)

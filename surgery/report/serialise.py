@@ -27,6 +27,7 @@ _LISTS = (
     "held_out",
     "moved",
     "tried",
+    "curve",
 )  # written an entry a line
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

@@ -18,6 +18,10 @@ FORMAT_VERSION = 1
 ABSORB_DECOMPOSE = "absorb-decompose"
 COMPRESS = "compress"
 """Has no sites where it left a stock model: config.json says its widths."""
+TRIM_VOCABULARY = "trim-vocabulary"
+"""Never has sites: config.json says how many tokens there are."""
+FINAL = (COMPRESS, TRIM_VOCABULARY)
+"""What left is in no file, so nothing merges it back."""
 SITE_NUMBERS = ("heads", "kv_heads", "head_dim")
 SITE_RANKS = ("qk_ranks", "v_ranks")
 
@@ -92,7 +96,7 @@ def read_operation(
     if not isinstance(operation, Mapping):
         raise malformed(where, operation, "an object")
     method: Any = operation.get("method")
-    methods = (*(() if parts_only else (ABSORB_DECOMPOSE, COMPRESS)), *LINEAR_METHODS)
+    methods = (*(() if parts_only else (ABSORB_DECOMPOSE, *FINAL)), *LINEAR_METHODS)
     if method not in methods:
         raise LoadError(
             "The checkpoint was made by a method that this version cannot run.",
@@ -106,6 +110,8 @@ def read_operation(
         raise malformed(f"{where}.sites", sites, "an object of module paths")
     if manifest.linears and (method == ABSORB_DECOMPOSE or (method == COMPRESS and sites)):
         raise malformed(f"{where}.method", method, "what came before small parts, in that order")
+    if method == TRIM_VOCABULARY and sites:
+        raise malformed(f"{where}.sites", list(sites), "an empty object")
     for path, site in sites.items():
         place = f"{where}.sites[{path!r}]"
         if method == ABSORB_DECOMPOSE:

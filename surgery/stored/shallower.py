@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from surgery.architectures.dropping import (
     Layer,
     by_tower,
@@ -20,9 +18,9 @@ from surgery.architectures.dropping import (
 )
 from surgery.checkpoint.directory import read_json
 from surgery.checkpoint.disk import target_errors
-from surgery.checkpoint.source import TensorSource
 from surgery.runtime.manifest import COMPRESS
 from surgery.stored.block import Operation, surgery_block
+from surgery.stored.derived import DerivedSource
 from surgery.stored.stored import Stored
 
 GENERATION = "generation_config.json"
@@ -30,7 +28,7 @@ LAYERS = "dropped_layers"
 """What an operation's provenance calls the layers that left, by tower and the numbers of before."""
 
 
-class ShallowerSource(TensorSource):
+class ShallowerSource(DerivedSource):
     """The layers that stay, under the names and in the configuration of a shallower model.
 
     Tensors are those of the whole checkpoint, uncopied. It has no directory: nothing on disk is
@@ -51,7 +49,7 @@ class ShallowerSource(TensorSource):
 
     def __init__(self, stored: Stored, layers: Iterable[Layer]) -> None:
         whole, family, prefix = stored.source, stored.family, stored.claims.prefix
-        self.whole, self._family = whole, family
+        self._family = family
         self._dropped = by_tower(layers)
         self.lost: list[str] = []
         where = f"{whole.name}/config.json"
@@ -67,31 +65,15 @@ class ShallowerSource(TensorSource):
             config["surgery"] = surgery_block(
                 [self._moved(one, prefix) for one in stored.operations]
             )
-        super().__init__(whole.name, None, config, infos, whole.metadata)
+        super().__init__(whole, config, infos)
 
-    def tensor(self, name: str) -> Tensor:
-        """See :meth:`TensorSource.tensor`."""
-        return self.whole.tensor(self._whole_names.get(name, name))
-
-    def raw(self, name: str) -> memoryview:
-        """See :meth:`TensorSource.raw`."""
-        return self.whole.raw(self._whole_names.get(name, name))
-
-    def release(self, name: str) -> None:
-        """See :meth:`TensorSource.release`."""
-        self.whole.release(self._whole_names[name])
-
-    def files(self) -> list[Path]:
-        """See :meth:`TensorSource.files`."""
-        return self.whole.files()
+    def name_there(self, name: str) -> str:
+        """See :meth:`DerivedSource.name_there`."""
+        return self._whole_names.get(name, name)
 
     def identity(self) -> dict[str, Any]:
         """See :meth:`TensorSource.identity`."""
         return {**self.whole.identity(), "dropped": self._dropped}
-
-    def sidecars(self) -> list[Path]:
-        """See :meth:`TensorSource.sidecars`."""
-        return self.whole.sidecars()
 
     def write_sidecars(self, directory: Path) -> list[str]:
         """See :meth:`TensorSource.write_sidecars`; what speaks of layers by number follows."""
@@ -106,10 +88,6 @@ class ShallowerSource(TensorSource):
                     text = json.dumps(new, indent=2) + "\n"
                     path.write_text(text, encoding="utf-8", newline="\n")
         return written
-
-    def left_out(self) -> str | None:
-        """See :meth:`TensorSource.left_out`."""
-        return self.whole.left_out()
 
     def _moved(self, operation: Operation, prefix: str) -> Operation:
         """Return what was done before, to the modules that stay, by their new names."""

@@ -84,6 +84,11 @@ class Vocabulary:
         found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [one.ids for one in found]
 
+    def text_of(self, number: int) -> str:
+        """Return the text that a token stands for by itself."""
+        text: str = self._tokenizer.decode([number], skip_special_tokens=False)
+        return text
+
     def uses(self, texts: Iterable[str]) -> Counter[int]:
         """Return how often texts use each token.
 

@@ -22,7 +22,7 @@ from surgery.choices.layers import counted_layers, named_layers
 from surgery.engine.compress.goal import Goal, counted, one_width
 from surgery.engine.compress.options import CompressOptions
 from surgery.errors import CheckpointError, UsageError
-from surgery.runtime.manifest import COMPRESS
+from surgery.runtime.manifest import FINAL
 from surgery.stored.shallower import ShallowerSource
 from surgery.stored.stored import Stored, output_dtype, read_stored
 
@@ -168,7 +168,7 @@ def make_plan(
     """
     asked = asked or source.name
     whole = read_stored(source)
-    if any(operation["method"] != COMPRESS for operation in whole.operations):
+    if any(operation["method"] not in FINAL for operation in whole.operations):
         raise CheckpointError(
             "This checkpoint has been operated on already",
             where=source.name,

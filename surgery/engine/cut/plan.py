@@ -16,7 +16,7 @@ from surgery.engine.cut.options import Options
 from surgery.errors import CheckpointError, UsageError
 from surgery.methods import AttentionWeights, Lossless, prepare
 from surgery.runtime.heads import SiteRanks
-from surgery.runtime.manifest import COMPRESS
+from surgery.runtime.manifest import FINAL
 from surgery.stored.block import Operation, site_entry
 from surgery.stored.stored import output_dtype, read_stored
 
@@ -94,7 +94,7 @@ def make_plan(source: TensorSource, options: Options, asked: str | None = None) 
     """
     asked = asked or source.name
     stored = read_stored(source)
-    if any(operation["method"] != COMPRESS for operation in stored.operations):
+    if any(operation["method"] not in FINAL for operation in stored.operations):
         raise CheckpointError(
             "This checkpoint has been restructured already",
             where=source.name,

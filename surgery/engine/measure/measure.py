@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery.architectures.vocabulary import ROWS
+from surgery.checkpoint.directory import read_json
 from surgery.checkpoint.source import TensorSource
 from surgery.engine.measure.heads import hears, writes
 from surgery.engine.measure.input import (
@@ -24,6 +26,8 @@ from surgery.stored.dense import dense_directory
 
 if TYPE_CHECKING:
     from surgery.evaluation.audio import SpeechFolder
+
+CONFIG = "config.json"
 
 
 def measure(
@@ -64,10 +68,10 @@ def measure(
         if audio:
             # Windows of a few seconds and a tiny model: more at once is twice as quick.
             batch = 48 if source.name == EMBEDDED else 8
-            with _clips(source, sample, data) as (clips, name):
-                rows = _speech(source, directory, result, clips, name, batch=batch, told=told)
+            with clips(source, sample, data) as (speech, name):
+                rows = _speech(source, directory, result, speech, name, batch=batch, told=told)
         else:
-            rows = _text(directory, result, data, told=told)
+            rows = _text(source, directory, result, data, told=told)
     progress(Event(stage, 1, 1))
     return rows
 
@@ -83,8 +87,16 @@ def _speech(
     told: Callable[[float], None],
 ) -> list[Measurement]:
     from surgery.evaluation.measure import measure_encoders, measure_speech
+    from surgery.evaluation.own_words import measure_own_speech
     from surgery.stored.loading import load
 
+    def at(done: float) -> None:
+        told(done / len(speech.utterances))
+
+    if writes(source) and has_other_words(source, result):
+        models, places = (load(original), load(result)), (original, result)
+        processors = [processor_of(source, place) for place in places]
+        return measure_own_speech(models, processors, speech, batch=batch, data=name, told=at)
     measured = measure_speech if writes(source) else measure_encoders
     return measured(
         load(original),
@@ -93,12 +105,12 @@ def _speech(
         speech,
         batch=batch,
         data=name,
-        told=lambda done: told(done / len(speech.utterances)),
+        told=at,
     )
 
 
 @contextmanager
-def _clips(
+def clips(
     source: TensorSource, result: TensorSource | None, data: str | Path | None
 ) -> Iterator[tuple[SpeechFolder, str | None]]:
     """Yield what is heard, and what to call it where its place does not say."""
@@ -116,11 +128,23 @@ def _clips(
             yield speech, name
 
 
+def has_other_words(source: TensorSource, result: Path) -> bool:
+    """Whether a result has another vocabulary than its original."""
+    there = read_json(result / CONFIG) if (result / CONFIG).is_file() else {}
+    return ROWS in there and there[ROWS] != source.config.get(ROWS, there[ROWS])
+
+
 def _text(
-    original: Path, result: Path, data: str | Path | None, *, told: Callable[[float], None]
+    source: TensorSource,
+    original: Path,
+    result: Path,
+    data: str | Path | None,
+    *,
+    told: Callable[[float], None],
 ) -> list[Measurement]:
     from surgery.calibration.witness import output_of_text
     from surgery.evaluation.measure import measure_embeddings, measure_text
+    from surgery.evaluation.own_words import measure_own_text
     from surgery.stored.loading import load
 
     with embedded("sample.txt") if data is None else _given(data) as path:
@@ -129,6 +153,11 @@ def _text(
         models = load(original), load(result)
         # Heads that classify say little of a text as a whole: what they stand on is compared.
         predicts = all(output_of_text(model) == "next token" for model in models)
+        if has_other_words(source, result):
+            tokenizers = [read_processor(place, "text") for place in (original, result)]
+            return measure_own_text(
+                models, tokenizers, path, causal=predicts, data=named, told=told
+            )
         measured = measure_text if predicts else measure_embeddings
         return measured(*models, tokenizer, path, data=named, told=told)
 

@@ -15,6 +15,7 @@ from surgery.architectures.dropping import by_tower
 from surgery.engine.measure.heads import unmeasured
 from surgery.engine.measure.input import check_data
 from surgery.engine.measure.measure import measure
+from surgery.engine.measure.tokens import TokensVerification, verify_tokens
 from surgery.errors import CheckpointError
 from surgery.events import Event, Progress, ignore
 from surgery.linalg import product_error
@@ -26,6 +27,8 @@ from surgery.stored.adapted import open_model
 from surgery.stored.pack import read_site
 from surgery.stored.shallower import ShallowerSource, layers_gone
 from surgery.stored.stored import Stored, read_stored
+from surgery.stored.tokens import read_tokens
+from surgery.stored.trimmed import trimmed_like
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Verification:
     either model carries a small part beside it (merged for the comparison, in float64).
     ``changed`` names tensors outside attention that differ in any bit; surgery never touches
     those (a cast to another dtype does). ``notes`` say what of the outputs was not measured.
+    ``tokens`` says what of a smaller vocabulary was proved on real input.
     """
 
     original: str
@@ -61,6 +65,7 @@ class Verification:
     changed: list[str]
     measurements: list[Measurement] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tokens: TokensVerification | None = None
 
     @property
     def worst(self) -> float:
@@ -114,6 +119,9 @@ def verify(
         gone = layers_gone(old, new)
         if gone:
             old = read_stored(ShallowerSource(old, gone))
+        trimmed = trimmed_like(old, new)
+        if trimmed is not None:
+            old = read_stored(trimmed[0])
         narrower = _narrower(old, new)
         _check_same_model(old, new, narrower)
         found = []
@@ -140,10 +148,20 @@ def verify(
         if gone:
             numbers = "; ".join(f"{s}: {ranges(n)}" for s, n in by_tower(gone).items())
             notes.append(SHORTER.format(numbers=numbers))
+        tokens: TokensVerification | None = None
         if not weights_only and after.directory is not None:
+            if trimmed is not None:
+                progress(Event("Comparing tokens", 0, 1))
+                words = read_tokens(new).vocabulary
+                tokens = verify_tokens(
+                    before, after.directory, trimmed[1], words, data, sample=after
+                )
+                progress(Event("Comparing tokens", 1, 1))
             measured = measure(before, after.directory, data, progress, sample=after)
             notes += filter(None, [unmeasured(before)])
-        return Verification(before.name, after.name, found, linears, changed, measured, notes)
+        return Verification(
+            before.name, after.name, found, linears, changed, measured, notes, tokens
+        )
 
 
 def _narrower(old: Stored, new: Stored) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from surgery.report.figures.canvas import Picture
 from surgery.report.figures.captured import captured_maps
 from surgery.report.figures.column import model_column
+from surgery.report.figures.coverage import coverage_curve
 from surgery.report.figures.errors import pair_errors
 from surgery.report.figures.losses import losses
 from surgery.report.figures.moved import moved_maps
@@ -20,6 +21,7 @@ from surgery.report.figures.trainable import trainable_bars
 __all__ = [
     "Picture",
     "captured_maps",
+    "coverage_curve",
     "losses",
     "model_column",
     "moved_maps",

@@ -13,6 +13,7 @@ from surgery.report.model.budget import BudgetReport
 from surgery.report.model.calibration import Calibration
 from surgery.report.model.layers import LayersReport
 from surgery.report.model.tuning import Tuning
+from surgery.report.model.vocabulary import VocabularyReport
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,7 @@ class Report:
             the result; then ``sites`` and ``linears`` are empty.
         layers: Layers that left, if any was to.
         budget: How one budget over parts of the model was spent, where they were compared.
+        vocabulary: Tokens that left, where the run was about them; then ``sites`` is empty.
     """
 
     title: str
@@ -262,3 +264,4 @@ class Report:
     feed_forward: list[FeedForwardReport] = field(default_factory=list)
     layers: LayersReport | None = None
     budget: BudgetReport | None = None
+    vocabulary: VocabularyReport | None = None

@@ -21,6 +21,7 @@ from surgery.report.text.few_words import data_words
 from surgery.report.text.linear_views import is_linear
 from surgery.report.text.linears import linear_sentence
 from surgery.report.text.tuning import tuning_sentence
+from surgery.report.text.vocabulary import vocabulary_sentence
 from surgery.report.wording import amount, change, percent, ranges
 
 PAIRS = ("qk", "vo")
@@ -72,7 +73,8 @@ def asked_to_cut(report: Report) -> bool:
 def is_structure(report: Report) -> bool:
     """Whether only headers were read: shapes are known, and nothing about the weights."""
     spectra = (pair.spectrum for site in report.sites for pair in (site.qk, site.vo))
-    return report.output is None and not is_narrower(report) and not any(spectra)
+    other = is_narrower(report) or report.vocabulary is not None
+    return report.output is None and not other and not any(spectra)
 
 
 def saving_named(report: Report, name: str) -> Saving | None:
@@ -231,6 +233,8 @@ def sentence(report: Report) -> str:
     """Say in one sentence what was done, and how much went or may be trained."""
     if report.tuning is not None:
         return tuning_sentence(report, report.tuning)
+    if report.vocabulary is not None:
+        return vocabulary_sentence(report, report.vocabulary)
     if is_narrower(report):
         return narrower_sentence(report)
     return linear_sentence(report) if is_linear(report) else _attention_sentence(report)

@@ -1,0 +1,1 @@
+"""``trim-vocabulary``: the tokens that stay, and the checkpoint without the others."""
