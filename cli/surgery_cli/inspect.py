@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from surgery.engine.vocabulary.options import TrimOptions
+from surgery.errors import UsageError
 from surgery_cli import common, cutting
-from surgery_cli.options import spliced, values
+from surgery_cli.options import given_flags, spliced, values
 from surgery_cli.session import session
 
 EXAMPLES = """
@@ -22,6 +24,8 @@ surgery inspect ./my-whisper --calibrate shipped             what each budget wo
 
 surgery inspect ./my-whisper --calibrate ./recordings        the same, on your own input
 
+surgery inspect ./my-whisper --vocabulary --languages en,de  what fewer tokens would save
+
 surgery inspect openai/whisper-large-v3 --structure         headers only, nothing else fetched
 """
 
@@ -29,11 +33,15 @@ surgery inspect openai/whisper-large-v3 --structure         headers only, nothin
 LEFT_OUT = ("baseline", "dtype", "refit", "data", "dry_run", "force", "resume")
 
 
-@spliced(*cutting.KINDS, common.Run, after="model", without=LEFT_OUT)
+@spliced(*cutting.KINDS, TrimOptions, common.Run, after="model", without=LEFT_OUT)
 def command(
     model: common.Model,
     structure: Annotated[
         bool, typer.Option("--structure", help="Read only headers: no spectra, nothing cut.")
+    ] = False,
+    vocabulary: Annotated[
+        bool,
+        typer.Option("--vocabulary", help="What trim-vocabulary would save, with its options."),
     ] = False,
     html: Annotated[
         Path | None,
@@ -48,13 +56,25 @@ def command(
         from surgery.report.serialise import to_json
         from surgery_cli.render import report_view
 
-        report = surgery.inspect(
-            model,
-            options=cutting.make_options(given),
-            structure=structure,
-            progress=progress,
-            **values(common.Run, given),
-        )
+        told = given_flags(TrimOptions, given)
+        if told and not vocabulary:
+            raise UsageError(f"{next(iter(told.values()))} goes with --vocabulary")
+        if vocabulary:
+            report = surgery.trim_vocabulary(
+                model,
+                options=TrimOptions(**values(TrimOptions, given)),
+                dry_run=True,
+                progress=progress,
+                **values(common.Run, given),
+            )
+        else:
+            report = surgery.inspect(
+                model,
+                options=cutting.make_options(given),
+                structure=structure,
+                progress=progress,
+                **values(common.Run, given),
+            )
         if html is not None:
             from surgery.checkpoint.disk import target_errors
             from surgery.report.html import to_html

@@ -17,11 +17,12 @@ STEPS = 6  # of the curve
 def vocabulary_parts(report: Report, told: VocabularyReport) -> list[RenderableType]:
     """Return the tables of parameters, uses and bytes, and remarks."""
     parts = [savings(report), *quantities(report.quantities)]
-    uses = table("Tokens of", "covered", "before", "after", "change")
-    for row in use_rows(told):
-        cells = (Text(row[key]) for key in ("covered", "before", "after", "change"))
-        uses.add_row(Text(printable(row["name"])), *cells)
-    parts.append(capped(uses))
+    if told.uses:
+        uses = table("Tokens of", "covered", "before", "after", "change")
+        for row in use_rows(told):
+            cells = (Text(row[key]) for key in ("covered", "before", "after", "change"))
+            uses.add_row(Text(printable(row["name"])), *cells)
+        parts.append(capped(uses))
     reasons = table("Why tokens stay", "tokens")
     for reason, number in reason_rows(told):
         reasons.add_row(Text(printable(reason)), Text(number))

@@ -78,13 +78,15 @@ def _linears(errors: dict[str, float]) -> list[RenderableType]:
 
 def _tokens(found: TokensVerification) -> RenderableType:
     """Say what a smaller vocabulary keeps, and list what differs."""
-    whole, all_ = f"{found.whole} of {found.texts}", f"{found.equal:,} of {found.numbers:,}"
-    output, worst = found.output.capitalize(), f"largest difference {found.difference:.1e}"
+    whole = f"{found.whole} of {found.texts}"
     lines = [
         f"\nTokens: {found.kept:,} of {found.before:,}",
         f"Texts whose tokens all stay: {whole}; of them cut to the same: {found.same}",
-        f"{output} equal bit for bit: {all_} ({worst})",
     ]
+    for name, one in (("Hidden states", found.hidden), ("Logits of kept tokens", found.logits)):
+        if one.numbers:
+            worst = f", largest difference {one.difference:.1e}" if one.difference else ""
+            lines.append(f"{name} equal bit for bit: {one.equal:,} of {one.numbers:,}{worst}")
     if found.written:
         lines.append(
             f"Greedy texts equal where the original wrote kept tokens: {found.agreeing} of "

@@ -26,7 +26,30 @@ LONGEST, MOST = 256, 32
 """Tokens of a text and number of texts that the models read."""
 PROMPT, WRITTEN = 16, 32
 """Tokens of a text that a language model is told, and that it goes on with."""
+BEFORE = 4
+"""Tokens that a Whisper is told before it writes, at most."""
 SHOWN = 20
+
+
+@dataclass
+class Agreement:
+    """How far numbers are equal.
+
+    Attributes:
+        numbers: How many were compared.
+        equal: How many of them are equal bit for bit.
+        difference: The largest difference of the others.
+    """
+
+    numbers: int = 0
+    equal: int = 0
+    difference: float = 0.0
+
+    def add(self, old: Tensor, new: Tensor) -> None:
+        """Add two tensors of one shape."""
+        self.numbers += old.numel()
+        self.equal += int((old == new).sum())
+        self.difference = max(self.difference, float((old - new).abs().max()))
 
 
 @dataclass
@@ -40,10 +63,9 @@ class TokensVerification:
         whole: Of them those whose tokens all stay.
         same: Of these those that are cut to the same ones.
         gone: Tokens of the others that are gone, and how often they were used, most used first.
-        output: What was compared: ``logits`` of kept tokens, or ``hidden states``.
-        numbers: How many numbers of it.
-        equal: How many of them are equal bit for bit.
-        difference: The largest difference of the others.
+        hidden: The last hidden states.
+        logits: Logits of kept tokens; empty of a model without. A product with fewer columns may
+            round some of them otherwise.
         written: Texts that both models wrote; none of what writes nothing.
         agreeing: Of them those that are equal as far as the original wrote kept tokens.
         until_gone: Of these those where it then wrote one that is gone.
@@ -56,10 +78,8 @@ class TokensVerification:
     whole: int = 0
     same: int = 0
     gone: dict[str, int] = field(default_factory=dict)
-    output: str = "logits"
-    numbers: int = 0
-    equal: int = 0
-    difference: float = 0.0
+    hidden: Agreement = field(default_factory=Agreement)
+    logits: Agreement = field(default_factory=Agreement)
     written: int = 0
     agreeing: int = 0
     until_gone: int = 0
@@ -84,6 +104,7 @@ def verify_tokens(
         data: Audio folder or text file; by default what the package ships.
         sample: The result, as it was opened.
     """
+    from surgery.evaluation.perplexity import longest_context
     from surgery.stored.loading import load
 
     found = TokensVerification(len(choice.vocabulary.names), len(choice.kept))
@@ -99,11 +120,12 @@ def verify_tokens(
             return found
         with _documents(data) as texts:
             _pieces(choice, after, texts, found)
+            longest = min(LONGEST, longest_context(models[0]) - WRITTEN)
             for text in texts[:MOST]:
-                tokens = after.tokens_of([text])[0][:LONGEST]
+                tokens = after.tokens_of([text])[0][:longest]
                 if tokens:
                     _compare(models, _both(tokens, choice), choice, found)
-                    if found.output == "logits" and models[0].can_generate():
+                    if found.logits.numbers and models[0].can_generate():
                         _continue(models, tokens[:PROMPT], choice, found)
     return found
 
@@ -150,22 +172,15 @@ def _compare(
 ) -> None:
     """Add how far outputs for the same tokens are apart."""
     name = "decoder_input_ids" if inputs else "input_ids"
+    states = "decoder_hidden_states" if inputs else "hidden_states"
     outputs = [
-        model(**{name: tokens}, **inputs) for model, tokens in zip(models, both, strict=True)
+        model(**{name: tokens}, **inputs, output_hidden_states=True)
+        for model, tokens in zip(models, both, strict=True)
     ]
-    if getattr(outputs[0], "logits", None) is None or outputs[0].logits.shape[-1] < len(
-        choice.kept
-    ):
-        found.output = "hidden states"
-        old, new = (
-            model.base_model(input_ids=tokens).last_hidden_state
-            for model, tokens in zip(models, both, strict=True)
-        )
-    else:
-        old, new = outputs[0].logits[..., list(choice.kept)], outputs[1].logits
-    found.numbers += old.numel()
-    found.equal += int((old == new).sum())
-    found.difference = max(found.difference, float((old - new).abs().max()))
+    found.hidden.add(*(getattr(one, states)[-1] for one in outputs))
+    old, new = (getattr(one, "logits", None) for one in outputs)
+    if old is not None and new is not None and new.shape[-1] == len(choice.kept):
+        found.logits.add(old[..., list(choice.kept)], new)
 
 
 @torch.inference_mode()
@@ -198,20 +213,21 @@ def _speech(
     from surgery.evaluation.transcribe import extract_features, generation_options, is_multilingual
 
     gone: Counter[int] = Counter()
+    most = int(models[0].config.max_target_positions)
     language = _spoken(models[1]) if is_multilingual(models[1]) else "en"
     for recording in heard:
         piece = split(recording, window(processors[0]))[0]
         features = extract_features(processors[0], [piece])
         texts = []
         for model in models:
-            options = generation_options(model, language, WRITTEN)
+            options = generation_options(model, language, min(WRITTEN, most - BEFORE))
             mask = torch.ones(features.shape[0], features.shape[-1])
             out = model.generate(input_features=features, attention_mask=mask, **options)
             texts.append(out[0].tolist())
         _agree(texts[0], texts[1], choice, found)
         gone.update(one for one in texts[0] if one not in choice.numbers)
         start = models[1].generation_config.decoder_start_token_id
-        both = _both([start, *texts[1]][:LONGEST], choice)
+        both = _both([start, *texts[1]][:most], choice)
         _compare(models, both, choice, found, input_features=features)
         numbers = [choice.numbers.get(one) for one in texts[0]]
         found.texts += 1

@@ -21,8 +21,11 @@ POINTS = 60
 
 STOCK = (
     "A stock checkpoint: config.json says vocab_size = {rows}, and whatever loads the original "
-    "loads it with its own tokenizer. openai-whisper and whisper.cpp find special tokens by the "
-    "size of the vocabulary, and cannot hold a trimmed Whisper."
+    "loads it with its own tokenizer."
+)
+ELSEWHERE = (
+    "openai-whisper and whisper.cpp find special tokens by the size of the vocabulary, and cannot "
+    "hold a trimmed Whisper."
 )
 FINAL = "Nothing merges it back: the rows of the tokens that left are in no file."
 RENORMALISED = (
@@ -57,6 +60,8 @@ def build_report(plan: TrimPlan, *, sha256: Mapping[str, str], output: str | Non
         name.strip("<|>") for name, at in plan.tokens.languages.items() if at not in choice.renamed
     ]
     notes = [STOCK.format(rows=len(choice.kept)), FINAL]
+    if plan.stored.family.input == "audio":
+        notes.append(ELSEWHERE)
     if plan.stored.claims.model_class is not None and plan.stored.claims.model_class.predicts_next:
         notes.append(RENORMALISED)
     return Report(

@@ -28,11 +28,13 @@ from surgery.stored.stored import Stored
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor_config.json"
 NO_TIMESTAMPS = "<|notimestamps|>"
-START = "<|startoftranscript|>"
+START, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
 REQUIRED = ("<|endoftext|>", START, NO_TIMESTAMPS)
 """Tokens that CTranslate2 looks up by name."""
 FILTERS = "encoder.conv1.weight"
 STEP = 0.02  # seconds between two timestamps
+MULTILINGUAL = 51865
+"""CTranslate2 takes a Whisper of fewer tokens for an English one, which hears no language."""
 
 
 def write_files(stored: Stored, transaction: Transaction) -> list[str]:
@@ -89,15 +91,20 @@ def model_config(
 
 
 def vocabulary(tokens: Mapping[str, int], size: int) -> list[str]:
-    """Return the token of every id; timestamps that a tokenizer leaves out are put in."""
+    """Return the token of every id; timestamps that a tokenizer leaves out are put in.
+
+    So are names of no row, where a trimmed vocabulary has languages: see :data:`MULTILINGUAL`.
+    """
     by_id = {number: token for token, number in tokens.items()}
     first = tokens[NO_TIMESTAMPS] + 1
-    return [
+    names = [
         by_id.get(
             number, f"<|{(number - first) * STEP:.2f}|>" if number >= first else f"<|{number}|>"
         )
         for number in range(size)
     ]
+    spoken = tokens.get(TRANSLATE, 0) - tokens[START] > 1
+    return [*names, *(f"<|no row {one}|>" for one in range(size, MULTILINGUAL) if spoken)]
 
 
 def preprocessor(directory: Path, stored: Stored) -> dict[str, Any]:
@@ -191,7 +198,7 @@ def _tokens(directory: Path, stored: Stored) -> dict[str, int]:
 
 def _languages(tokens: Mapping[str, int]) -> list[int]:
     """Return the ids between the start and the first task: the languages."""
-    last = tokens.get("<|translate|>", 0)
+    last = tokens.get(TRANSLATE, 0)
     return sorted(number for number in tokens.values() if tokens[START] < number < last)
 
 
