@@ -98,7 +98,9 @@ def measure_own_text(
 
         runs += compare_text([model], tokenizer, texts, causal=causal, told=share)[0]
     if not causal:
-        return [_similarity(runs, data)]
+        mean = similarity_of(*runs)
+        title = "Mean similarity of documents"
+        return [Measurement("similarity", title, data, "", None, mean, "higher")]
     size = sum(len(text.encode()) for text in texts)
     old, new = (
         Perplexity(sum(float(one.sum()) for one in run.losses), sum(map(len, run.losses)), size)
@@ -114,9 +116,10 @@ def measure_own_text(
     ]
 
 
-def _similarity(runs: Sequence[TextRun], data: str) -> Measurement:
+def similarity_of(reference: TextRun, other: TextRun) -> float:
+    """Return the mean cosine of documents' mean hidden states, of two runs on the same ones."""
+    runs = reference, other
     old, new = (np.zeros((1, 1)) if run.pooled is None else run.pooled for run in runs)
     norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
     cosines = (old * new).sum(axis=1) / np.where(norms > 0, norms, 1.0)
-    mean = float(cosines[norms > 0].mean()) if (norms > 0).any() else 1.0
-    return Measurement("similarity", "Mean similarity of documents", data, "", None, mean, "higher")
+    return float(cosines[norms > 0].mean()) if (norms > 0).any() else 1.0

@@ -62,7 +62,8 @@ def build_report(plan: TrimPlan, *, sha256: Mapping[str, str], output: str | Non
     notes = [STOCK.format(rows=len(choice.kept)), FINAL]
     if plan.stored.family.input == "audio":
         notes.append(ELSEWHERE)
-    if plan.stored.claims.model_class is not None and plan.stored.claims.model_class.predicts_next:
+    one = plan.stored.claims.model_class
+    if one is not None and one.predicts_next and plan.stored.family.input == "text":
         notes.append(RENORMALISED)
     return Report(
         title=f"{source.name}: a smaller vocabulary",

@@ -21,20 +21,27 @@ from surgery.checkpoint.disk import target_errors
 from surgery.checkpoint.transaction import Transaction
 from surgery.errors import CheckpointError
 from surgery.export.reference import FRAMES_PER_SECOND
-from surgery.export.whisper.alignment import DEFAULT, FOREIGN, read_alignment, upper_half
+from surgery.export.whisper.alignment import (
+    DEFAULT,
+    FOREIGN,
+    GENERATION,
+    read_alignment,
+    upper_half,
+)
 from surgery.export.whisper.form import embedding
 from surgery.stored.stored import Stored
 
 TOKENIZER = "tokenizer.json"
 PREPROCESSOR = "preprocessor_config.json"
 NO_TIMESTAMPS = "<|notimestamps|>"
-START, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
+START = "<|startoftranscript|>"
 REQUIRED = ("<|endoftext|>", START, NO_TIMESTAMPS)
 """Tokens that CTranslate2 looks up by name."""
 FILTERS = "encoder.conv1.weight"
 STEP = 0.02  # seconds between two timestamps
 MULTILINGUAL = 51865
-"""CTranslate2 takes a Whisper of fewer tokens for an English one, which hears no language."""
+"""CTranslate2 takes a Whisper of fewer tokens for an English one, and faster-whisper then tells it
+no language. Names without rows behind them would not do: the last name is the last timestamp."""
 
 
 def write_files(stored: Stored, transaction: Transaction) -> list[str]:
@@ -65,6 +72,13 @@ def write_files(stored: Stored, transaction: Transaction) -> list[str]:
         return [f"{FOREIGN}: {DEFAULT}."] if foreign else []
 
 
+def taken_for_english(stored: Stored) -> bool:
+    """Whether a Whisper knows languages, and CTranslate2 would not see that."""
+    told = [read_json(path) for path in stored.source.sidecars() if path.name == GENERATION]
+    languages = any(one.get("lang_to_id") for one in told)
+    return languages and stored.source.infos[embedding(stored)].shape[0] < MULTILINGUAL
+
+
 def model_config(
     config: Config, known: Mapping[str, Any], tokens: Mapping[str, int]
 ) -> dict[str, Any]:
@@ -91,20 +105,15 @@ def model_config(
 
 
 def vocabulary(tokens: Mapping[str, int], size: int) -> list[str]:
-    """Return the token of every id; timestamps that a tokenizer leaves out are put in.
-
-    So are names of no row, where a trimmed vocabulary has languages: see :data:`MULTILINGUAL`.
-    """
+    """Return the token of every id; timestamps that a tokenizer leaves out are put in."""
     by_id = {number: token for token, number in tokens.items()}
     first = tokens[NO_TIMESTAMPS] + 1
-    names = [
+    return [
         by_id.get(
             number, f"<|{(number - first) * STEP:.2f}|>" if number >= first else f"<|{number}|>"
         )
         for number in range(size)
     ]
-    spoken = tokens.get(TRANSLATE, 0) - tokens[START] > 1
-    return [*names, *(f"<|no row {one}|>" for one in range(size, MULTILINGUAL) if spoken)]
 
 
 def preprocessor(directory: Path, stored: Stored) -> dict[str, Any]:
@@ -198,7 +207,7 @@ def _tokens(directory: Path, stored: Stored) -> dict[str, int]:
 
 def _languages(tokens: Mapping[str, int]) -> list[int]:
     """Return the ids between the start and the first task: the languages."""
-    last = tokens.get(TRANSLATE, 0)
+    last = tokens.get("<|translate|>", 0)
     return sorted(number for number in tokens.values() if tokens[START] < number < last)
 
 

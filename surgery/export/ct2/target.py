@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from surgery.checkpoint.transaction import Transaction
 from surgery.events import Event, Progress
-from surgery.export.ct2.files import write_files
+from surgery.export.ct2.files import taken_for_english, write_files
 from surgery.export.ct2.model import new_model, write_variables
 from surgery.export.ct2.names import REVISION, filled, stored_widths, whisper_variables
 from surgery.export.ct2.quantise import QUANTIZATIONS
@@ -26,6 +26,10 @@ from surgery.stored.stored import Stored
 
 WINDOW = 1500
 """Encoder positions in 30 s, the window that faster-whisper always fills."""
+ENGLISH = (
+    "not for faster-whisper, which takes a Whisper of fewer than 51,865 tokens for an English one "
+    "and tells it no language; CTranslate2 itself runs it with the language's token in the prompt"
+)
 TIED = "prune with --layout tied, which gives all heads of a block one rank"
 
 
@@ -42,7 +46,7 @@ class CTranslate2(Target):
     quantizations: ClassVar[tuple[str, ...]] = QUANTIZATIONS
 
     def __init__(self) -> None:
-        self._window = WINDOW
+        self._alone = False
 
     def fit(self, stored: Stored, choice: Choice) -> Fit:  # noqa: ARG002 (any type fits)
         """See :meth:`Target.fit`."""
@@ -55,6 +59,8 @@ class CTranslate2(Target):
             return refused(f"CTranslate2's Whisper computes gelu, this one {activation}")
         other = stored.config.max_source_positions != WINDOW
         own = "; not for faster-whisper, which always hears 30 s" if other else ""
+        if taken_for_english(stored):
+            own += f"; {ENGLISH}"
         widths = stored_widths(stored)
         kept = kept_share(stored, widths, {**stored.neurons, **filled(stored)})
         heads = kept_share(stored, widths, stored.neurons)
@@ -90,12 +96,15 @@ class CTranslate2(Target):
                 progress(Event("Writing", done, len(variables), name))
 
             write_variables(model, variables, choice.quantization, written)
-        self._window = stored.config.max_source_positions
-        if self._window != WINDOW:
+        window = stored.config.max_source_positions
+        if window != WINDOW:
             notes.append(
-                f"It hears {self._window / 50:g} s at once; faster-whisper "
+                f"It hears {window / 50:g} s at once; faster-whisper "
                 "always gives 30 s, so that only CTranslate2 itself can run it."
             )
+        english = taken_for_english(stored)
+        notes += [f"It is {ENGLISH}."] if english else []
+        self._alone = english or window != WINDOW
         return notes
 
     def compare(self, reference: Reference, directory: Path, choice: Choice) -> Comparison:
@@ -106,7 +115,7 @@ class CTranslate2(Target):
 
     def usage(self, place: str) -> str:
         """See :meth:`Target.usage`."""
-        if self._window != WINDOW:
+        if self._alone:
             return (
                 "from ctranslate2.models import Whisper\n\n"
                 f"model = Whisper({place!r})\n"
