@@ -11,7 +11,6 @@ from typing import Any
 from surgery.architectures.vocabulary import ROWS, by_token
 from surgery.checkpoint.directory import read_json
 from surgery.errors import CheckpointError, UnsupportedModelError
-from surgery.runtime.configuration import config_class
 from surgery.stored.dense import words_of
 from surgery.stored.shallower import GENERATION
 from surgery.stored.stored import Stored
@@ -109,6 +108,8 @@ def effective(raw: dict[str, Any], rows: int) -> dict[str, Any]:
 
     A default that is no row of the embedding means nothing, and stays away.
     """
+    from surgery.runtime.configuration import config_class  # late: it imports transformers
+
     whole = config_class(raw).from_dict(dict(raw))
     made = dict(raw)
     for key in KNOWN:

@@ -11,6 +11,7 @@ from typing import Any
 
 from surgery.checkpoint.directory import read_json
 from surgery.checkpoint.whisper_vocabulary import END, vocabulary_of
+from surgery.runtime.manifest import TRIM_VOCABULARY
 from surgery.stored.stored import Stored
 
 VOCABULARIES = (51864, 51865, 51866)
@@ -47,10 +48,12 @@ def foreign(stored: Stored, size: int) -> str | None:
 def misread(stored: Stored, size: int) -> str | None:
     """Say why openai-whisper would transcribe nonsense without an error; ``None``: it would not.
 
-    Of a vocabulary too small for its first token it transcribes nothing at all, which is told.
+    Of a vocabulary too small for its first token it transcribes nothing at all, which is told; but
+    nobody trims one to have that.
     """
     reason = foreign(stored, size)
-    return None if reason is None or size <= START else reason
+    trimmed = any(one["method"] == TRIM_VOCABULARY for one in stored.operations)
+    return None if reason is None or (size <= START and not trimmed) else reason
 
 
 def _named(stored: Stored) -> Iterator[tuple[int, str]]:
