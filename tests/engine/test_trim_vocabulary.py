@@ -189,3 +189,12 @@ def test_other_operations_come_before_and_after(tmp_path: Path, keep: Path) -> N
 def test_options_that_contradict_each_other_are_refused(given: dict, said: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UsageError, match=said):
         surgery.TrimOptions(**given)
+
+
+def test_llama_cpp_reads_text_as_the_trimmed_tokenizer_does(tmp_path: Path, keep: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    before = save_with_words("LlamaForCausalLM", tmp_path / "before")
+    surgery.trim_vocabulary(before, tmp_path / "after", options=options(keep))
+    made = surgery.export_model(tmp_path / "after", "gguf", tmp_path / "gguf")
+    ran = made.comparison
+    assert ran is not None and "how a text is read" in ran.what and ran.differing is None
