@@ -23,8 +23,8 @@ from surgery.calibration.witness import Witness
 from surgery.checkpoint.commit import staging_path
 from surgery.checkpoint.journal import digest
 from surgery.checkpoint.resolve import resolve
-from surgery.engine.cut import search
 from surgery.engine.cut.trials import TRIED, kept_trials, trial_key
+from surgery.engine.measure import rise
 from surgery_cli.main import app
 from tests.engine.spoken import TEXT, save_spoken
 from tests.engine.support import contents
@@ -120,7 +120,7 @@ def test_tried_budgets_and_prices_are_kept_and_used_again(
 
         monkeypatch.setattr(module, name, noting)
 
-    note(search, "perplexity")
+    note(rise, "perplexity")
     note(Witness, "damage")
     note(HeldOut, "price")
     with counted():

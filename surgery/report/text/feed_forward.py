@@ -52,7 +52,7 @@ def is_known(report: Report) -> bool:
     """Whether it is known what becomes of each block: a budget that compares them has to be run."""
     options = report.options
     compares = options.get("layout") == "ragged" or "layers" in options.get("seams", ())
-    return is_fitted(report) or not compares
+    return is_fitted(report) or not is_narrower(report) or not compares
 
 
 def is_ragged(report: Report) -> bool:
