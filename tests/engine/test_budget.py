@@ -50,7 +50,17 @@ def removed(place: Path, out: str = "out") -> float:
     return 1 - after / before
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "olmo2", "gpt2", "bert", "whisper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        "gpt2",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("qwen2", "olmo2", "bert", "whisper")
+        ),
+    ],
+)
 def test_layers_and_attention_go_in_one_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,8 +86,17 @@ def test_layers_and_attention_go_in_one_run(
     assert relative_error(run(surgery.load(merged)), found) <= 1e-5
 
 
-@pytest.mark.parametrize("layout", ["model", "ragged"])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "whisper"])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("llama", "ragged"),
+        ("qwen2", "model"),
+        pytest.param("llama", "model", marks=pytest.mark.slow),
+        pytest.param("qwen2", "ragged", marks=pytest.mark.slow),
+        pytest.param("whisper", "model", marks=pytest.mark.slow),
+        pytest.param("whisper", "ragged", marks=pytest.mark.slow),
+    ],
+)
 def test_the_budget_finds_how_many_layers_leave(
     name: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
