@@ -26,7 +26,15 @@ from tests.docs.blocks import (
     run_python,
 )
 
-LONG = ("calibration.md", "command-line.md", "compress.md", "run-it.md")
+LONG = (
+    "calibration.md",
+    "command-line.md",
+    "compress.md",
+    "python-api.md",
+    "reparam.md",
+    "run-it.md",
+    "tune.md",
+)
 """Pages that run for long; what their commands do is tested command by command, too."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

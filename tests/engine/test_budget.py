@@ -130,6 +130,7 @@ def test_the_budget_finds_how_many_layers_leave(
     assert report.calibration is not None and report.calibration.predicted is not None
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_tries_and_fits_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,7 +153,7 @@ def test_sequential_calibration_is_of_what_earlier_cuts_leave(tmp_path: Path) ->
     assert one_by_one.feed_forward[-1].fitted_error != pytest.approx(last.fitted_error, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "whisper"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", pytest.param("whisper", marks=pytest.mark.slow)])
 def test_anchored_blocks_come_nearer_to_what_the_original_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

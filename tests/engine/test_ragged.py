@@ -119,6 +119,7 @@ def test_a_dry_run_says_that_widths_are_not_known(tmp_path: Path) -> None:
     assert {row["kept"] for row in tower_rows(report)} == {"—"} and not report.quantities
 
 
+@pytest.mark.slow
 def test_what_was_narrowed_is_narrowed_again_cut_and_merged(tmp_path: Path) -> None:
     ragged(tmp_path, "llama")
     chosen = options(tmp_path, "llama")
