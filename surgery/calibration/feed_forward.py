@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from surgery.architectures.feed_forward import FeedForwardSite
 from surgery.calibration.modules import find_module
@@ -30,6 +29,7 @@ from surgery.calibration.neuron_sums import NeuronSums
 from surgery.calibration.replay import Replay
 from surgery.calibration.towers import Tower
 from surgery.errors import UsageError
+from surgery.evaluation.layers import hooked
 from surgery.events import Event, Progress, ignore
 from surgery.methods.neurons import NeuronMoments
 
@@ -134,7 +134,7 @@ def _listening(
 
         return down_module(model, site).register_forward_pre_hook(hear)
 
-    with _hooked([attach(site) for site in sites]):
+    with hooked([attach(site) for site in sites]):
         yield
 
 
@@ -150,17 +150,8 @@ def _keeping(
 
         return down_module(model, site).register_forward_hook(keep)
 
-    with _hooked([attach(site) for site in sites]):
+    with hooked([attach(site) for site in sites]):
         yield
-
-
-@contextmanager
-def _hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def down_module(model: nn.Module, site: FeedForwardSite) -> nn.Module:

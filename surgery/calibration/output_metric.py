@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from surgery.calibration.witness import Inputs
 from surgery.errors import SurgeryError
 from surgery.evaluation.drift import RelativeError
+from surgery.evaluation.layers import hooked
 from surgery.events import Event, Progress, ignore
 
 STAGE = "Watching what the output minds"
@@ -138,9 +139,5 @@ def _hearing_back(modules: Mapping[str, nn.Module], sums: dict[str, Tensor]) -> 
 
         return module.register_forward_hook(said)
 
-    handles = [attach(name, module) for name, module in modules.items()]
-    try:
+    with hooked([attach(name, module) for name, module in modules.items()]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -22,6 +22,7 @@ from surgery.calibration.modules import AttentionModules, blocks_within
 from surgery.calibration.replay import Replay
 from surgery.calibration.sensitivity import TRIALS, Trials, Tried, least_energy_ranks
 from surgery.calibration.towers import Tower
+from surgery.evaluation.layers import hooked
 from surgery.events import Event, Progress, ignore
 from surgery.methods import SiteDecomposition
 from surgery.methods.units import dropped_share
@@ -101,8 +102,7 @@ def _probe(
 def _damage(calls: _Calls, block: AttentionModules, metric: Tensor, tower: Tower) -> float:
     """Return the mean of ``Δᵀ A Δ`` over positions, with the block as it is now."""
     said, total, count = list[Tensor](), 0.0, 0.0
-    handle = block.projections["o"].register_forward_hook(lambda _, __, out: said.append(out))
-    try:
+    with block.projections["o"].register_forward_hook(lambda _, __, out: said.append(out)):
         for (args, given), before, weights in zip(
             calls.given, calls.said, tower.weights, strict=True
         ):
@@ -112,8 +112,6 @@ def _damage(calls: _Calls, block: AttentionModules, metric: Tensor, tower: Tower
             each = ((error @ metric) * error).sum(dim=1)
             total += float(each @ weights[counted])
             count += float(weights.sum())
-    finally:
-        handle.remove()
     return max(total / max(count, 1.0), 0.0)
 
 
@@ -132,9 +130,5 @@ def _catching(blocks: Sequence[AttentionModules]) -> Iterator[dict[str, _Calls]]
             block.projections["o"].register_forward_hook(lambda _, __, out: calls.said.append(out)),
         ]
 
-    handles = [handle for block in blocks for handle in attach(block)]
-    try:
+    with hooked([handle for block in blocks for handle in attach(block)]):
         yield caught
-    finally:
-        for handle in handles:
-            handle.remove()

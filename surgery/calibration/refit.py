@@ -28,6 +28,7 @@ from surgery.calibration.cut import OutputChange, SiteCut, cut_heads
 from surgery.calibration.modules import AttentionModules, blocks_within
 from surgery.calibration.replay import Replay
 from surgery.calibration.towers import Tower
+from surgery.evaluation.layers import hooked
 from surgery.events import Event, Progress
 
 RIDGE = 0.03
@@ -169,8 +170,5 @@ def _watching(
         AttentionModules(model, site).projections["o"].register_forward_hook(hooks[site.path])
         for site in sites
     ]
-    try:
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from surgery.evaluation.layers import hooked
+
 HIDDEN = "hidden_states"
 """What transformers calls a layer's first argument where it is given by name."""
 
@@ -91,9 +93,5 @@ def _listening(layers: Sequence[nn.Module]) -> Iterator[tuple[list[Tensor], list
             first.append(hidden)
         calls.append(Call(args if by_name else args[1:], rest, by_name))
 
-    handles = [layer.register_forward_pre_hook(hear, with_kwargs=True) for layer in layers]
-    try:
+    with hooked([layer.register_forward_pre_hook(hear, with_kwargs=True) for layer in layers]):
         yield first, calls
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from surgery.evaluation.drift import RelativeError
 
@@ -25,6 +26,16 @@ def stack(model: nn.Module) -> Sequence[nn.Module]:
 
 
 @contextmanager
+def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks on leaving."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def hidden_states(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """Collect what every layer returns, in the order they run; hooks are gone on leaving.
 
@@ -37,12 +48,8 @@ def hidden_states(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         states.append((output if isinstance(output, Tensor) else output[0]).detach())
 
-    handles = [layer.register_forward_hook(keep) for layer in layers]
-    try:
+    with hooked([layer.register_forward_hook(keep) for layer in layers]):
         yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class LayerErrors:
