@@ -95,12 +95,14 @@ def neuron_moments(
             watched = [site for site in own if site.path not in known]
             sums = {site.path: NeuronSums(site.neurons) for site in watched}
             said = {site.path: list[Tensor]() for site in watched}
+            changes = change is not None and bool(own)
             with torch.no_grad():
                 if whole is not None and not alike:
                     with _keeping(model, watched, said):
                         whole.hidden = whole.step(index)
-                with cut(), _listening(model, watched, sums, tower.weights, said):
-                    after = replay.step(index)
+                if watched or not changes or (whole is not None and alike):
+                    with cut(), _listening(model, watched, sums, tower.weights, said):
+                        after = replay.step(index)
                 if whole is not None and alike:
                     whole.hidden = after
             done += 1
