@@ -104,9 +104,7 @@ class Elimination:
 
     def kept(self, width: int) -> Int64[Tensor, " width"]:
         """Return the neurons that stay at a width, ascending. Narrower sets are parts of wider."""
-        if not 0 <= width <= len(self.order):
-            raise ValueError(f"width {width} of {len(self.order)}")
-        return self.order[len(self.order) - width :].sort().values
+        return kept_of(self.order, width)
 
     def costs(self) -> Float64[Tensor, " widths"]:
         """Return the cost of every width, 0 to f: entry w that of keeping w neurons."""
@@ -128,6 +126,13 @@ class Elimination:
         if allowed and not 0 <= allowed[-1] <= allowed[0] < len(costs):
             raise ValueError(f"widths {allowed[-1]} to {allowed[0]} of {len(costs) - 1}")
         return lower_hull([(width, costs[width]) for width in allowed])
+
+
+def kept_of(order: Int64[Tensor, " f"], width: int) -> Int64[Tensor, " width"]:
+    """Return the neurons that stay at a width, ascending, from the order in which all go."""
+    if not 0 <= width <= len(order):
+        raise ValueError(f"width {width} of {len(order)}")
+    return order[len(order) - width :].sort().values
 
 
 def costs_of(prices: Float64[Tensor, " f"]) -> Float64[Tensor, " widths"]:

@@ -23,7 +23,7 @@ from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
 from surgery.events import Event, Progress
 from surgery.methods.neuron_refit import NarrowDown, anchored, narrow, output_error
-from surgery.methods.neurons import Elimination, NeuronMoments, eliminate
+from surgery.methods.neurons import Elimination, NeuronMoments, eliminate, kept_of
 from surgery.stored.stream import Computed, cast
 
 TOKENS, FRAMES = 1 << 15, 1 << 17
@@ -172,8 +172,7 @@ def _fit(
     kept = torch.arange(site.neurons)
     before = eliminated_key(plan.names[site.path])
     if width < site.neurons and not options.sequential and transaction.done(before):
-        order = transaction.unspill(before)["order"]  # on the same input
-        kept = order[len(order) - width :].sort().values
+        kept = kept_of(transaction.unspill(before)["order"], width)  # on the same input
     elif width < site.neurons:
         kept = eliminated(plan, site, moments, minded).kept(width)
     result = narrow(down, bias, moments, kept, amends=options.amends, ridge=options.ridge)
