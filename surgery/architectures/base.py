@@ -25,6 +25,11 @@ Shape = tuple[int | str, ...]
 """A tensor's shape: numbers, configuration attributes that hold them, and ``a * b`` of these."""
 
 
+def tower_holding(scope: str) -> Literal["encoder", "decoder"]:
+    """Return the tower whose layers hold blocks of a scope: cross-attention is the decoder's."""
+    return "encoder" if scope == "encoder" else "decoder"
+
+
 @dataclass(frozen=True)
 class Projection:
     """One linear map of an attention block, as the family stores it.

@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from surgery.architectures.base import AttentionSite
+from surgery.architectures.base import AttentionSite, tower_holding
 from surgery.architectures.dropping import by_tower, renamed
 from surgery.calibration.dealing import Dealt
 from surgery.calibration.modules import AttentionModules
@@ -116,15 +116,9 @@ class AttentionPart:
 
     def _planned(self, source: TensorSource) -> Plan:
         """Return the blocks in scope of a checkpoint; cross-attention is the decoder's."""
-        plan, scope = (
-            make_plan(source, self._asked, self._compress.asked),
-            self._compress.options.scope,
-        )
-        inside = (
-            e
-            for e in plan.sites
-            if scope == "all" or (e.site.scope == "encoder") == (scope == "encoder")
-        )
+        plan = make_plan(source, self._asked, self._compress.asked)
+        scope = self._compress.options.scope
+        inside = (each for each in plan.sites if scope in ("all", tower_holding(each.site.scope)))
         return replace(plan, sites=tuple(inside))
 
     @property

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 
 import torch
 
-from surgery.architectures.base import AttentionSite
+from surgery.architectures.base import AttentionSite, tower_holding
 from surgery.architectures.dropping import Layer
 from surgery.architectures.feed_forward import FeedForwardSite, feed_forward_seam
 from surgery.calibration.without_layers import without_layers
@@ -215,7 +215,7 @@ class Budget:
 
 def layer_of(site: Site) -> Layer:
     """Return the layer of a block."""
-    return Layer("encoder" if site.scope == "encoder" else "decoder", site.layer)
+    return Layer(tower_holding(site.scope), site.layer)
 
 
 def _steps(blocks: Mapping[str, WidthCosts], plan: CompressPlan) -> list[Step]:

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from surgery.architectures.base import AttentionSite, Role
+from surgery.architectures.base import AttentionSite, Role, tower_holding
 from surgery.export.ct2.model import Variable
 from surgery.export.whisper.form import embedding, output
 from surgery.report.accounting import full_ranks
@@ -119,7 +119,7 @@ def _attention(
 ) -> Iterator[Variable]:
     """Yield the stacked maps of one block."""
     kept, width = ranks or full_ranks(site), block_width(site, ranks)
-    tower = "encoder" if site.scope == "encoder" else "decoder"
+    tower = tower_holding(site.scope)
     part = "attention" if site.scope == "cross" else "self_attention"
     stacks: tuple[tuple[Role, ...], ...] = (("q", "k", "v"), ("o",))
     if site.scope == "cross":

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from surgery.architectures.base import tower_holding
 from surgery.report.figures.canvas import (
     CUT,
     FROZEN,
@@ -93,7 +94,7 @@ def _attention(
     vectors = sum(2 * site.kv_heads * site.head_dim for site in report.sites)
     each, found = saving.before / vectors, dict[int, tuple[float, float]]()
     for site in report.sites:
-        if ("encoder" if site.scope == "encoder" else "decoder") == scope:
+        if tower_holding(site.scope) == scope:
             before, kept = found.get(site.layer, (0.0, 0.0))
             before += each * 2 * site.kv_heads * site.head_dim
             kept += each * (sum(site.qk.ranks) + sum(site.vo.ranks))
