@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from surgery.stored.dense import words_of
 from surgery.stored.shallower import GENERATION
 from surgery.stored.stored import Stored
 from surgery.vocabulary.files import TOKENIZER
-from surgery.vocabulary.identifiers import KNOWN, LANGUAGES, NO_TIMESTAMPS, needed
+from surgery.vocabulary.identifiers import KNOWN, LANGUAGES, NO_TIMESTAMPS, leaves, needed
 from surgery.vocabulary.tokenizer import Vocabulary
 
 NAMING = ("tokenizer_config.json", "special_tokens_map.json")
@@ -32,6 +32,7 @@ class Tokens:
         tensors: The tensors with a row for every token.
         standing: Rows that stay in any case.
         languages: Tokens of what may be spoken, by their names, where a configuration says it.
+        config: config.json with every id said that its absence stands for.
     """
 
     vocabulary: Vocabulary
@@ -39,6 +40,7 @@ class Tokens:
     tensors: tuple[str, ...]
     standing: frozenset[int]
     languages: Mapping[str, int]
+    config: Mapping[str, Any]
 
 
 def read_tokens(stored: Stored) -> Tokens:
@@ -56,7 +58,8 @@ def read_tokens(stored: Stored) -> Tokens:
     with words_of(source) as directory:
         vocabulary = Vocabulary(read_tokenizer(directory), where=f"{source.name}/{TOKENIZER}")
         generation = _optional(directory / GENERATION)
-        named = {name for file in NAMING for name in _names(_optional(directory / file))}
+        texts = (leaves(_optional(directory / file)) for file in NAMING)
+        named = {one for some in texts for one in some if isinstance(one, str)}
     if max(vocabulary.names) >= rows:
         last = max(vocabulary.names)
         raise CheckpointError(
@@ -66,17 +69,17 @@ def read_tokens(stored: Stored) -> Tokens:
             expected=f"tokens below {ROWS} = {rows}",
             hint="use the tokenizer that belongs to these weights",
         )
-    configs = {"config.json": effective(source.config, rows), GENERATION: generation}
+    config = effective(source.config, rows)
     standing = set(vocabulary.always)
-    for file, raw in configs.items():
+    for file, raw in {"config.json": config, GENERATION: generation}.items():
         standing |= needed(raw, where=f"{source.name}/{file}")
-    ids = {name: number for number, name in vocabulary.names.items()}
-    standing |= {ids[name] for name in named & ids.keys()}
+    standing |= {vocabulary.ids[name] for name in named & vocabulary.ids.keys()}
     begin = generation.get(NO_TIMESTAMPS)
     if isinstance(begin, int):  # some tokenizers have no names for what follows
         standing |= set(range(begin, rows))
     languages = generation.get(LANGUAGES) or {}
-    return Tokens(vocabulary, rows, names, frozenset(vocabulary.closed(standing)), languages)
+    stay = frozenset(vocabulary.closed(standing))
+    return Tokens(vocabulary, rows, names, stay, languages, config)
 
 
 def read_tokenizer(directory: Path) -> dict[str, Any]:
@@ -122,18 +125,6 @@ def effective(raw: dict[str, Any], rows: int) -> dict[str, Any]:
 def _fits(value: Any, rows: int) -> bool:
     some = value if isinstance(value, list) else [value]
     return bool(some) and all(isinstance(one, int) and 0 <= one < rows for one in some)
-
-
-def _names(value: Any) -> Iterator[str]:
-    """Yield every text in a file: some of them are names of tokens."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _names(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _names(one)
 
 
 def _optional(path: Path) -> dict[str, Any]:

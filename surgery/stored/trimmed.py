@@ -14,10 +14,11 @@ from surgery.checkpoint.disk import target_errors
 from surgery.checkpoint.writer import tensor_bytes
 from surgery.stored.derived import DerivedSource
 from surgery.stored.stored import Stored
-from surgery.stored.tokens import Tokens, effective, read_tokens
+from surgery.stored.tokens import Tokens, read_tokens
 from surgery.vocabulary.choice import Choice, choice_between
 from surgery.vocabulary.files import TOKENIZER, rewrite_files
 from surgery.vocabulary.identifiers import renumbered
+from surgery.vocabulary.tokenizer import Vocabulary
 
 FORMS = "{names} went: loaders read tokenizer.json where there is none, and it would say what was."
 
@@ -44,7 +45,7 @@ class TrimmedSource(DerivedSource):
         self._last: tuple[str, Tensor] | None = None
         self.notes: list[str] = []
         where = f"{whole.name}/config.json"
-        config = renumbered(effective(whole.config, tokens.rows), choice.numbers, where=where)
+        config = renumbered(tokens.config, choice.numbers, where=where)
         config[ROWS] = len(choice.kept)
         infos = {}
         for name, info in whole.infos.items():
@@ -87,8 +88,10 @@ class TrimmedSource(DerivedSource):
         return sorted({TOKENIZER, *written} - {*gone})
 
 
-def trimmed_like(old: Stored, new: Stored) -> tuple[TrimmedSource, Choice] | None:
+def trimmed_like(old: Stored, new: Stored) -> tuple[TrimmedSource, Choice, Vocabulary] | None:
     """Return a checkpoint without the tokens that another, made from it, lacks; ``None``: none.
+
+    With it which tokens these are, and those of the other.
 
     Raises:
         CheckpointError: The other has tokens that are none of the original's.
@@ -100,4 +103,4 @@ def trimmed_like(old: Stored, new: Stored) -> tuple[TrimmedSource, Choice] | Non
     choice = choice_between(
         before.vocabulary, after.vocabulary, (before.rows, after.rows), where=new.source.name
     )
-    return TrimmedSource(old, before, choice), choice
+    return TrimmedSource(old, before, choice), choice, after.vocabulary

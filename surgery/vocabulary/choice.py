@@ -62,7 +62,7 @@ def choice_between(
     Raises:
         CheckpointError: The other has tokens that are none of the original's.
     """
-    ids = {name: number for number, name in before.names.items()}
+    ids = before.ids
     slots = {language_slot(name): name for name in ids if name.startswith("<|")}
     kept: list[int] = []
     renamed: dict[int, str] = {}

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from surgery.checkpoint.directory import read_json
 from surgery.errors import CheckpointError
 from surgery.vocabulary.identifiers import renumbered
 from surgery.vocabulary.kinds import Numbers
@@ -63,7 +64,7 @@ def rewrite_files(
     for name in TABLES:
         path = directory / name
         if path.is_file():
-            table = _checked(_read(path), vocabulary, f"{where}/{name}")
+            table = _checked(read_json(path), vocabulary, f"{where}/{name}")
             _write(
                 path,
                 {names.get(one, one): numbers[at] for one, at in table.items() if at in numbers},
@@ -72,7 +73,7 @@ def rewrite_files(
     for name in CONFIGURATIONS:
         path = directory / name
         if path.is_file():
-            raw = _read(path)
+            raw = read_json(path)
             told = _with_new_names(raw, names)
             added = told.pop(ADDED, None)
             new = renumbered(told, numbers, gone=frozenset(names), where=f"{where}/{name}")
@@ -139,18 +140,6 @@ def _checked(table: dict[str, Any], vocabulary: Vocabulary, where: str) -> dict[
                 hint="remove the one that is stale",
             )
     return table
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError("The file is not valid JSON.", where=path, found=error) from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(
-            "The file is no JSON object.", where=path, found=type(loaded).__name__
-        )
-    return loaded
 
 
 def _write(path: Path, value: Any, indent: int | None = None) -> None:

@@ -64,7 +64,7 @@ def needed(raw: Mapping[str, Any], *, where: object) -> set[int]:
     for key, value in _entries(raw, where):
         how = KNOWN[key]
         if how == "needed":
-            found |= set(_numbers(value))
+            found |= set(filter(_is_number, leaves(value)))
         elif how == "sequences":
             found |= {one[1] for one in value or () if _is_number(one[1])}
     return found
@@ -156,7 +156,7 @@ def _refuse_unknown(key: str, value: Any, where: object) -> None:
         return
     if _is_number(value) and _COUNTS.search(key):
         return
-    if any(True for _ in _numbers(value)):
+    if any(map(_is_number, leaves(value))):
         raise CheckpointError(
             f"{key} may name tokens by their ids, and nothing here knows how",
             where=where,
@@ -166,16 +166,13 @@ def _refuse_unknown(key: str, value: Any, where: object) -> None:
         )
 
 
-def _numbers(value: Any) -> Iterator[int]:
-    """Yield the integers in a value, at any depth."""
-    if _is_number(value):
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield what is no list and no table in a parsed file, at any depth."""
+    if isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from leaves(one)
+    else:
         yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _numbers(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _numbers(one)
 
 
 def _is_number(value: Any) -> bool:

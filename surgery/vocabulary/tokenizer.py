@@ -10,6 +10,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -48,6 +49,11 @@ class Vocabulary:
         self.names |= added
         self.added = frozenset(added)
         self.always = frozenset(self.closed(self.kind.always() | self.added))
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Ids by token, the other way round than ``names``."""
+        return {token: number for number, token in self.names.items()}
 
     @property
     def title(self) -> str:

@@ -7,7 +7,7 @@ them is compared number by number.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,9 +145,16 @@ def _pieces(
     choice: Choice, after: Vocabulary, texts: Sequence[str], found: TokensVerification
 ) -> None:
     """Count texts that are cut to the same tokens, and what the others used."""
+    old, new = (each.tokens_of(texts) for each in (choice.vocabulary, after))
+    _count(zip(old, new, strict=True), choice, found)
+
+
+def _count(
+    pairs: Iterable[tuple[Sequence[int], Sequence[int]]], choice: Choice, found: TokensVerification
+) -> None:
+    """Count texts by the tokens that original and result have of them."""
     gone: Counter[int] = Counter()
-    cut = [each.tokens_of(texts) for each in (choice.vocabulary, after)]
-    for old, new in zip(*cut, strict=True):
+    for old, new in pairs:
         numbers = [choice.numbers.get(one) for one in old]
         gone.update(one for one, number in zip(old, numbers, strict=True) if number is None)
         found.texts += 1
@@ -212,7 +219,7 @@ def _speech(
     from surgery.evaluation.audio import split, window
     from surgery.evaluation.transcribe import extract_features, generation_options, is_multilingual
 
-    gone: Counter[int] = Counter()
+    every: list[tuple[list[int], list[int]]] = []
     most = int(models[0].config.max_target_positions)
     language = _spoken(models[1]) if is_multilingual(models[1]) else "en"
     for recording in heard:
@@ -225,16 +232,11 @@ def _speech(
             out = model.generate(input_features=features, attention_mask=mask, **options)
             texts.append(out[0].tolist())
         _agree(texts[0], texts[1], choice, found)
-        gone.update(one for one in texts[0] if one not in choice.numbers)
+        every.append((texts[0], texts[1]))
         start = models[1].generation_config.decoder_start_token_id
         both = _both([start, *texts[1]][:most], choice)
         _compare(models, both, choice, found, input_features=features)
-        numbers = [choice.numbers.get(one) for one in texts[0]]
-        found.texts += 1
-        found.whole += None not in numbers
-        found.same += numbers == texts[1]
-    names = choice.vocabulary.names
-    found.gone |= {names.get(one, str(one)): times for one, times in gone.most_common(SHOWN)}
+    _count(every, choice, found)
 
 
 def _spoken(model: Any) -> str:

@@ -27,7 +27,6 @@ from surgery.stored.adapted import open_model
 from surgery.stored.pack import read_site
 from surgery.stored.shallower import ShallowerSource, layers_gone
 from surgery.stored.stored import Stored, read_stored
-from surgery.stored.tokens import read_tokens
 from surgery.stored.trimmed import trimmed_like
 
 
@@ -152,10 +151,7 @@ def verify(
         if not weights_only and after.directory is not None:
             if trimmed is not None:
                 progress(Event("Comparing tokens", 0, 1))
-                words = read_tokens(new).vocabulary
-                tokens = verify_tokens(
-                    before, after.directory, trimmed[1], words, data, sample=after
-                )
+                tokens = verify_tokens(before, after.directory, *trimmed[1:], data, sample=after)
                 progress(Event("Comparing tokens", 1, 1))
             measured = measure(before, after.directory, data, progress, sample=after)
             notes += filter(None, [unmeasured(before)])

@@ -86,7 +86,7 @@ def named_tokens(options: TrimOptions, tokens: Tokens) -> set[int]:
         raise UsageError("The tokens cannot be read", where=path, found=error) from error
     if not isinstance(listed, list):
         raise UsageError("The file holds no list", where=path, found=type(listed).__name__)
-    ids = {name: number for number, name in tokens.vocabulary.names.items()}
+    ids = tokens.vocabulary.ids
     found = set()
     for at, one in enumerate(listed):
         number = one if isinstance(one, int) and not isinstance(one, bool) else ids.get(str(one))
