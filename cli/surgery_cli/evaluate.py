@@ -22,6 +22,8 @@ surgery evaluate ./my-llama ./pruned ./healed --data test.txt --json
 
 surgery evaluate ./my-llama ./pruned --data wiki.test.raw --text running
 
+surgery evaluate ./my-llama ./pruned --data ARC-Easy.jsonl --limit 500
+
 surgery evaluate whisper-tiny ./pruned --data hub:google/fleurs#en_us/test
 """
 
@@ -41,11 +43,13 @@ def command(
         list[str],
         typer.Option(
             metavar="PATH|hub:OWNER/NAME",
-            help="Folder of audio, text or JSONL, or a dataset of the hub; may be repeated.",
+            help="Folder of audio, text or JSONL, also of questions with choices, or a dataset "
+            "of the hub; may be repeated.",
         ),
     ],
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many recordings or documents.")
+        int | None,
+        typer.Option(min=1, help="Only the first so many recordings, documents or questions."),
     ] = None,
     text: Annotated[
         Division | None,
@@ -72,7 +76,8 @@ def command(
 ) -> None:
     """Measure models side by side: errors with 95 % intervals, drift by layer, time.
 
-    Whisper: word errors, unchanged texts. Language models: perplexity, bits per byte, KL.
+    Whisper: word errors, unchanged texts. Language models: perplexity, bits per byte, KL; or right
+    answers, of JSONL with question, choices and answer.
     BERT-like: drift of embeddings. Data that a model was calibrated on is refused.
     """
     with session(as_json) as (screen, progress):

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from surgery.evaluation.results import METRICS
 from surgery.report.wording import amount, change, count, printable, scientific
 from surgery_cli.tables import capped, table
 
@@ -21,10 +22,16 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _STRIP = 24  # widest strip of layers; more layers share a character
 _NAME = 22  # columns
 
-_TITLES = {"speech": "Speech", "text": "Text", "embedding": "Embeddings"}
+_TITLES = {
+    "speech": "Speech",
+    "text": "Text",
+    "questions": "Multiple choice",
+    "embedding": "Embeddings",
+}
 _COLUMNS = {
     "speech": ("wer", "change", "same_text", "encoder_error", "time_ratio"),
     "text": ("perplexity", "change", "bits_per_byte", "output_error", "time_ratio"),
+    "questions": ("accuracy", "change", "accuracy_raw", "time_ratio"),
     "embedding": ("embedding_error", "pooled_distance", "time_ratio"),
 }
 _HEADINGS = {
@@ -37,36 +44,44 @@ _HEADINGS = {
     "pooled_distance": "1 − cosine",
     "perplexity": "perplexity",
     "bits_per_byte": "bits/B",
+    "accuracy": "right %",
+    "accuracy_raw": "raw %",
     "time_ratio": "time",
 }
-_CHANGED = {"speech": "wer", "text": "perplexity"}
+_CHANGED = {"speech": "wer", "text": "perplexity", "questions": "accuracy"}
 
 
 def evaluation_view(found: Evaluation) -> RenderableType:
     """Render an evaluation for a terminal of 80 columns, stacked on narrower ones."""
-    tables = [_figures(found)]
+    tables = [_figures(found, kind) for kind in dict.fromkeys(_kind(found, d) for d in found.data)]
     if any(row.layers for row in found.rows):
         tables.append(_layers(found))
     parts = [*map(capped, (*tables, _times(found))), capped(_legend(found))]
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts[:-1]), parts[-1])
 
 
-def _figures(found: Evaluation) -> Table:
-    columns = [name for name in _COLUMNS[found.kind] if _known(found, name)]
-    shown = table(_TITLES[found.kind], *(_HEADINGS[name] for name in columns))
-    for data in found.data:
+def _kind(found: Evaluation, data: DataSet) -> str:
+    return "questions" if data.asks else found.kind
+
+
+def _figures(found: Evaluation, kind: str) -> Table:
+    sets = [data for data in found.data if _kind(found, data) == kind]
+    rows = [row for row in found.rows if row.data in {data.name for data in sets}]
+    columns = [name for name in _COLUMNS[kind] if _known(rows, name)]
+    shown = table(_TITLES[kind], *(_HEADINGS[name] for name in columns))
+    for data in sets:
         _section(shown, data)
         for model in found.models:
             row = found.row(model.name, data.name)
-            cells = [_cell(found, row, name) for name in columns]
+            cells = [_cell(kind, row, name) for name in columns]
             shown.add_row(_name(found, model, row), *cells)
     return shown
 
 
-def _known(found: Evaluation, name: str) -> bool:
+def _known(rows: list[Row], name: str) -> bool:
     if name == "change":
-        return any(row.changes for row in found.rows)
-    return any(name in row.figures for row in found.rows)
+        return any(row.changes for row in rows)
+    return any(name in row.figures for row in rows)
 
 
 def _section(shown: Table, data: DataSet) -> None:
@@ -87,9 +102,9 @@ def _name(found: Evaluation, model: Evaluated, row: Row) -> Text:
     return text
 
 
-def _cell(found: Evaluation, row: Row, name: str) -> Text:
+def _cell(kind: str, row: Row, name: str) -> Text:
     if name == "change":
-        return _change(row, _CHANGED[found.kind])
+        return _change(row, _CHANGED[kind])
     figure = row.figures.get(name)
     if figure is None:
         return Text("reference" if name == "time_ratio" else "—", style="dim")
@@ -107,7 +122,10 @@ def _change(row: Row, metric: str) -> Text:
         return Text("—", style="dim")
     style = "dim"  # what the interval cannot tell from no change
     if figure.low is not None and figure.high is not None:
-        style = "bold red" if figure.low > 0 else "bold green" if figure.high < 0 else "dim"
+        worse, better = figure.low > 0, figure.high < 0
+        if METRICS[metric].better == "higher":
+            worse, better = better, worse
+        style = "bold red" if worse else "bold green" if better else "dim"
     interval = _interval(metric, figure, signed=True)
     return _with_interval(_signed(metric, figure.value), interval, style)
 
@@ -135,7 +153,7 @@ def _signed(name: str, value: float, digits: int = 3) -> str:
 
 
 def _worded(name: str, value: float, digits: int = 3) -> str:
-    if name == "wer":
+    if name in ("wer", "accuracy", "accuracy_raw"):
         return f"{value:.1f}"
     if name in ("same_text", "same_token"):
         return f"{value:.0f} %"
@@ -230,7 +248,7 @@ def _legend(found: Evaluation) -> Text:
 def _remarks(found: Evaluation) -> Iterator[tuple[str, str]]:
     for one in found.data:
         unit = "s of audio" if found.kind == "speech" else "tokens"
-        word = "recording" if found.kind == "speech" else "document"
+        word = "recording" if found.kind == "speech" else "question" if one.asks else "document"
         plural = "" if one.samples == 1 else "s"
         units = " or ".join(f"a {each}" for each in one.units)
         each = f" ({'each ' if plural else ''}{units})" if units else ""
@@ -245,5 +263,7 @@ def _remarks(found: Evaluation) -> Iterator[tuple[str, str]]:
         yield "Change, drift, ratio", f"against {first}; a change's interval is of the pairs"
     speech = found.kind == "speech"
     yield "Time", f"per {'second of audio' if speech else 'token'}, on {found.settings['device']}"
+    if any(one.asks for one in found.data):
+        yield "Right", "the likeliest choice, a character; raw: the likeliest as it stands"
     for note in found.notes:
         yield "Note", note

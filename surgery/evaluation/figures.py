@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgery.evaluation.bootstrap import Bootstrap, Estimate, Floats, Resampled
+from surgery.evaluation.multiple_choice import ChoiceRun
+from surgery.evaluation.questions import Question
 from surgery.evaluation.speech import SpeechRun
 from surgery.evaluation.text import TextRun
 from surgery.evaluation.wer import word_errors_each
@@ -113,6 +115,35 @@ def text_figures(
         found.values |= _times("time", run.seconds, base, tokens, bootstrap)
         every.append(found)
     return every, drawn
+
+
+def choice_figures(
+    runs: Sequence[ChoiceRun],
+    tokens: Sequence[int],
+    questions: Sequence[Question],
+    bootstrap: Bootstrap,
+) -> list[Figures]:
+    """Return the figures of every run on one set of questions.
+
+    Args:
+        runs: From :func:`surgery.evaluation.multiple_choice.compare_choices`, the reference's
+            first.
+        tokens: Of every batch, from the same.
+        questions: What was asked.
+        bootstrap: Draws questions.
+    """
+    ones, every = [1.0] * len(questions), [Figures() for _ in runs]
+    for name, normalised in (("accuracy", True), ("accuracy_raw", False)):
+        shares = [
+            bootstrap.ratio(run.correct(questions, normalised=normalised), ones, then=_percent)
+            for run in runs
+        ]
+        for found, share in zip(every, shares, strict=True):
+            found.put(name, share, shares[0])
+    for index, (found, run) in enumerate(zip(every, runs, strict=True)):
+        base = runs[0].seconds if index else None
+        found.values |= _times("time", run.seconds, base, tokens, bootstrap)
+    return every
 
 
 def _predictions(

@@ -40,6 +40,10 @@ METRICS: dict[str, Metric] = {
     "same_text": Metric("same text", "%", "higher", "Recordings with the reference's text"),
     "perplexity": Metric("perplexity", "", "lower", "exp(nats a token)"),
     "bits_per_byte": Metric("bits/byte", "", "lower", "Bits a byte of text"),
+    "accuracy": Metric(
+        "accuracy", "%", "higher", "Right answers, log-likelihoods divided by characters"
+    ),
+    "accuracy_raw": Metric("accuracy, raw", "%", "higher", "Right answers by log-likelihood"),
     "encoder_error": Metric(
         "drift", "", "lower", "Relative error of the encoder's output, frames that hold sound"
     ),
@@ -85,11 +89,12 @@ class DataSet:
     Attributes:
         name: As the rows call it.
         path: As it was asked for.
-        samples: Recordings or documents.
+        samples: Recordings, documents or questions.
         amount: Seconds of audio, or tokens.
-        resampled: What the intervals draw: ``recordings``, ``documents`` or ``blocks of 128
-            tokens``.
-        units: Of text, what a document is: a ``row``, a ``line`` or a ``file``; empty for audio.
+        resampled: What the intervals draw: ``recordings``, ``documents``, ``questions`` or
+            ``blocks of 128 tokens``.
+        units: Of text, what a document is: a ``row``, a ``line`` or a ``file``; empty for audio
+            and for questions.
     """
 
     name: str
@@ -98,6 +103,11 @@ class DataSet:
     amount: float
     resampled: str
     units: list[str] = field(default_factory=list)
+
+    @property
+    def asks(self) -> bool:
+        """Whether these are questions with choices."""
+        return self.resampled == "questions"
 
 
 @dataclass(frozen=True)

@@ -121,11 +121,7 @@ def _read_file(path: Path, division: Division) -> list[Document]:
         by_lines = division == "lines" or len(texts) > 1
         unit: Unit = "line" if by_lines else "file"
         return [Document(text, where=str(path), unit=unit) for text in texts]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SurgeryError("This file of rows cannot be read.", where=path, found=error) from error
-    documents = list(_rows(path, lines))
+    documents = list(_rows(path))
     if not documents:
         raise SurgeryError("This file has no rows.", where=path, expected=f"a line each: {FORMS}")
     if division == "running":
@@ -133,19 +129,32 @@ def _read_file(path: Path, division: Division) -> list[Document]:
     return documents
 
 
-def _rows(path: Path, lines: list[str]) -> Iterator[Document]:
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the value of every line of JSONL that is not blank.
+
+    Raises:
+        SurgeryError: It cannot be read, or a line is no JSON.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SurgeryError("This file of rows cannot be read.", where=path, found=error) from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             raise _malformed(path, number, f"no JSON: {error}") from error
+
+
+def _rows(path: Path) -> Iterator[Document]:
+    for number, row in json_lines(path):
         if not isinstance(row, dict):
             raise _malformed(path, number, f"a {type(row).__name__}")
         document = _document(row, f"{path}, line {number}")
         if document is None:
-            raise _malformed(path, number, _shortened(line))
+            raise _malformed(path, number, _shortened(json.dumps(row, ensure_ascii=False)))
         if not document.text.strip():
             raise _malformed(path, number, "nothing but white space")
         yield document

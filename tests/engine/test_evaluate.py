@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import surgery
@@ -20,6 +21,7 @@ from surgery.evaluation.fingerprints import data_fingerprints, sketch
 from surgery.evaluation.results import SCHEMA, from_json
 from surgery.events import Event
 from surgery.micro.assets import DIRECTORY
+from surgery_cli.evaluation import evaluation_view
 from tests.engine.spoken import CLIPS, save_spoken
 from tests.engine.support import config_of, save_tiny
 
@@ -145,6 +147,31 @@ def test_text_models_side_by_side(name: str, tmp_path: Path, stories: Path) -> N
         assert same.figures["pooled_distance"].value == pytest.approx(0.0, abs=1e-12)
         assert moved.figures["embedding_error"].value > 0
         assert not moved.changes
+
+
+def test_questions_are_answered_beside_text(tmp_path: Path, stories: Path) -> None:
+    model = save_spoken("llama", tmp_path / "model")
+    other = damage(model, tmp_path / "other", "layers.1.mlp.down_proj.weight")
+    asked = tmp_path / "asked.jsonl"
+    rows = [{"question": f"q {i}", "choices": ["yes", "no it is not"], "answer": 0}
+            for i in range(6)]  # fmt: skip
+    asked.write_text("\n".join(map(json.dumps, rows)))
+    found = surgery.evaluate([model, other], [asked, stories], limit=5, resamples=20)
+    data = found.data[0]
+    assert (data.samples, data.resampled, data.units, data.asks) == (5, "questions", [], True)
+    row = found.row(found.models[1].name, data.name)
+    assert {"accuracy", "accuracy_raw", "time", "time_ratio"} == set(row.figures)
+    assert {"accuracy", "accuracy_raw"} == set(row.changes)
+    assert from_json(found.to_json()) == from_json(from_json(found.to_json()).to_json())
+    shown = Console(width=80, record=True)
+    shown.print(evaluation_view(found))
+    assert "Multiple choice" in (text := shown.export_text())
+    assert "5 questions" in text
+    with pytest.raises(UsageError, match="questions with choices"):
+        surgery.evaluate([model], [asked], text="lines")
+    silent = save_spoken("bert", tmp_path / "bert")
+    with pytest.raises(UsageError, match="how likely a choice"):
+        surgery.evaluate([silent], [asked])
 
 
 WIKI = " = Title = \n\n" + " ".join(["a long paragraph of words"] * 12) + "\n = = Part = = \n"

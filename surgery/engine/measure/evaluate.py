@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 
@@ -19,14 +19,13 @@ from surgery.engine.measure.input import (
     embedded,
 )
 from surgery.engine.measure.leakage import refuse_leakage, shared_samples
+from surgery.engine.measure.one_set import DataOf, measure_set, open_set
 from surgery.errors import TargetError, UsageError
 from surgery.evaluation.bootstrap import RESAMPLES, Bootstrap
-from surgery.evaluation.data import Speech, Texts, open_speech, open_texts
-from surgery.evaluation.figures import Figures, speech_figures, text_figures
+from surgery.evaluation.data import Speech, Texts
 from surgery.evaluation.perplexity import LONGEST_CONTEXT, Division, longest_context
-from surgery.evaluation.results import DataSet, Evaluation, Kind, Row
-from surgery.evaluation.speech import compare_speech
-from surgery.evaluation.text import compare_text
+from surgery.evaluation.questions import Questions
+from surgery.evaluation.results import DataSet, Evaluation, Row
 from surgery.evaluation.unused import warn_of_unused
 from surgery.evaluation.wer import normalise
 from surgery.events import Event, Progress, ignore
@@ -58,9 +57,10 @@ def evaluate(
     Args:
         models: Directories, names or ``.pt`` files of one family; the first is the reference.
         data: For Whisper, folders of audio, with ``transcripts.tsv`` for word error rates; for
-            text models, text files or folders of them; ``hub:OWNER/NAME[@REVISION][#SPLIT]``; or
+            text models, text files or folders of them, or JSONL of questions with choices
+            (:data:`surgery.evaluation.questions.FORM`); ``hub:OWNER/NAME[@REVISION][#SPLIT]``; or
             ``whisper-micro``, the clips that the package ships.
-        limit: Only the first so many recordings or documents of each set.
+        limit: Only the first so many recordings, documents or questions of each set.
         text: What is a document of text, whose tokens see nothing of another: ``documents`` (the
             default) takes rows of JSONL, the lines of a file where they stand for themselves, and
             other files whole; ``lines`` every row and line; ``running`` every file whole.
@@ -104,6 +104,10 @@ def evaluate(
             )
         division = text or "documents"
         sets = _open(whereabouts, speech=speech, limit=limit, division=division)
+        if text is not None and all(isinstance(one, Questions) for one in sets):
+            raise UsageError(
+                "--text says how text divides, and these are questions with choices", found=text
+            )
         leaked = _leaked(candidates, sets, allow=allow_leakage, progress=progress)
         progress(Event("Loading models", 0, len(candidates)))
         loaded, words, kind = load_candidates(candidates, device=device, dtype=dtype)
@@ -114,22 +118,21 @@ def evaluate(
         notes: list[str] = []
         for place, one in zip(places, sets, strict=True):
             told = _told(one, progress)
-            if isinstance(one, Speech):
-                found, layers, amount, drawn = _speech(
-                    loaded, words, one, bootstrap, language=language, batch=batch, told=told
-                )
-            else:
-                found, layers, amount, drawn = _text(
-                    loaded, words, one, bootstrap, kind=kind, batch=batch, told=told
-                )
+            found = measure_set(
+                loaded, words, one, bootstrap, kind=kind, language=language, batch=batch, told=told
+            )
             told(len(one))
-            if isinstance(one, Speech) and "wer" in found[0].values:
+            if isinstance(one, Speech) and "wer" in found.figures[0].values:
                 texts = one.references() or ()
                 few = few_words(sum(len(normalise(text, language).split()) for text in texts))
                 notes += [f"{one.name}: {few}"] if few else []
             units = list[str](one.units) if isinstance(one, Texts) else []
-            measured.append(DataSet(one.name, str(place), len(one), amount, drawn, units))
-            for candidate, figures, drifts in zip(candidates, found, layers, strict=True):
+            measured.append(
+                DataSet(one.name, str(place), len(one), found.amount, found.drawn, units)
+            )
+            for candidate, figures, drifts in zip(
+                candidates, found.figures, found.layers, strict=True
+            ):
                 mark = (candidate.name, one.name) in leaked
                 rows.append(
                     Row(candidate.name, one.name, mark, figures.values, figures.changes, drifts)
@@ -157,14 +160,10 @@ def evaluate(
 
 def _open(
     places: Sequence[str | Path], *, speech: bool, limit: int | None, division: Division
-) -> list[Speech | Texts]:
-    opened: list[Speech | Texts] = []
+) -> list[DataOf]:
+    opened: list[DataOf] = []
     for place in places:
-        one: Speech | Texts
-        if speech:
-            one = open_speech(place, limit=limit)
-        else:
-            one = open_texts(place, limit=limit, division=division)
+        one = open_set(place, speech=speech, limit=limit, division=division)
         if str(place) in map(str, places[: len(opened)]):
             raise UsageError("The same data is named twice", where="--data", found=place)
         if any(other.name == one.name for other in opened):
@@ -178,7 +177,7 @@ def _open(
 
 def _leaked(
     candidates: Sequence[Candidate],
-    sets: Sequence[Speech | Texts],
+    sets: Sequence[DataOf],
     *,
     allow: bool,
     progress: Progress,
@@ -200,59 +199,8 @@ def _leaked(
     return found
 
 
-_Found = tuple[list[Figures], list[dict[str, list[float]]], float, str]
-
-
-def _speech(
-    models: Sequence[Any],
-    processor: Any,
-    data: Speech,
-    bootstrap: Bootstrap,
-    *,
-    language: str,
-    batch: int,
-    told: Callable[[float], None],
-) -> _Found:
-    runs, sound = compare_speech(
-        models,
-        processor,
-        data.recordings,
-        language=language,
-        batch=batch,
-        warm_up=True,
-        told=told,
-    )
-    words = data.references()
-    found = speech_figures(runs, sound, words, bootstrap, language=language)
-    return found, [run.layers for run in runs], sum(sound), "recordings"
-
-
-def _text(
-    models: Sequence[Any],
-    tokenizer: Any,
-    data: Texts,
-    bootstrap: Bootstrap,
-    *,
-    kind: Kind,
-    batch: int,
-    told: Callable[[float], None],
-) -> _Found:
-    runs, tokens = compare_text(
-        models,
-        tokenizer,
-        data.documents,
-        causal=kind == "text",
-        batch=batch,
-        warm_up=True,
-        told=told,
-    )
-    found, drawn = text_figures(runs, tokens, data.documents, bootstrap)
-    layers = [{"layers": run.layers} if run.layers else {} for run in runs]
-    return found, layers, float(sum(tokens)), drawn
-
-
-def _told(data: Speech | Texts, progress: Progress) -> Callable[[float], None]:
-    """Return what tells how many recordings or documents are done."""
+def _told(data: DataOf, progress: Progress) -> Callable[[float], None]:
+    """Return what tells how much of a set is done."""
     total, stage = len(data), f"Measuring on {data.name}"
     progress(Event(stage, 0, total))
     return lambda done: progress(Event(stage, done, total))
