@@ -10,6 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from surgery.architectures import ARCHITECTURES
+
+FIRST = ("whisper", "llama", "qwen2", "qwen3", "olmo2", "bert", "gpt2")
+"""Families that the whole matrix is tried of, one of every kind of attention and of seam."""
+
+QUICK: dict[str, dict[str, object]] = {
+    "test_outputs_equal_the_zero_padded_model": {"layout": "ragged", "attention": "sdpa"},
+    "test_generates_what_the_zero_padded_model_generates": {"layout": "ragged", "mode": "greedy"},
+    "test_a_ragged_model_is_the_dense_one_with_neurons_zeroed": {"widths": (7, 24, 40)},
+    "test_lossless_is_the_original_within_three_times_its_rounding": {"dtype": "fp32"},
+    "test_pruned_models_compute_the_same_to_the_bit": {},
+}
+"""What is tried of every family, and at which of its parameters."""
+
+CLASSES = {one.name: kind for kind, each in ARCHITECTURES.items() for one in each.classes}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -34,6 +49,32 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch
 
         torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the slow tests what is tried of every family, but for the first and :data:`QUICK`.
+
+    A family that joins the matrix costs half a minute there, and shows few faults that others do
+    not. What is cheap is tried of all: ``tests/architectures``, and once each a result that is run.
+    """
+    for item in items:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        given = item.callspec.params
+        further = any(family_named(value) not in (None, *FIRST) for value in given.values())
+        quick = QUICK.get(item.originalname)
+        once = quick is not None and all(given[name] == quick[name] for name in quick)
+        if further and not once and "architectures" not in item.path.parts:
+            item.add_marker(pytest.mark.slow)
+
+
+def family_named(value: object) -> str | None:
+    """Return the family that a test's parameter names, or one of whose classes it names."""
+    if not isinstance(value, str):
+        return None
+    start = value.partition("-")[0]
+    return start if start in ARCHITECTURES else CLASSES.get(value)
 
 
 def pytest_collection_finish() -> None:

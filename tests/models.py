@@ -102,6 +102,35 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "olmo2": _rotary("Olmo2Config", "Olmo2ForCausalLM"),
     # Its embeddings are scaled by the root of its width, which must be exact in every dtype.
     "gemma": _rotary("GemmaConfig", "GemmaForCausalLM", width=64, head_dim=12),
+    # Scales of scores and embeddings are powers of two, as above.
+    "gemma2": _rotary(
+        "Gemma2Config",
+        "Gemma2ForCausalLM",
+        width=64,
+        head_dim=12,
+        query_pre_attn_scalar=16,
+        sliding_window=6,
+        attn_implementation="eager",
+    ),
+    "gemma3_text": _rotary(
+        "Gemma3TextConfig",
+        "Gemma3ForCausalLM",
+        width=64,
+        head_dim=12,
+        query_pre_attn_scalar=16,
+        sliding_window=6,
+        sliding_window_pattern=2,
+    ),
+    "granite": _rotary(
+        "GraniteConfig",
+        "GraniteForCausalLM",
+        attention_multiplier=0.25,
+        embedding_multiplier=4.0,
+        residual_multiplier=0.5,
+        logits_scaling=2.0,
+    ),
+    "smollm3": _rotary("SmolLM3Config", "SmolLM3ForCausalLM", no_rope_layer_interval=2),
+    "starcoder2": _rotary("Starcoder2Config", "Starcoder2ForCausalLM", sliding_window=6),
     "bert": _bert("BertForMaskedLM"),
     "bert-unprefixed": _bert("BertModel"),
     "gpt2": _gpt2("GPT2LMHeadModel"),
@@ -118,6 +147,8 @@ def family_of(name: str) -> Architecture:
 ROTARY = tuple(name for name in TINY if family_of(name).attentions[0].between)
 """Models with RoPE between queries and keys; of them with a norm there, too:"""
 NORMED = tuple(name for name in ROTARY if family_of(name).attentions[0].q.norm)
+CAPPED = tuple(name for name in ROTARY if family_of(name).defaults.get("attn_logit_softcapping"))
+"""Whose scores are capped: only eager attention does that, in float32, and float64 hides nothing."""
 
 
 def tiny_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

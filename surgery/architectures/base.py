@@ -66,6 +66,8 @@ class AttentionKind:
         head_dim: Configuration attribute with the head dimension; where it is absent or
             ``None``, ``width // heads``.
         between: What stands between projection and score or after it: ``rope``.
+        unless: Configuration attribute with an entry a layer, and the entry of layers where nothing
+            stands there.
         causal: Whether position i attends to positions <= i only.
     """
 
@@ -81,6 +83,7 @@ class AttentionKind:
     o: Projection
     head_dim: str = "head_dim"
     between: tuple[str, ...] = ()
+    unless: tuple[str, object] | None = None
     causal: bool = False
 
 
@@ -244,6 +247,11 @@ class Architecture:
         defaults: What the family's configuration means by a key that is absent.
         derived: Attributes that are told by others where they are absent or null, as ``a * b`` and
             the like (see :func:`surgery.architectures.config.value`).
+        alternating: Attributes with an entry a layer, to what an absent list means: after how many
+            layers the other entry comes (a number, or the key that holds it), the usual entry, and
+            the other.
+        score_scale: The attribute that says by what queries times keys are scaled; ``None``: by
+            the inverse root of the head dimension.
         aliases: Keys of ``config.json`` that stand for the attribute names used here.
         closing: Configuration attributes that close a seam when they hold anything but the given
             harmless value: that value, the seam, and the reason.
@@ -272,6 +280,8 @@ class Architecture:
     when: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     derived: Mapping[str, str] = field(default_factory=dict)
+    alternating: Mapping[str, tuple[int | str, object, object]] = field(default_factory=dict)
+    score_scale: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     published: Published | None = None
     closing: Mapping[str, tuple[object, str, str]] = field(default_factory=dict)

@@ -42,6 +42,11 @@ class Config:
             for name in (kind.kv_heads, kind.head_dim):
                 if self._values.get(name) is not None:
                     self._require(name, family.aliases.get(name, name), where)
+        for name, (every, usual, other) in family.alternating.items():
+            if self._values.get(name) is None:
+                interval = value(self, every) or LARGEST
+                layers = range(1, self._values[family.attentions[0].layers] + 1)
+                self._values[name] = [usual if layer % interval else other for layer in layers]
         for name, expression in family.derived.items():
             if self._values.get(name) is None:
                 self._values[name] = value(self, expression)

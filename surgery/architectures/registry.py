@@ -8,18 +8,27 @@ from typing import Any
 from surgery.architectures.base import Architecture
 from surgery.architectures.families.bert import BERT
 from surgery.architectures.families.gemma import GEMMA
+from surgery.architectures.families.gemma2 import GEMMA2
+from surgery.architectures.families.gemma3_text import GEMMA3_TEXT
 from surgery.architectures.families.gpt2 import GPT2
+from surgery.architectures.families.granite import GRANITE
 from surgery.architectures.families.llama import LLAMA
 from surgery.architectures.families.mistral import MISTRAL
 from surgery.architectures.families.olmo2 import OLMO2
 from surgery.architectures.families.qwen2 import QWEN2
 from surgery.architectures.families.qwen3 import QWEN3
+from surgery.architectures.families.smollm3 import SMOLLM3
+from surgery.architectures.families.starcoder2 import STARCODER2
 from surgery.architectures.families.whisper import WHISPER
+from surgery.architectures.nearest import differing, nearest
 from surgery.errors import CheckpointError, UnsupportedModelError
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     family.model_type: family
-    for family in (WHISPER, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, BERT, GPT2)
+    for family in (
+        *(WHISPER, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, SMOLLM3, GEMMA, GEMMA2, GEMMA3_TEXT),
+        *(GRANITE, STARCODER2, GPT2, BERT),
+    )
 }
 
 
@@ -53,10 +62,12 @@ def architecture_of(raw: Mapping[str, Any], *, where: str = "config.json") -> Ar
             where=where,
             hint="go back to the checkpoint that it was made from",
         )
+    like = nearest(raw, ARCHITECTURES.values())
     raise UnsupportedModelError(
         f"Architecture {model_type!r} is not known",
         where=where,
-        found=f"model_type = {model_type!r}",
+        found=f"model_type = {model_type!r}; it is most like {like.title}, but "
+        + differing(raw, like),
         expected="one of " + ", ".join(ARCHITECTURES),
         hint="a new family is one file of data: see docs, 'Add an architecture'",
     )
@@ -64,7 +75,7 @@ def architecture_of(raw: Mapping[str, Any], *, where: str = "config.json") -> Ar
 
 def _refuse_undescribed(family: Architecture, raw: Mapping[str, Any], where: str) -> None:
     for key, (harmless, reason) in family.undescribed.items():
-        if raw.get(key, harmless) != harmless:
+        if raw.get(key) not in (None, harmless):
             raise UnsupportedModelError(
                 f"This {family.title} model has parts that nothing here describes",
                 where=where,

@@ -79,7 +79,7 @@ def attention_sites(
                     kv_heads=kv_heads,
                     head_dim=head_dim,
                     width=width,
-                    between=kind.between,
+                    between=_between(kind, config, layer, where),
                     causal=kind.causal,
                     q=_stored(path, kind.q, config, queries, width),
                     k=_stored(path, kind.k, config, keys, width),
@@ -89,6 +89,21 @@ def attention_sites(
                 )
             )
     return tuple(sites)
+
+
+def _between(kind: AttentionKind, config: Config, layer: int, where: str) -> tuple[str, ...]:
+    if kind.unless is None:
+        return kind.between
+    name, without = kind.unless
+    entries = getattr(config, name, None)
+    if not isinstance(entries, list) or len(entries) <= layer:
+        raise CheckpointError(
+            f"{name} does not say every layer",
+            where=where,
+            found=repr(entries),
+            expected=f"a list with an entry for each of the {getattr(config, kind.layers)} layers",
+        )
+    return () if entries[layer] == without else kind.between
 
 
 def _dimensions(kind: AttentionKind, config: Config, where: str) -> tuple[int, int, int, int]:

@@ -1,8 +1,7 @@
 """Hooks that hand queries, keys and contexts of stock attention modules to accumulators.
 
-q and k are taken from the outputs of their projections, or of a norm behind these, with their
-biases and before the softmax scale, and are then rotated as the module does; contexts are the input
-of o.
+q and k are taken from the outputs of their projections, with their biases and before the softmax
+scale, and are then normed and rotated as the module does; contexts are the input of o.
 """
 
 from __future__ import annotations
@@ -118,8 +117,8 @@ class _Block:
                 self.sums.add_contexts(heads, current.queries, self._v_bias)
 
         handles = [
-            self._modules.behind("q").register_forward_hook(queries),
-            self._modules.behind("k").register_forward_hook(keys),
+            self._modules.projections["q"].register_forward_hook(queries),
+            self._modules.projections["k"].register_forward_hook(keys),
             self._modules.projections["o"].register_forward_pre_hook(contexts),
         ]
         if "rope" in site.between:
@@ -133,8 +132,7 @@ class _Block:
 
     def _heads(self, output: Tensor, role: Role) -> Tensor:
         """A projection's output (B, T, n) as heads (B, T, H or G, d), rotated where RoPE is."""
-        flat = output.flatten(2)  # a norm may have been given heads
-        heads = torch.unflatten(self._modules.part(flat, role), -1, (-1, self.site.head_dim))
+        heads = self._modules.heads(output, role)
         if self._rotation is None:
             return heads
         cosine, sine = (part[..., None, :] for part in self._rotation)

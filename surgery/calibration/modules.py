@@ -35,10 +35,20 @@ class AttentionModules:
         self.attention = find_module(model, site.path)
         self.projections = {role: self._projection(model, role) for role in ROLES}
 
-    def behind(self, role: Role) -> nn.Module:
-        """Return what makes the vectors that attention reads: the projection, or a norm behind."""
-        norm = self.site.projection(role).norm
-        return self.projections[role] if norm is None else find_module(self.model, norm)
+    def heads(self, output: Tensor, role: Role) -> Tensor:
+        """Return a role's vectors (B, T, heads, d) of its module's output, through a norm if any.
+
+        Norms are given heads before or after positions, or all heads at once, as the family likes.
+        """
+        flat, name = self.part(output, role), self.site.projection(role).norm
+        heads = torch.unflatten(flat, -1, (-1, self.site.head_dim))
+        if name is None:
+            return heads
+        norm = find_module(self.model, name)
+        weight = norm.weight
+        at_once = isinstance(weight, Tensor) and weight.numel() == flat.shape[-1]
+        normed: Tensor = norm(flat).unflatten(-1, heads.shape[-2:]) if at_once else norm(heads)
+        return normed
 
     def part(self, output: Tensor, role: Role) -> Tensor:
         """Return a role's share (..., n) of its module's output."""

@@ -113,7 +113,8 @@ class RestructuredAttention:
         """
         name = self._implementation
         attend = cast(AttentionFunction, ALL_ATTENTION_FUNCTIONS.get_interface(name, eager))
-        plain = not kwargs.get("dropout") and kwargs.get("cache") is None
+        bare = all(kwargs.get(one) is None for one in ("cache", "softcap"))
+        plain = bare and not kwargs.get("dropout")
         token = plain and query.shape[2] == 1
         if name.endswith("eager"):
             if token and not self.layout.uniform:

@@ -14,12 +14,17 @@ Swap = Callable[[nn.Module, str, HeadLayout], None]
 HOMES = {
     "bert": "bert",
     "gemma": "rotary",
+    "gemma2": "rotary",
+    "gemma3_text": "rotary",
     "gpt2": "gpt2",
+    "granite": "rotary",
     "llama": "rotary",
     "mistral": "rotary",
     "olmo2": "rotary",
     "qwen2": "rotary",
     "qwen3": "rotary",
+    "smollm3": "rotary",
+    "starcoder2": "rotary",
     "whisper": "whisper",
 }
 """For each ``model_type`` whose restructured attention this runtime runs, the module that does."""

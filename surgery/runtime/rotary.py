@@ -12,8 +12,10 @@ from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from .attention import RestructuredAttention, dense_module, replace_module, resized
 from .errors import LoadError
@@ -73,7 +75,8 @@ class RotaryHeads(RestructuredAttention):
         """Attend from ``hidden_states (B, T, d)`` to itself and to what is cached."""
         layout: HeadLayout = self.layout
         query, key = self._queries_keys(hidden_states)
-        query, key = layout.frequencies.rotate(self._rotate, query, key, *position_embeddings)
+        if self._turns(self):
+            query, key = layout.frequencies.rotate(self._rotate, query, key, *position_embeddings)
 
         value = self.v_proj(hidden_states)
         if layout.uniform:
@@ -92,9 +95,21 @@ class RotaryHeads(RestructuredAttention):
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **self._window(),
+            **self._cap(),
             **passed_on,
         )
-        return self.o_proj(context), weights
+        dropped = getattr(self, "residual_dropout", 0.0) if self.training else 0.0
+        return F.dropout(self.o_proj(context), dropped), weights
+
+    @staticmethod
+    def _turns(module: Any) -> bool:
+        """Whether this layer rotates its queries and keys."""
+        return bool(getattr(module, "use_rope", True))
+
+    def _cap(self) -> dict[str, float]:
+        """Keyword arguments for an implementation that caps the scores."""
+        cap = getattr(self, "attn_logit_softcapping", None)
+        return {} if cap is None else {"softcap": cap}
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class has no importable name: copies and pickles make it anew from the stock class.
@@ -122,7 +137,8 @@ def _blank_heads(stock: Any) -> RotaryHeads:
 
 def rotary_attention(model_type: str) -> type[nn.Module]:
     """Return the attention class of a family whose modelling file has one."""
-    family = import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+    name = model_type_to_module_name(model_type)
+    family = import_module(f"transformers.models.{name}.modeling_{name}")
     own = (
         one for one in vars(family).values() if getattr(one, "__module__", "") == family.__name__
     )
@@ -140,7 +156,7 @@ def swap_rotary(model: nn.Module, path: str, layout: HeadLayout) -> None:
     dense: Any = dense_module(model, path, (kind,))
     config, full = dense.config, dense.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    layout.check(path, heads, kv_heads, full, rotary=True)
+    layout.check(path, heads, kv_heads, full, rotary=RotaryHeads._turns(dense))
     if hasattr(dense, "q_norm") and {*layout.ranks.qk} != {full}:
         raise LoadError(
             "Queries and keys behind a norm cannot be narrower.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 import pytest
+import transformers
 from transformers import CONFIG_MAPPING
 
 from surgery.architectures import ARCHITECTURES, Config, architecture_of, check_shapes, claim
@@ -67,10 +68,28 @@ def test_an_unknown_family_is_told_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "like", "more"),
+    [
+        ("Qwen2MoeConfig", "Qwen2", "decoder_sparse_step = 1"),
+        ("CamembertConfig", "BERT", "same keys"),
+        ("MptConfig", "GPT-2", "attn_config"),
+    ],
+)
+def test_an_unknown_family_is_told_the_nearest_and_what_is_other(
+    kind: str, like: str, more: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=rf"(?s)most like {like}, but.*{more}"):
+        architecture_of(getattr(transformers, kind)().to_dict())
+
+
+@pytest.mark.parametrize(
     ("model", "change", "seams", "reason"),
     [
         ("qwen3", {}, {"qk"}, "QK-norm"),
         ("olmo2", {}, {"qk"}, "QK-norm"),
+        ("gemma3_text", {}, {"qk"}, "QK-norm"),
+        ("gemma2", {}, {"qk"}, "soft-capping"),
+        ("smollm3", {}, set(), ""),
         ("llama", {"attn_logit_softcapping": 50.0}, {"qk"}, "soft-capping"),
         ("llama", {"off_by_one_softmax": True}, {"qk", "vo"}, "sum to one"),
         ("bert", {"position_embedding_type": "relative_key"}, {"qk"}, "relative position"),
@@ -179,6 +198,8 @@ def test_configurations_mean_what_transformers_makes_of_them(name: str, empty: b
                 ours = getattr(mine, kind.width) // getattr(mine, kind.heads)
                 library = library or ours
             assert ours == library, attribute
+    for attribute in family.alternating:
+        assert getattr(mine, attribute) == getattr(theirs, attribute), attribute
     shapes = [*family.tensors.values(), *(s for one in family.classes for s in one.beside.values())]
     sizes = {size for shape in shapes for size in shape if str(size).isidentifier()}
     assert sizes  # an absent one would let transformers build, and fill, a model of another shape

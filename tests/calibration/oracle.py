@@ -59,6 +59,7 @@ def heads_of(model: Any, site: AttentionSite, role: str, x: Tensor) -> Tensor:
     if stored.norm is None:
         return out.reshape(len(x), -1, site.head_dim)
     gain, epsilon = state[f"{stored.norm}.weight"].double(), model.config.rms_norm_eps
+    gain = gain + ("gemma" in model.config.model_type)
     rows_of = out.reshape(-1, len(gain))  # of one head, or of all at once
     normed = [gain * row / ((row * row).mean() + epsilon).sqrt() for row in rows_of]
     return torch.stack(normed).reshape(len(x), -1, site.head_dim)
@@ -96,12 +97,17 @@ class Naive:
         q, k, v = (
             heads_of(model, site, role, states) for role, states in (("q", x), ("k", y), ("v", y))
         )
+        config = model.config
+        kind = (getattr(config, "layer_types", None) or {site.layer: None})[site.layer]
+        scale = getattr(config, "query_pre_attn_scalar", site.head_dim) ** -0.5
+        scale = getattr(config, "attention_multiplier", scale)
+        cap = getattr(config, "attn_logit_softcapping", None)
         if "rope" in site.between:
-            theta = float(model.config.rope_parameters["rope_theta"])
+            rope = config.rope_parameters
+            theta = float(rope.get(kind, rope)["rope_theta"])
             q, k = rotated(q, theta), rotated(k, theta)
-        scale = site.head_dim**-0.5
-        window = getattr(model.config, "sliding_window", None)
-        if not getattr(model.config, "use_sliding_window", True):
+        window = getattr(config, "sliding_window", None)
+        if not getattr(config, "use_sliding_window", True) or kind == "full_attention":
             window = None
         no_bias = heads_of(model, site, "v", torch.zeros(1, y.shape[1], dtype=torch.float64))[0]
         if site.o.bias is None:  # nothing there to take v's bias: it stays in the contexts
@@ -110,6 +116,7 @@ class Naive:
             for h in range(site.heads):
                 g = h // site.groups
                 scores = k[:, g] @ q[t, h] * scale
+                scores = scores if cap is None else cap * (scores / cap).tanh()
                 for s in range(len(scores)):
                     hidden = site.causal and (s > t or (window is not None and s <= t - window))
                     if hidden:

@@ -21,7 +21,7 @@ from surgery.methods.neurons import NeuronMoments
 from tests.architectures.test_feed_forward import sites_of
 from tests.calibration.oracle import Letters, difference
 from tests.calibration.test_collect import TEXTS, Processor, recordings, speaker, text  # noqa: F401
-from tests.models import TINY, tiny_model
+from tests.models import CAPPED, TINY, tiny_model
 
 EXACT = 1e-12  # float64 on both sides
 
@@ -70,7 +70,8 @@ def whole_passes(model: Any, site: FeedForwardSite, towers: list[Tower]) -> list
 
 def towers_of(model: Any, clips: tuple[Utterance, ...]) -> list[Tower]:
     if model.config.model_type != "whisper":
-        return [text_tower(model, text(*TEXTS), Letters(), "decoder", batch=2)]
+        batch = 1 if model.config.model_type in CAPPED else 2
+        return [text_tower(model, text(*TEXTS), Letters(), "decoder", batch=batch)]
     data = CalibrationData("clips", "audio", recordings=clips)
     return speech_towers(model, data, Processor(), decoder=True, padding_weight=0.25, batch=2)
 

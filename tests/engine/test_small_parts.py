@@ -22,7 +22,7 @@ from surgery.report.model.report import Report
 from surgery.runtime.parts import FLOAT32_PARTS
 from tests.engine.linear_oracles import dense_weight
 from tests.engine.support import DTYPES, config_of, contents, run, save_tiny, tensors_of
-from tests.models import TINY, model_class
+from tests.models import TINY, family_of, model_class
 from tests.runtime.naive import relative_error
 
 SETTINGS = {"rank": 5, "reflections": 4}
@@ -41,8 +41,7 @@ ROUNDING = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}  # half a unit,
 
 
 def all_roles(name: str) -> list[str]:
-    roles = ["q", "k", "v", "o", "up", "down"]
-    return roles if name.startswith(("whisper", "bert", "gpt2")) else [*roles, "gate"]
+    return ["q", "k", "v", "o", *family_of(name).linears]
 
 
 def stock(directory: Path, name: str) -> Any:

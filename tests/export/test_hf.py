@@ -92,6 +92,8 @@ def continued(model: Any) -> Tensor:
         ("mistral", [[0, 3]], [4], "MistralForCausalLM", (4, 4)),  # with its sliding window
         ("qwen2", [[0, 1, 3]], [6], "Qwen2ForCausalLM", (6, 6)),
         ("gemma", [[0, 3]], [4], "GemmaForCausalLM", (4, 4)),
+        ("granite", [[0, 3]], [4], "GraniteForCausalLM", (4, 4)),  # config.json scales scores
+        ("starcoder2", [[1, 2]], [4], "Starcoder2ForCausalLM", (4, 4)),
         ("llama", None, [5], MIMO, (8, 5)),
         ("qwen2", None, [3], MIMO, (8, 3)),
         ("llama", [[0, 2, 3]], [3], MIMO, (6, 3)),

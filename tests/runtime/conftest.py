@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import surgery
-from tests.runtime.naive import Case, make_case
+from tests.runtime.naive import Case, attend, make_case
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +36,8 @@ def loaded() -> Callable[..., Any]:
     def load(made: Case, dtype: torch.dtype | None = None, attention: str = "sdpa") -> Any:
         key = (made.path, dtype)
         if key not in known:
-            known[key] = surgery.load(made.path, dtype=dtype, attn_implementation=attention)
-        known[key].set_attn_implementation(attention)
+            known[key] = surgery.load(made.path, dtype=dtype)
+        attend(known[key], attention)
         return known[key]
 
     return load

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.models import ROTARY, TINY
+from tests.models import CAPPED, ROTARY, TINY
 
 HEAD = 8  # head dimension of most models below
 SPECIAL: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -131,8 +131,8 @@ GENERATING = [
 
 
 def exact(name: str) -> torch.dtype:
-    """Dtype to compare in: float64, but GPT-2's upcast scores exist in float32 at most."""
-    return torch.float32 if "upcast" in name else torch.float64
+    """Dtype to compare in: float64, but some scores exist in float32 at most."""
+    return torch.float32 if "upcast" in name or name in CAPPED else torch.float64
 
 
 def dense_model(name: str, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
@@ -172,7 +172,8 @@ def sites(model: PreTrainedModel) -> list[Site]:
             heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
             names = ("q_proj", "k_proj", "v_proj", "o_proj")
             normed = hasattr(module, "q_norm")
-            found.append(Site(path, heads, kv_heads, module.head_dim, True, names, normed))
+            turned = bool(getattr(module, "use_rope", True))
+            found.append(Site(path, heads, kv_heads, module.head_dim, turned, names, normed))
         elif kind == "BertAttention":
             heads, size = module.self.num_attention_heads, module.self.attention_head_size
             names = ("self.query", "self.key", "self.value", "output.dense")
@@ -373,6 +374,13 @@ def outputs(model: PreTrainedModel, given: dict[str, Tensor], **options: Any) ->
                 tensor.data = tensor.data.clone()
         out = model(**given, **options)
     return out.logits if "logits" in out else out.last_hidden_state
+
+
+def attend(model: Any, attention: str) -> str:
+    """Let a model attend as asked, or eagerly where its class knows nothing else; return how."""
+    how = attention if model._supports_sdpa else "eager"
+    model.set_attn_implementation(how)
+    return how
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -13,7 +13,16 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 import surgery
 from surgery.runtime.cached_step import cache_name
-from tests.runtime.naive import GENERATING, Case, exact, inputs, outputs, relative_error, tolerance
+from tests.runtime.naive import (
+    GENERATING,
+    Case,
+    attend,
+    exact,
+    inputs,
+    outputs,
+    relative_error,
+    tolerance,
+)
 
 EXACT = torch.float64
 NEW = 10
@@ -52,7 +61,7 @@ def test_generates_what_the_zero_padded_model_generates(
     case: Callable[..., Case], loaded: Callable[..., Any], name: str, layout: str, mode: str
 ) -> None:
     made = case(name, layout, exact(name))
-    made.oracle.set_attn_implementation("sdpa")
+    attend(made.oracle, "sdpa")
     model = loaded(made, exact(name))
 
     found = generate(model, **MODES[mode])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from surgery.architectures.base import (
     BASE,
@@ -22,6 +23,14 @@ LAYER_NORMS: Mapping[str, Shape] = {
     "input_layernorm": ("hidden_size",),
     "post_attention_layernorm": ("hidden_size",),
 }
+SANDWICHED: Mapping[str, Shape] = {
+    **LAYER_NORMS,
+    "pre_feedforward_layernorm": ("hidden_size",),
+    "post_feedforward_layernorm": ("hidden_size",),
+}
+"""Norms before and behind both blocks of a layer."""
+GATED: Mapping[str, str] = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+"""The maps of a feed-forward block by their roles."""
 
 
 def rotary_decoder(
@@ -29,14 +38,17 @@ def rotary_decoder(
     title: str,
     classes: str,
     *,
-    defaults: Mapping[str, int],
+    defaults: Mapping[str, Any],
     qkv_bias: bool | str = False,
     o_bias: bool | str = False,
+    mlp: Mapping[str, str] = GATED,
     mlp_bias: str | None = None,
     norms: Mapping[str, Shape] = LAYER_NORMS,
+    norm_bias: bool = False,
     qk_norms: Mapping[str, Shape] | None = None,
     derived: Mapping[str, str] | None = None,
     heads: tuple[str, ...] = HEADS,
+    causal: str | None = None,
     exports: Mapping[str, str] = LLAMA_FORMS,
     bounds: tuple[str, ...] = (),
 ) -> Architecture:
@@ -49,18 +61,22 @@ def rotary_decoder(
         defaults: Layers, heads and widths that an absent key stands for.
         qkv_bias: Whether q, k and v have a bias, or the attribute that decides.
         o_bias: Whether o has one.
+        mlp: The maps of a feed-forward block, by role.
         mlp_bias: The attribute that decides whether the MLP maps have one; ``None``: they never do.
         norms: The norms of a layer, and their shapes.
+        norm_bias: Whether norms, the last one too, have biases.
         qk_norms: Norms behind q and k by their module's name, and their shapes; queries' first.
         derived: See :class:`Architecture`.
         heads: Its model classes beside the base model, by what follows the family's name.
+        causal: The class that predicts the next token, where its name does not begin like others'.
         exports: Its architecture in llama.cpp (``gguf``), and the family of transformers' that runs
             it with narrower values (``hf``), where they compute the same.
         bounds: Keys that hold the first layer that something is true of.
     """
     behind = dict(qk_norms or {})
     q_norm, k_norm = behind or (None, None)
-    mlp = [f"layers.{{layer}}.mlp.{name}_proj" for name in ("gate", "up", "down")]
+    maps = {role: f"layers.{{layer}}.mlp.{name}" for role, name in mlp.items()}
+    kinds = ("weight", "bias") if norm_bias else ("weight",)
     return Architecture(
         model_type=model_type,
         title=title,
@@ -84,23 +100,19 @@ def rotary_decoder(
                 causal=True,
             ),
         ),
-        linears={
-            "gate": ("layers.*.mlp.gate_proj.*",),
-            "up": ("layers.*.mlp.up_proj.*",),
-            "down": ("layers.*.mlp.down_proj.*",),
-        },
+        linears={role: (f"layers.*.mlp.{name}.*",) for role, name in mlp.items()},
         tensors={
             "embed_tokens.weight": ("vocab_size", "hidden_size"),
-            "norm.weight": ("hidden_size",),
-            **{f"layers.{{layer}}.{name}.weight": shape for name, shape in norms.items()},
+            **{f"norm.{kind}": ("hidden_size",) for kind in kinds},
+            **{f"layers.{{layer}}.{n}.{kind}": norms[n] for n in norms for kind in kinds},
             **{f"layers.{{layer}}.self_attn.{name}.weight": behind[name] for name in behind},
-            **_mlp(mlp, biased=mlp_bias is not None),
+            **_mlp(maps, biased=mlp_bias is not None),
         },
         untouched=(
             "embed_tokens.weight",
-            *(f"layers.*.{name}.weight" for name in norms),
+            *(f"layers.*.{name}.{kind}" for name in norms for kind in kinds),
             *(f"layers.*.self_attn.{name}.weight" for name in behind),
-            "norm.weight",
+            *(f"norm.{kind}" for kind in kinds),
             "/lm_head.weight",
             "/score.weight",
             "/score.bias",
@@ -108,9 +120,9 @@ def rotary_decoder(
         ),
         towers={"decoder": "layers.*"},
         exports=exports,
-        classes=_classes(classes, heads),
+        classes=_classes(classes, heads, causal),
         ignored=("layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
-        when={} if mlp_bias is None else {f"{path}.bias": mlp_bias for path in mlp},
+        when={} if mlp_bias is None else {f"{path}.bias": mlp_bias for path in maps.values()},
         defaults={"tie_word_embeddings": False, **defaults},
         derived=derived or {},
         by_layer={
@@ -128,17 +140,15 @@ def rotary_decoder(
     )
 
 
-def _mlp(paths: list[str], *, biased: bool) -> dict[str, Shape]:
-    gate, up, down = paths
-    every = {
-        **affine(gate, "intermediate_size", "hidden_size"),
-        **affine(up, "intermediate_size", "hidden_size"),
-        **affine(down, "hidden_size", "intermediate_size"),
-    }
+def _mlp(paths: Mapping[str, str], *, biased: bool) -> dict[str, Shape]:
+    every: dict[str, Shape] = {}
+    for role, path in paths.items():
+        sizes = ("intermediate_size", "hidden_size")
+        every |= affine(path, *(sizes[::-1] if role == "down" else sizes))
     return {name: shape for name, shape in every.items() if biased or not name.endswith(".bias")}
 
 
-def _classes(family: str, heads: tuple[str, ...]) -> tuple[ModelClass, ...]:
+def _classes(family: str, heads: tuple[str, ...], causal: str | None) -> tuple[ModelClass, ...]:
     output: dict[str, Shape] = {"/lm_head.weight": ("vocab_size", "hidden_size")}
     score = affine("/score", "num_labels", "hidden_size")
     beside: dict[str, dict[str, Shape]] = {
@@ -148,10 +158,11 @@ def _classes(family: str, heads: tuple[str, ...]) -> tuple[ModelClass, ...]:
         "QuestionAnswering": affine("/qa_outputs", 2, "hidden_size"),
     }
     tied = {"CausalLM": {"/lm_head.weight": "embed_tokens.weight"}}
+    names = {task: f"{family}For{task}" for task in heads}
+    if causal is not None:
+        names["CausalLM"] = causal
     made = [
-        ModelClass(
-            f"{family}For{task}", beside[task], tied.get(task, {}), autos=(f"AutoModelFor{task}",)
-        )
-        for task in heads
+        ModelClass(name, beside[task], tied.get(task, {}), autos=(f"AutoModelFor{task}",))
+        for task, name in names.items()
     ]
     return (*made, ModelClass(f"{family}Model", autos=(BASE,)))

@@ -45,6 +45,7 @@ class Native:
         value_dim: Width of values.
         pairs: The RoPE frequencies that it rotates by, ascending; ``None``: all.
         full: Head dimension of the original.
+        told: config.json says what scores are multiplied by; else the head dimension does.
     """
 
     mimo: bool
@@ -52,10 +53,13 @@ class Native:
     value_dim: int
     pairs: tuple[int, ...] | None
     full: int
+    told: bool = False
 
     @property
     def scale(self) -> float:
         """What q is multiplied by, for scores are divided by the root of another head dimension."""
+        if self.told:
+            return 1.0
         return float((self.head_dim / self.full) ** 0.5)
 
     def ranks(self, site: AttentionSite) -> SiteRanks:
@@ -161,7 +165,8 @@ def own_form(stored: Stored) -> Native:
     # Frequencies that no head keeps turn zeros: any will do to make room for wider values.
     spare = [pair for pair in range(half) if pair not in pairs]
     chosen = tuple(sorted([*pairs, *spare[: count - len(pairs)]]))
-    return Native(False, 2 * count, 2 * count, None if count == half else chosen, full)
+    told = stored.family.score_scale is not None
+    return Native(False, 2 * count, 2 * count, None if count == half else chosen, full, told)
 
 
 def mimo_form(stored: Stored) -> Native:
