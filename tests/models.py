@@ -148,7 +148,7 @@ ROTARY = tuple(name for name in TINY if family_of(name).attentions[0].between)
 """Models with RoPE between queries and keys; of them with a norm there, too:"""
 NORMED = tuple(name for name in ROTARY if family_of(name).attentions[0].q.norm)
 CAPPED = tuple(name for name in ROTARY if family_of(name).defaults.get("attn_logit_softcapping"))
-"""Whose scores are capped: only eager attention does that, in float32, and float64 hides nothing."""
+"""Whose scores are capped: only eager attention does that, in float32, and makes NaN of padding."""
 
 
 def tiny_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
