@@ -7,8 +7,9 @@ caught while the model runs as it always does, so nothing here knows a family.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,15 @@ class Call:
         return states
 
 
+Returned = tuple[type, int]
+"""The type of what a layer returns, and how long a tuple is."""
+_RETURNED: dict[Returned, Callable[[Tensor], Any]] = {
+    (Tensor, 0): lambda states: states,
+    (tuple, 1): lambda states: (states,),
+}
+"""What a layer that does nothing returns, where it returns hidden states alone."""
+
+
 class Replay:
     """Hidden states of every batch, on their way through a stack.
 
@@ -53,15 +63,21 @@ class Replay:
     def catch(cls, layers: Sequence[nn.Module], runs: Sequence[Callable[[], Any]]) -> Replay:
         """Run the model on every batch, and note what each layer is given.
 
+        Beside hidden states that is the same whatever the layers compute: behind the first batch
+        they only hand on what they get, where that is all they return.
+
         Args:
             layers: The stack, first to last; each runs once a batch.
             runs: Runs the model on a batch each.
         """
         first, calls = list[Tensor](), list[list[Call]]()
+        idle: Callable[[], AbstractContextManager[None]] = nullcontext
         for run in runs:
-            with _listening(layers) as heard:
+            with _listening(layers) as heard, idle():
                 run()
-            hidden, own = heard
+            hidden, own, said = heard
+            if len(set(said)) == 1 and said[0] in _RETURNED:
+                idle = partial(_idle, layers, _RETURNED[said[0]])
             if len(hidden) != 1 or len(own) != len(layers):
                 raise ValueError("a layer did not run once")
             first += hidden
@@ -82,8 +98,11 @@ class Replay:
 
 
 @contextmanager
-def _listening(layers: Sequence[nn.Module]) -> Iterator[tuple[list[Tensor], list[Call]]]:
-    first, calls = list[Tensor](), list[Call]()
+def _listening(
+    layers: Sequence[nn.Module],
+) -> Iterator[tuple[list[Tensor], list[Call], list[Returned]]]:
+    """Hear the stack's input, what each layer is given beside it, and what each returns."""
+    first, calls, said = list[Tensor](), list[Call](), list[Returned]()
 
     def hear(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         by_name = HIDDEN in given
@@ -93,5 +112,28 @@ def _listening(layers: Sequence[nn.Module]) -> Iterator[tuple[list[Tensor], list
             first.append(hidden)
         calls.append(Call(args if by_name else args[1:], rest, by_name))
 
-    with hooked([layer.register_forward_pre_hook(hear, with_kwargs=True) for layer in layers]):
-        yield first, calls
+    def heed(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        said.append((type(output), len(output) if isinstance(output, tuple) else 0))
+
+    hooks = [layer.register_forward_pre_hook(hear, with_kwargs=True) for layer in layers]
+    with hooked([*hooks, *(layer.register_forward_hook(heed) for layer in layers)]):
+        yield first, calls, said
+
+
+@contextmanager
+def _idle(layers: Sequence[nn.Module], returned: Callable[[Tensor], Any]) -> Iterator[None]:
+    """Let layers hand on their hidden states as they are."""
+
+    def forward(*args: Any, **given: Any) -> Any:
+        return returned(given[HIDDEN] if HIDDEN in given else args[0])
+
+    own = [vars(layer).get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = forward
+        yield
+    finally:
+        for layer, before in zip(layers, own, strict=True):
+            del layer.forward
+            if before is not None:
+                layer.forward = before
