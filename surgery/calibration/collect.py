@@ -17,6 +17,7 @@ from surgery.calibration.moments import Moments
 from surgery.calibration.speech import count_windows, hear, prompt, speech_batches
 from surgery.calibration.text import read, token_windows_of
 from surgery.errors import UsageError
+from surgery.evaluation.transcribe import AUTO
 from surgery.events import Event, Progress, ignore
 
 STAGE = "Calibrating"
@@ -103,7 +104,8 @@ def _check_decoder(model: Any, language: str) -> None:
             where=type(model).__name__,
             hint="cut its encoder alone (--scope encoder), or decide by weights (--by-weights)",
         )
-    prompt(model, language)
+    if language != AUTO:
+        prompt(model, language)
 
 
 def _watch(steps: Iterable[int], total: int, progress: Progress) -> None:

@@ -20,6 +20,7 @@ from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, Utterance, split, window
 from surgery.evaluation.drift import filled_frames
 from surgery.evaluation.transcribe import (
+    AUTO,
     ENGLISH,
     TOKENS_PER_SECOND,
     is_multilingual,
@@ -135,6 +136,24 @@ def teach(model: Any, heard: Tensor, tokens: Tensor) -> Any:
     )
 
 
+def languages_of(model: Any, language: str, heard: Tensor) -> list[str]:
+    """Return the code of the language of every window, or the one that was named.
+
+    Args:
+        model: A Whisper.
+        language: What is spoken, or :data:`surgery.evaluation.transcribe.AUTO`.
+        heard: Encoder outputs, ``(windows, positions, width)``.
+    """
+    if not is_multilingual(model):
+        return [ENGLISH[0] if language == AUTO else language] * len(heard)
+    if language != AUTO:
+        return [language] * len(heard)
+    codes = {token: word for word, token in model.generation_config.lang_to_id.items()}
+    begun = torch.full((len(heard), 1), start_token(model.config))
+    likely = teach(model, heard, begun).logits[:, -1, list(codes)].argmax(dim=-1).tolist()
+    return [list(codes.values())[each].strip("<|>") for each in likely]
+
+
 def prompt(model: Any, language: str) -> list[int]:
     """Return the tokens that come before the words: start, language, task, no timestamps.
 
@@ -162,15 +181,16 @@ def decoder_tokens(
     model: Any, processor: Any, batch: SpeechBatch, heard: Tensor, language: str
 ) -> tuple[Tensor, Tensor]:
     """Return what the decoder is fed, ``(windows, tokens)``, and the weights of its positions."""
-    start = prompt(model, language)
+    languages = languages_of(model, language, heard)
+    starts = [prompt(model, each) for each in languages]
     longest = int(model.config.max_target_positions)
     written: dict[int, list[int]] = {}
     unknown = [row for row, words in enumerate(batch.words) if words is None]
     if unknown:
         # A text that repeats itself without end must not outweigh all others.
         most = {row: math.ceil(TOKENS_PER_SECOND * batch.seconds[row]) for row in unknown}
-        limit = min(max(most.values()), longest - len(start))
-        texts = _generate(model, heard[unknown], language, limit)
+        limit = min(max(most.values()), longest - len(starts[0]))
+        texts = _generate(model, heard[unknown], [languages[row] for row in unknown], limit)
         specials = set(processor.tokenizer.all_special_ids)
         for row, own in zip(unknown, texts, strict=True):
             written[row] = [token for token in own if token not in specials][: most[row]]
@@ -179,10 +199,10 @@ def decoder_tokens(
             # Whisper's words begin with a space, the first one too.
             text = f" {words}" if words else ""
             written[row] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    rows = [[*start, *written[row]][:longest] for row in range(len(batch.words))]
+    rows = [[*start, *written[row]][:longest] for row, start in enumerate(starts)]
     for own in rows:
         check_tokens(own, rows_of(model), processor.tokenizer)
-    tokens = torch.full((len(rows), max(map(len, rows))), start[0], dtype=torch.int64)
+    tokens = torch.full((len(rows), max(map(len, rows))), rows[0][0], dtype=torch.int64)
     weights = torch.zeros(tokens.shape, dtype=torch.float64)
     for row, own in enumerate(rows):
         tokens[row, : len(own)] = torch.tensor(own)
@@ -190,13 +210,14 @@ def decoder_tokens(
     return tokens, weights
 
 
-def _generate(model: Any, heard: Tensor, language: str, limit: int) -> list[list[int]]:
+def _generate(model: Any, heard: Tensor, languages: list[str], limit: int) -> list[list[int]]:
     """Write at most ``limit`` tokens from encoder outputs ``(windows, positions, width)``."""
     from transformers.modeling_outputs import BaseModelOutput
 
     options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
     if is_multilingual(model):
-        options |= {"language": language, "task": "transcribe"}
+        alike = len(set(languages)) == 1
+        options |= {"language": languages[0] if alike else languages, "task": "transcribe"}
     tokens: Tensor = model.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=heard),
         # All of ones: nothing is to be guessed from the padding token.

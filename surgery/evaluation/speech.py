@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, split, window
 from surgery.evaluation.drift import (
     EncoderDrift,
@@ -25,6 +26,7 @@ from surgery.evaluation.drift import (
 from surgery.evaluation.layers import LayerErrors, hidden_states, stack
 from surgery.evaluation.timing import at_once, timed
 from surgery.evaluation.transcribe import (
+    AUTO,
     extract_features,
     generation_options,
     is_multilingual,
@@ -133,8 +135,14 @@ def compare_speech(
         One run a model, and the seconds of sound in every batch.
 
     Raises:
-        UsageError: If an English-only model is asked for another language.
+        UsageError: If an English-only model is asked for another language, or no language is named.
     """
+    if language == AUTO and is_multilingual(models[0]):
+        raise UsageError(
+            "Models that are compared are told what is spoken: one may hear another language",
+            found=f"--language {AUTO}",
+            expected="a language, such as en",
+        )
     longest = window(processor)
     running = [
         _Running(model, generation_options(model, language, max_new_tokens), longest)

@@ -24,13 +24,16 @@ BESIDE = 8
 PROMPT = 4
 """Tokens before the words at most: start, language, task, no timestamps."""
 
+AUTO = "auto"
+"""For a language: the one that the model hears, recording by recording."""
+
 
 def transcribe(
     model: Any,
     processor: Any,
     audio: Sequence[Audio],
     *,
-    language: str | None = "en",
+    language: str = "en",
     batch: int = 8,
     max_new_tokens: int | None = None,
     told: Callable[[float], None] | None = None,
@@ -45,7 +48,7 @@ def transcribe(
         processor: Its processor: feature extractor and tokenizer.
         audio: Mono float32 at 16 kHz, shape (samples,) each.
         language: What is spoken, as Whisper's code or English name. A multilingual model is
-            told (its own guess, with ``None``, would make two runs hard to compare); an
+            told (its own guess, with :data:`AUTO`, would make two runs hard to compare); an
             English-only model knows one language and takes no token for it.
         batch: Windows at once.
         max_new_tokens: Longest text of one window; never more than its sound can hold, see
@@ -70,7 +73,7 @@ def transcribe(
 
 
 def generation_options(
-    model: Any, language: str | None = "en", max_new_tokens: int | None = None
+    model: Any, language: str = "en", max_new_tokens: int | None = None
 ) -> dict[str, Any]:
     """Return what ``generate`` is told for greedy texts; see :func:`transcribe`.
 
@@ -80,22 +83,22 @@ def generation_options(
     options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
     if is_multilingual(model):
         _check_known(model, language)
-        options |= {"language": language, "task": "transcribe"}
-    elif language is not None and language.lower() not in ENGLISH:
+        options |= {"language": None if language == AUTO else language, "task": "transcribe"}
+    elif language.lower() not in (*ENGLISH, AUTO):
         raise UsageError("This model knows English only.", found=language, expected="en")
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     return options
 
 
-def _check_known(model: Any, language: str | None) -> None:
+def _check_known(model: Any, language: str) -> None:
     """Refuse a language that left with its vocabulary: nothing may be written as another.
 
     Raises:
         UsageError: Says which there are.
     """
     known = getattr(model.generation_config, "lang_to_id", None)
-    if language is None or not known:
+    if language == AUTO or not known:
         return
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 

@@ -15,6 +15,7 @@ from surgery.architectures import AttentionSite
 from surgery.calibration.collect import collect
 from surgery.calibration.data import CalibrationData, open_data
 from surgery.calibration.moments import MOMENTS, Moments
+from surgery.calibration.speech import SpeechBatch, decoder_tokens, languages_of
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import Utterance
 from surgery.evaluation.rows import Document
@@ -247,6 +248,37 @@ def test_a_decoder_is_not_asked_for_a_language_it_does_not_know(
     data = CalibrationData("clips", "audio", recordings=recordings)
     with pytest.raises(UsageError, match="English only"):
         collect(model, sites_of(model), data, Processor(), language="fr")
+
+
+def test_each_recording_is_in_the_language_that_the_model_hears() -> None:
+    model = speaker()
+    positions, width = model.config.max_source_positions, model.config.d_model
+    random = torch.Generator().manual_seed(0)
+    heard = 3 * torch.randn(12, positions, width, generator=random, dtype=torch.float64)
+    begun = torch.tensor([[1]])
+    with torch.no_grad():
+        said = [
+            model(encoder_outputs=(row[None],), decoder_input_ids=begun).logits[0, 0]
+            for row in heard
+        ]
+    # Of two tokens that are about as likely, now one is likelier and now the other.
+    apart = torch.stack(said).std(dim=0).argmax()
+    near = torch.stack([row - row[apart] for row in said]).mean(dim=0).abs()
+    near[apart] = torch.inf
+    pair = [int(apart), int(near.argmin())]
+    generation = model.generation_config
+    generation.is_multilingual = True
+    generation.lang_to_id = dict(zip(("<|en|>", "<|de|>"), pair, strict=True))
+    generation.task_to_id = {"transcribe": 42}
+    words = tuple("abcdefghijkl")
+    batch = SpeechBatch(torch.empty(0), torch.empty(0), words, (1.0,) * len(words))
+    tokens, _ = decoder_tokens(model, Processor(), batch, heard, "auto")
+    assert tokens[:, 1].tolist() == [pair[int(row[pair].argmax())] for row in said]
+    assert set(tokens[:, 1].tolist()) == set(pair)
+    told, _ = decoder_tokens(model, Processor(), batch, heard, "de")
+    assert set(told[:, 1].tolist()) == {pair[1]}
+    english = speaker()
+    assert languages_of(english, "auto", heard) == ["en"] * len(words)
 
 
 def test_damaged_weights_are_named() -> None:

@@ -59,7 +59,8 @@ class CompressOptions:
         calibrate: Text or recordings; :data:`surgery.choices.common.SHIPPED` for what comes with
             the package.
         samples: Take only the first so many recordings or documents.
-        language: What is spoken, for a multilingual Whisper's decoder.
+        language: What is spoken, for a multilingual Whisper's decoder; ``auto``: what it hears in
+            each recording.
         device: Where the model runs; the CPU by default.
         dtype: Output dtype; ``None`` keeps every tensor's own.
 
@@ -139,7 +140,9 @@ class CompressOptions:
         SHIPPED, "Text or recordings to calibrate on; shipped: what comes with the package."
     )
     samples: int | None = asked(None, "Only the first so many of them.", least=1)
-    language: str = asked("en", "What is spoken, for a multilingual Whisper.")
+    language: str = asked(
+        "en", "What is spoken, for a multilingual Whisper; auto: what it hears in each."
+    )
     device: str | None = asked(None, "cpu (the default), cuda, cuda:1, …")
     dtype: str | None = asked(None, DTYPE, among=DTYPES)
 

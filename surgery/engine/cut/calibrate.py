@@ -29,7 +29,8 @@ class Calibrate:
         ridge: Share of white input in every second moment, 0 to 1.
         varied: Vary the recordings, so that other voices and rooms are not cut away.
         samples: Take only the first so many recordings or documents.
-        language: What is spoken, for a multilingual Whisper's decoder.
+        language: What is spoken, for a multilingual Whisper's decoder; ``auto``: what it hears in
+            each recording.
         device: Where the model runs; the CPU by default.
         trials: Cut every pair on trial, to learn how much the output minds each. That takes
             hundreds of passes of a large model; without, what a head loses is weighed by its
@@ -78,7 +79,9 @@ class Calibrate:
     samples: int | None = _option(
         None, "Calibrate on the first so many recordings or documents only.", least=1
     )
-    language: str = _option("en", "What is spoken, for a multilingual decoder.")
+    language: str = _option(
+        "en", "What is spoken, for a multilingual decoder; auto: what it hears in each."
+    )
     device: str | None = _option(None, "Where the model runs: cpu (the default), cuda, cuda:1, …")
     trials: bool | None = _option(
         None,

@@ -119,7 +119,7 @@ def _written(source: TensorSource, folder: Path, progress: Progress) -> list[str
         UsageError: It writes nothing, or these are no recordings.
     """
     from surgery.evaluation.audio import SpeechFolder
-    from surgery.evaluation.transcribe import transcribe
+    from surgery.evaluation.transcribe import AUTO, transcribe
     from surgery.stored.dense import dense_directory
     from surgery.stored.loading import load
 
@@ -137,7 +137,7 @@ def _written(source: TensorSource, folder: Path, progress: Progress) -> list[str
             load(directory),
             processor_of(source, directory),
             [one.audio() for one in speech.utterances],
-            language=None,
+            language=AUTO,
             told=lambda share: progress(Event("Transcribing", share, 1, data_name(folder))),
         )
     if not any(texts):
