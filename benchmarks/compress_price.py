@@ -1,12 +1,12 @@
-"""What do fewer neurons cost a language model on other text, by every order and share?
+"""What does a smaller model cost on other input, by every way and share?
 
-    python benchmarks/compress_price.py MODEL --calibrate TEXT --test TEXT [TEXT ...]
-        [--remove 10% 20%] [--keep DIR]
+    python benchmarks/compress_price.py MODEL --calibrate DATA --test DATA [DATA ...]
+        [--remove 10% 20%] [--ways WAY ...] [--keep DIR]
 
-Makes MODEL smaller with ``surgery compress`` by each way and share, and measures each TEXT, side by
-side: of running text it prints the rise of the perplexity's logarithm, of questions with choices
-(JSONL) the change of right answers, with the 95 % interval of the paired difference; and how long
-each way took. Nothing is trained.
+Makes MODEL smaller with ``surgery compress`` by each way and share, and measures it on each of the
+tests, side by side: of running text it prints the rise of the perplexity's logarithm, of questions
+with choices (JSONL) the change of right answers, of recordings that of word errors, with the 95 %
+interval of the paired difference; and how long each way took. Nothing is trained.
 
 Two ways take one kind of part alone: whole layers, the least missed first, as many as hold the
 share; or attention, by ``surgery absorb-decompose``.
@@ -46,7 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--calibrate", required=True)
-    parser.add_argument("--test", nargs="+", required=True)
+    parser.add_argument("--language", default="en", help="what the calibration speaks; auto")
+    parser.add_argument("--test", nargs="+", required=True, help="a folder of audio may be DIR=de")
+    parser.add_argument("--limit", type=int, help="questions or recordings of each test")
     parser.add_argument("--remove", nargs="+", default=["10%", "20%"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--keep", type=Path, help="directory for the results")
@@ -57,21 +59,23 @@ def main() -> None:
         for share in asked.remove:
             made: dict[str, Path] = {}
             for way in asked.ways:
-                made[way] = _cut(asked.model, asked.calibrate, share, way, place)
+                made[way] = _cut(asked, share, way, place)
             for data in asked.test:
-                _measure(asked.model, made, data)
+                _measure(asked.model, made, data, asked.limit)
 
 
-def _cut(model: str, calibrate: str, share: str, way: str, place: Path) -> Path:
+def _cut(asked: argparse.Namespace, share: str, way: str, place: Path) -> Path:
+    model, common = asked.model, {"calibrate": asked.calibrate, "language": asked.language}
     out = place / f"{share.removesuffix('%')}-{way.replace(', ', '-').replace(' ', '-')}"
     if out.exists():
         return out
     remove = float(share.removesuffix("%")) / 100
     begun = perf_counter()
     if way == "attention alone":
-        report = _attention(model, out, remove, surgery.Calibrate(calibrate, trials=False))
+        calibrate = surgery.Calibrate(asked.calibrate, language=asked.language, trials=False)
+        report = _attention(model, out, remove, calibrate)
     else:
-        given = {"remove": remove, "calibrate": calibrate, **WAYS[way]}
+        given = {"remove": remove, **common, **WAYS[way]}
         if way == "layers alone":
             given |= {"remove": None, "layers": _layers(model, remove)}
         report = surgery.compress(model, out, options=surgery.CompressOptions(**given))
@@ -106,19 +110,26 @@ def _layers(model: str, remove: float) -> str:
     raise AssertionError
 
 
-def _measure(model: str, made: dict[str, Path], data: str) -> None:
-    found = surgery.evaluate([model, *made.values()], data, text="running", allow_leakage=True)
+def _measure(model: str, made: dict[str, Path], given: str, limit: int | None) -> None:
+    data, _, language = given.partition("=")
+    options: dict[str, Any] = {"language": language or "en", "limit": limit}
+    if Path(data).is_file() and not data.endswith(".jsonl"):
+        options |= {"text": "running", "limit": None}
+    found = surgery.evaluate([model, *made.values()], data, allow_leakage=True, **options)
     dense, *rows = found.rows
-    before = dense.figures["perplexity"].value
-    print(f"\n{found.data[0].name}: dense perplexity {before:.2f}")
-    print("| way | perplexity | rise of its logarithm |\n|---|--:|--:|")
+    name = next(each for each in ("perplexity", "accuracy", "wer") if each in dense.figures)
+    before = dense.figures[name].value
+    rise = name == "perplexity"
+    print(f"\n{found.data[0].name}, {found.data[0].samples} samples: dense {name} {before:.2f}")
+    print(f"| way | {name} | {'rise of its logarithm' if rise else 'change'} |\n|---|--:|--:|")
     for way, row in zip(made, rows, strict=True):
-        now, change = row.figures["perplexity"].value, row.changes.get("perplexity")
-        interval = ""
-        if change is not None and change.low is not None and change.high is not None:
-            low, high = (log((before + each) / before) for each in (change.low, change.high))
-            interval = f" ({low:.3f} to {high:.3f})"
-        print(f"| {way} | {now:.2f} | {log(now / before):.3f}{interval} |", flush=True)
+        now, change = row.figures[name].value, row.changes[name]
+        ends = [each for each in (change.value, change.low, change.high) if each is not None]
+        if rise:
+            ends = [log((before + each) / before) for each in ends]
+        shown = [f"{each:+.3f}" if rise else f"{each:+.1f}" for each in ends]
+        interval = f" ({shown[1]} to {shown[2]})" if len(shown) == 3 else ""
+        print(f"| {way} | {now:.2f} | {shown[0]}{interval} |", flush=True)
     print()
 
 
