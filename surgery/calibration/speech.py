@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from surgery.calibration.hooks import Recorder, Weights
+from surgery.calibration.own_text import own_texts
 from surgery.calibration.variations import vary
 from surgery.errors import UsageError
 from surgery.evaluation.audio import SAMPLE_RATE, Audio, Utterance, split, window
@@ -22,7 +23,6 @@ from surgery.evaluation.drift import filled_frames
 from surgery.evaluation.transcribe import (
     AUTO,
     ENGLISH,
-    TOKENS_PER_SECOND,
     is_multilingual,
     log_mel,
     start_token,
@@ -184,16 +184,12 @@ def decoder_tokens(
     languages = languages_of(model, language, heard)
     starts = [prompt(model, each) for each in languages]
     longest = int(model.config.max_target_positions)
-    written: dict[int, list[int]] = {}
-    unknown = [row for row, words in enumerate(batch.words) if words is None]
-    if unknown:
-        # A text that repeats itself without end must not outweigh all others.
-        most = {row: math.ceil(TOKENS_PER_SECOND * batch.seconds[row]) for row in unknown}
-        limit = min(max(most.values()), longest - len(starts[0]))
-        texts = _generate(model, heard[unknown], [languages[row] for row in unknown], limit)
-        specials = set(processor.tokenizer.all_special_ids)
-        for row, own in zip(unknown, texts, strict=True):
-            written[row] = [token for token in own if token not in specials][: most[row]]
+    unknown = {
+        row: (batch.features[row], batch.seconds[row], languages[row])
+        for row, words in enumerate(batch.words)
+        if words is None
+    }
+    written = own_texts(model, processor, unknown, heard, longest - len(starts[0]))
     for row, words in enumerate(batch.words):
         if words is not None:
             # Whisper's words begin with a space, the first one too.
@@ -208,22 +204,3 @@ def decoder_tokens(
         tokens[row, : len(own)] = torch.tensor(own)
         weights[row, : len(own)] = 1.0
     return tokens, weights
-
-
-def _generate(model: Any, heard: Tensor, languages: list[str], limit: int) -> list[list[int]]:
-    """Write at most ``limit`` tokens from encoder outputs ``(windows, positions, width)``."""
-    from transformers.modeling_outputs import BaseModelOutput
-
-    options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
-    if is_multilingual(model):
-        alike = len(set(languages)) == 1
-        options |= {"language": languages[0] if alike else languages, "task": "transcribe"}
-    tokens: Tensor = model.generate(
-        encoder_outputs=BaseModelOutput(last_hidden_state=heard),
-        # All of ones: nothing is to be guessed from the padding token.
-        attention_mask=torch.ones(heard.shape[:2], dtype=torch.int64, device=heard.device),
-        max_new_tokens=limit,
-        **options,
-    )
-    rows: list[list[int]] = tokens.tolist()
-    return rows

@@ -12,10 +12,11 @@ import torch
 from transformers import GenerationConfig, WhisperFeatureExtractor
 
 from surgery.architectures import AttentionSite
+from surgery.calibration import own_text
 from surgery.calibration.collect import collect
 from surgery.calibration.data import CalibrationData, open_data
 from surgery.calibration.moments import MOMENTS, Moments
-from surgery.calibration.speech import SpeechBatch, decoder_tokens, languages_of
+from surgery.calibration.speech import SpeechBatch, decoder_tokens, languages_of, speech_batches
 from surgery.errors import SurgeryError, UsageError
 from surgery.evaluation.audio import Utterance
 from surgery.evaluation.rows import Document
@@ -304,3 +305,36 @@ def test_real_speech_from_a_folder(shared: Path) -> None:
     assert found.queries == pytest.approx(voiced + 0.1 * (1500 - voiced))
     for moment in (found.q, found.k, found.c):
         assert float(torch.linalg.eigvalsh(moment).min()) > -1e-9 * float(moment.norm())
+
+
+def test_words_are_written_once_until_a_weight_changes(
+    recordings: tuple[Utterance, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, written = speaker(), list[int]()
+    write = own_text._generate
+
+    def counted(model: Any, heard: torch.Tensor, *more: Any) -> list[list[int]]:
+        written.append(len(heard))
+        return write(model, heard, *more)
+
+    monkeypatch.setattr(own_text, "_generate", counted)
+
+    def taught(batch: int) -> list[torch.Tensor]:
+        batches = speech_batches(model, Processor(), recordings, padding_weight=0.0, batch=batch)
+        with torch.no_grad():
+            return [
+                decoder_tokens(
+                    model, Processor(), each, model.get_encoder()(each.features)[0], "en"
+                )[0]
+                for each in batches
+            ]
+
+    before = taught(1)
+    assert written == [1, 1]  # of one recording nobody knows the words, and it has two windows
+    assert all(map(torch.equal, taught(1), before))
+    taught(8)
+    assert written == [1, 1]
+    with torch.no_grad():
+        model.proj_out.weight.mul_(-1)
+    taught(8)
+    assert written == [1, 1, 2]

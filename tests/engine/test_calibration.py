@@ -422,7 +422,13 @@ class InterruptionError(Exception):
     """What a test interrupts a run with."""
 
 
-@pytest.mark.parametrize("statistics", [None, STATISTICS], ids=["", "saved"])
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        pytest.param(None, id="without"),
+        pytest.param(STATISTICS, id="saved", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("stage", "done"),
     [

@@ -51,7 +51,14 @@ def test_openais_own_vocabularies_are_known_by_words_and_by_ids(
 
 
 @pytest.mark.parametrize(
-    ("openai", "more"), [(51864, 1), (51864, 2), (51865, 1), (51866, 5)], indirect=["openai"]
+    ("openai", "more"),
+    [
+        (51864, 1),
+        pytest.param(51864, 2, marks=pytest.mark.slow),
+        pytest.param(51865, 1, marks=pytest.mark.slow),
+        (51866, 5),
+    ],
+    indirect=["openai"],
 )
 def test_a_vocabulary_that_grew_is_refused_where_its_size_decides(
     openai: Path, more: int, tmp_path: Path
@@ -81,7 +88,14 @@ def test_other_words_in_the_place_of_openais_are_others(openai: Path, tmp_path: 
     assert reason is not None and "'Ġbonjour', and 'Ġof' there" in reason
 
 
-@pytest.mark.parametrize("value", ["absent", [], None])
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("absent", marks=pytest.mark.slow),
+        pytest.param([], marks=pytest.mark.slow),
+        None,
+    ],
+)
 @pytest.mark.parametrize("target", ["openai-whisper", "ggml", "ct2"])
 def test_a_text_without_a_word_is_compared_as_any_other(
     target: str, value: object, tmp_path: Path, silent: Path
@@ -109,7 +123,14 @@ def test_a_text_without_a_word_is_compared_as_any_other(
         ({"eos_token_id": None}, "recordings"),
     ],
 )
-@pytest.mark.parametrize("target", ["openai-whisper", "ggml", "ct2"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param("openai-whisper", marks=pytest.mark.slow),
+        pytest.param("ggml", marks=pytest.mark.slow),
+        "ct2",
+    ],
+)
 def test_what_transformers_cannot_say_is_told_as_not_compared(
     target: str, change: dict[str, object], told: str, tmp_path: Path, multilingual: Path
 ) -> None:
