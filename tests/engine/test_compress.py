@@ -240,7 +240,9 @@ def test_data_that_it_was_calibrated_on_measures_nothing(tmp_path: Path) -> None
     assert report.measurements
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "whisper"])
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen3", pytest.param("whisper", marks=pytest.mark.slow)]
+)
 def test_it_is_verified_evaluated_exported_and_tuned_like_any_other(
     name: str, tmp_path: Path
 ) -> None:
