@@ -102,6 +102,21 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
     "olmo2": _rotary("Olmo2Config", "Olmo2ForCausalLM"),
     # Its embeddings are scaled by the root of its width, which must be exact in every dtype.
     "gemma": _rotary("GemmaConfig", "GemmaForCausalLM", width=64, head_dim=12),
+    "olmo3": _rotary(
+        "Olmo3Config",
+        "Olmo3ForCausalLM",
+        sliding_window=6,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "ministral": _rotary(
+        "MinistralConfig",
+        "MinistralForCausalLM",
+        head_dim=8,  # which stock Ministral does not go without
+        sliding_window=6,
+        layer_types=["full_attention", "sliding_attention"],
+    ),
+    "seed_oss": _rotary("SeedOssConfig", "SeedOssForCausalLM", head_dim=12),
+    "arcee": _rotary("ArceeConfig", "ArceeForCausalLM"),
     # Scales of scores and embeddings are powers of two, as above.
     "gemma2": _rotary(
         "Gemma2Config",

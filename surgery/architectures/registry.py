@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from surgery.architectures.base import Architecture
+from surgery.architectures.families.arcee import ARCEE
 from surgery.architectures.families.bert import BERT
 from surgery.architectures.families.gemma import GEMMA
 from surgery.architectures.families.gemma2 import GEMMA2
@@ -13,10 +14,13 @@ from surgery.architectures.families.gemma3_text import GEMMA3_TEXT
 from surgery.architectures.families.gpt2 import GPT2
 from surgery.architectures.families.granite import GRANITE
 from surgery.architectures.families.llama import LLAMA
+from surgery.architectures.families.ministral import MINISTRAL
 from surgery.architectures.families.mistral import MISTRAL
 from surgery.architectures.families.olmo2 import OLMO2
+from surgery.architectures.families.olmo3 import OLMO3
 from surgery.architectures.families.qwen2 import QWEN2
 from surgery.architectures.families.qwen3 import QWEN3
+from surgery.architectures.families.seed_oss import SEED_OSS
 from surgery.architectures.families.smollm3 import SMOLLM3
 from surgery.architectures.families.starcoder2 import STARCODER2
 from surgery.architectures.families.whisper import WHISPER
@@ -26,8 +30,8 @@ from surgery.errors import CheckpointError, UnsupportedModelError
 ARCHITECTURES: Mapping[str, Architecture] = {
     family.model_type: family
     for family in (
-        *(WHISPER, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, SMOLLM3, GEMMA, GEMMA2, GEMMA3_TEXT),
-        *(GRANITE, STARCODER2, GPT2, BERT),
+        *(WHISPER, LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, OLMO2, OLMO3, SMOLLM3, GEMMA, GEMMA2),
+        *(GEMMA3_TEXT, GRANITE, SEED_OSS, ARCEE, STARCODER2, GPT2, BERT),
     )
 }
 

@@ -12,6 +12,7 @@ from .heads import HeadLayout
 Swap = Callable[[nn.Module, str, HeadLayout], None]
 
 HOMES = {
+    "arcee": "rotary",
     "bert": "bert",
     "gemma": "rotary",
     "gemma2": "rotary",
@@ -19,10 +20,13 @@ HOMES = {
     "gpt2": "gpt2",
     "granite": "rotary",
     "llama": "rotary",
+    "ministral": "rotary",
     "mistral": "rotary",
     "olmo2": "rotary",
+    "olmo3": "rotary",
     "qwen2": "rotary",
     "qwen3": "rotary",
+    "seed_oss": "rotary",
     "smollm3": "rotary",
     "starcoder2": "rotary",
     "whisper": "whisper",

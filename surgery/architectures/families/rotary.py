@@ -140,6 +140,15 @@ def rotary_decoder(
     )
 
 
+def named(model_type: str, title: str, classes: str, heads: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a family is called, for one that is another's under a name of its own."""
+    return {
+        "model_type": model_type,
+        "title": title,
+        "classes": _classes(classes, heads, None),
+    }
+
+
 def _mlp(paths: Mapping[str, str], *, biased: bool) -> dict[str, Shape]:
     every: dict[str, Shape] = {}
     for role, path in paths.items():
