@@ -26,11 +26,11 @@ if TYPE_CHECKING:
         UpTo,
     )
     from surgery.engine.compress.compress import compress
+    from surgery.engine.compress.inspect import inspect
     from surgery.engine.compress.options import CompressOptions
     from surgery.engine.compress.planning import plan
     from surgery.engine.cut.absorb import absorb_decompose
     from surgery.engine.cut.calibrate import Calibrate
-    from surgery.engine.cut.inspect import inspect
     from surgery.engine.cut.options import Options
     from surgery.engine.measure.evaluate import evaluate
     from surgery.engine.measure.verify import verify
@@ -61,7 +61,7 @@ _HOMES = {
     "export_model": "surgery.export.run",
     "export_routes": "surgery.export.routes",
     "import_adapter": "surgery.engine.parts.import_adapter",
-    "inspect": "surgery.engine.cut.inspect",
+    "inspect": "surgery.engine.compress.inspect",
     "load": "surgery.stored.loading",
     "load_openai_whisper": "surgery.export.openai_whisper.loader",
     "merge": "surgery.engine.merge",

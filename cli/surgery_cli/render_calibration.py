@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from surgery.report.model.calibration import Calibration
+from surgery.report.model.calibration import Calibration, Price
 from surgery.report.model.report import Report
 from surgery.report.text.calibration import (
+    PART_NAMES,
+    SHARES,
+    SHARES_OF_MODEL,
     bound_text,
     data_text,
     error_name,
@@ -18,6 +21,7 @@ from surgery.report.text.calibration import (
     meaning_text,
     of_base,
     outcome_text,
+    parts_text,
     price_rows,
     step_text,
     value_title,
@@ -35,8 +39,13 @@ def calibration_parts(report: Report) -> list[RenderableType]:
     if calibration is None:
         return []
     parts: list[RenderableType] = []
-    if price_rows(calibration):
-        parts.append(_prices(calibration, pair_in_scope(report)))
+    if calibration.parts is not None:
+        parts.append(_prices("Price, of the model", calibration.parts.prices, SHARES_OF_MODEL))
+    if price_rows(calibration.prices):
+        pair = pair_in_scope(report)
+        of = "" if pair is None else f" {PAIR_NAMES[pair]}"
+        of = " attention" if calibration.parts and not of else of
+        parts.append(_prices(f"Price of removing{of}", calibration.prices))
     if calibration.search:
         parts.append(search_table(report, calibration))
     parts.append(remarks(_remarks(report, calibration)))
@@ -46,12 +55,13 @@ def calibration_parts(report: Report) -> list[RenderableType]:
     return parts
 
 
-def _prices(calibration: Calibration, pair: str | None) -> RenderableType:
+def _prices(
+    title: str, prices: Sequence[Price], shares: Sequence[float] = SHARES
+) -> RenderableType:
     """Show the predicted error of some budgets under each layout, measured in brackets."""
-    names = (printable(name)[:12] for name in layouts_of(calibration))
-    of = "" if pair is None else f" {PAIR_NAMES[pair]}"
-    shown = table(f"Price of removing{of}", *names)
-    for row in price_rows(calibration):
+    names = (printable(PART_NAMES.get(name, name))[:12] for name in layouts_of(prices))
+    shown = table(title, *names)
+    for row in price_rows(prices, shares):
         cells = []
         for cell in row.cells:
             text = Text("—" if cell is None else cell[0])
@@ -78,6 +88,8 @@ def _remarks(report: Report, calibration: Calibration) -> Iterator[tuple[str, st
         name = error_name(calibration)
         told = f"predicted {name}" + (", measured in brackets" if brackets else "")
         yield "Price", told
+    if calibration.parts is not None:
+        yield "Of the model", parts_text(calibration.parts)
     outcome = outcome_text(calibration)
     if outcome:
         yield "This cut" if report.output is not None else "The cut asked", outcome

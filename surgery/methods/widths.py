@@ -109,11 +109,13 @@ def _taken(
             at[edge.name], rest = edge.after, rest - edge.parameters
     last = [step for name, block in blocks.items() for step in _enough(block, name, at[name], rest)]
     if rest > 0 and last:
-        step = min(last, key=lambda one: one.cost)
-        block = blocks[step.name]
-        first = block.widths[block.widths.index(step.before) + 1]
-        if not taken or rest >= (step.before - first) * block.parameters / 2:
-            taken.append(step)
+        finest = min(
+            (at[name] - max(width for width in block.widths if width < at[name])) * block.parameters
+            for name, block in blocks.items()
+            if at[name] > block.widths[-1]
+        )
+        if not taken or rest >= finest / 2:
+            taken.append(min(last, key=lambda one: one.cost))
     return taken
 
 

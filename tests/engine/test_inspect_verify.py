@@ -77,7 +77,7 @@ def test_structure_reads_headers_only(
         opened.append(options["headers_only"])
         return Headers(source, name=model)
 
-    monkeypatch.setattr("surgery.engine.cut.inspect.resolve", resolve)
+    monkeypatch.setattr("surgery.engine.compress.inspect.resolve", resolve)
     report = surgery.inspect("owner/name", structure=True)
     assert opened == [True]
     assert report.source.name == "owner/name"

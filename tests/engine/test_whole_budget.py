@@ -12,8 +12,10 @@ from surgery.calibration.data import CalibrationData
 from surgery.calibration.dealing import deal
 from surgery.engine.compress import compress as engine
 from surgery.engine.compress.attention import CHARACTERS, thinned
+from surgery.engine.compress.curves import BUDGETS
 from surgery.errors import UsageError
 from surgery.evaluation.rows import Document
+from surgery.report.text.calibration import layouts_of
 from tests.engine.support import config_of, contents, run, tensors_of
 from tests.engine.test_compress import options, priced, save
 from tests.runtime.naive import relative_error
@@ -108,3 +110,35 @@ def test_of_much_text_some_documents_are_fitted_to() -> None:
     assert {*map(id, some.fit.documents)} <= {*map(id, dealt.fit.documents)}
     small = deal(CalibrationData("stories", "text", documents=documents[:9]))
     assert thinned(small) is small
+
+
+def test_an_inspection_expects_what_compress_does(tmp_path: Path) -> None:
+    asked = options(tmp_path, "llama")
+    settings = surgery.Calibrate(asked.calibrate, refit=True)
+    given = surgery.Options(calibrate=settings)
+    found = surgery.inspect(save("llama", tmp_path / "source"), options=given)
+    assert found.calibration is not None and found.calibration.parts is not None
+    prices = layouts_of(found.calibration.parts.prices)
+    assert [*prices] == ["attention", "ffn", "all"]  # a layer is more than any budget
+    for points in prices.values():
+        shares = [one.removed for one in points]
+        assert shares == sorted(shares) and shares[0] > 0
+    share = BUDGETS[3]
+    made = whole(tmp_path, "llama", seams=(*SEAMS, "layers"), remove=share, multiple=64)
+    assert made.budget is not None
+    expected = min(choice.expected for choice in made.budget.choices)
+    assert expected in [pytest.approx(one.predicted, rel=1e-5) for one in prices["all"]]
+
+
+def test_what_cannot_be_compressed_has_no_price_and_the_report_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise UsageError("Its blocks are closed")
+
+    monkeypatch.setattr("surgery.engine.compress.curves.price_parts", refuse)
+    settings = surgery.Calibrate(options(tmp_path, "gpt2").calibrate)
+    given = surgery.Options(calibrate=settings)
+    found = surgery.inspect(save("gpt2", tmp_path / "source"), options=given)
+    assert found.calibration is not None and found.calibration.parts is None
+    assert "Blocks of neurons and layers have no price here: Its blocks are closed." in found.notes

@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from surgery.report.model.calibration import Calibration, Price, SearchStep, Sensitivity
+from surgery.report.model.calibration import (
+    Calibration,
+    PartPrices,
+    Price,
+    SearchStep,
+    Sensitivity,
+)
 from surgery.report.model.report import Report
 from surgery.report.text.summary import saving_named
 from tests.report.factory import HOSTILE, hostile_report, make_report
@@ -41,6 +47,7 @@ def calibrated(size: str, *, inspect: bool = False, leaked: int = 0) -> Report:
         statistics="3f" * 32,
         sensitivities=_sensitivities(rng, report),
         prices=prices,
+        parts=_parts() if inspect else None,
         predicted=predicted,
         measured=None if inspect else predicted * 1.08,
         bound=None if inspect else "max_ppl_increase" if text else "max_wer_increase",
@@ -98,6 +105,16 @@ def _price(rng: np.random.Generator, layout: str, removed: float, scale: float) 
     measured = error * float(rng.normal(1.06, 0.05))
     there = any(abs(removed - point) < 1e-9 for point in MEASURED)
     return Price(layout, float(removed), error, measured if there else None)
+
+
+def _parts() -> PartPrices:
+    points = [("attention", 0.05, 0.08), ("attention", 0.1, 0.29), ("layers", 0.1, 0.93)]
+    points += [
+        (part, share, scale * share**1.6)
+        for part, scale in (("ffn", 5.0), ("all", 4.0))
+        for share in (0.05, 0.1, 0.15, 0.2, 0.3)
+    ]
+    return PartPrices("next token", "nat/token", [Price(*point) for point in points])
 
 
 def _sensitivities(rng: np.random.Generator, report: Report) -> list[Sensitivity]:

@@ -81,7 +81,7 @@ def test_page_card_and_screen_agree() -> None:
         assert outcome in view
         assert "speech/calib" in view
         assert "3 samples are in both the calibration and the evaluation data" in view
-    for cell in (cell for row in price_rows(told("whisper")) for cell in row.cells):
+    for cell in (cell for row in price_rows(told("whisper").prices) for cell in row.cells):
         assert cell is not None
         assert f"{cell[0]} ({cell[1]})" in page
         assert f"{cell[0]} ({cell[1]})" in screen
@@ -151,6 +151,18 @@ def test_the_price_picture_names_layouts_unit_and_this_cut() -> None:
             assert f"(measured {scientific(one.measured or 0)})" in picture.alt
 
 
+def test_the_price_of_a_smaller_model_is_drawn_and_told_by_parts() -> None:
+    picture, layouts = price_curves(REPORTS["inspect"])
+    assert picture.name == "parts" and layouts.name == "price"
+    labels = {text.text.strip() for text in ET.fromstring(picture.svg).iter() if text.text}
+    assert {"attention", "layers", "feed-forward", "all together"} <= labels
+    assert "layers: 10 % at 0.930" in picture.alt
+    screen = _shown(report_view(REPORTS["inspect"])).splitlines()
+    row = next(line for line in screen if line.startswith("10.0 %"))
+    assert row.split() == ["10.0", "%", "0.290", "0.930", "0.126", "0.100"]
+    assert any(line.startswith("30.0 %") and line.count("—") == 2 for line in screen)
+
+
 def test_each_scope_has_its_sensitivities_on_one_scale() -> None:
     pictures = sensitivity_dots(calibrated("large"))
     assert [one.title for one in pictures] == [
@@ -177,7 +189,7 @@ def test_odd_curves_are_drawn_or_left_out(prices: list[Price]) -> None:
     report = with_prices(prices)
     for picture in price_curves(report):
         ET.fromstring(picture.svg)
-    assert price_rows(told("inspect"))
+    assert price_rows(told("inspect").prices)
     _shown(report_view(report))
 
 
@@ -189,7 +201,7 @@ def test_a_row_shows_the_nearest_point_and_only_near_ones() -> None:
         Price("tied", 0.3, 0.9),
     ]
     calibration = replace(told("inspect"), prices=prices)
-    (row,) = price_rows(calibration)
+    (row,) = price_rows(calibration.prices)
     assert (row.removed, row.cells) == ("25.0 %", [("0.700", "0.800"), None])
 
 

@@ -33,6 +33,7 @@ from surgery.methods.widths import Step, WidthCosts, allowed_widths, cheapest_st
 
 STAGE = "Trying without blocks"
 Site = FeedForwardSite | AttentionSite
+Kind = type[FeedForwardSite] | type[AttentionSite]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ class Budget:
             blocks[name] = WidthCosts(widths, costs, feed_forward_seam(site).cost)
         return blocks
 
-    def choose(self, plan: CompressPlan, before: float = 0.0) -> Choice:
+    def choose(self, plan: CompressPlan, before: float = 0.0, only: Kind | None = None) -> Choice:
         """Return what goes of blocks once a plan's layers have left.
 
         A block that would lose more than half is run without, in the model as it is: what that does
@@ -116,15 +117,17 @@ class Budget:
         Args:
             plan: With these layers gone.
             before: What that does to the output.
+            only: Of which kind blocks may lose anything; default both.
 
         Raises:
             UsageError: Blocks do not hold what is to be removed.
         """
         there = [name for name in self._blocks if layer_of(self.sites[name]) not in plan.gone]
+        able = [name for name in there if isinstance(self.sites[name], only or object)]
         full = {name: self.full(name) for name in there}
         steps: list[Step] = []
         while plan.wanted > 0:
-            blocks = {name: self._blocks[name] for name in there}
+            blocks = {name: self._blocks[name] for name in able}
             steps = _steps(blocks, plan)
             halved = {one.name for one in steps if 2 * one.after < full[one.name]}
             untried = [name for name in there if name in halved - self.tried]
@@ -175,7 +178,7 @@ class Budget:
     def _try_without(self, name: str) -> None:
         """Run the model without a block, but for the constant that it says then."""
         self._progress(Event(STAGE, len(self.tried), len(self._blocks), name))
-        self.tried.add(name)
+        self.tried = self.tried | {name}  # a copy keeps what it knows
         site = self._neurons.get(name)
         changed: Callable[[], AbstractContextManager[None]]
         if site is not None:
@@ -189,7 +192,7 @@ class Budget:
         else:
             return
         tried = self.damage(f"without:{name}", changed)
-        self._blocks[name] = self._blocks[name].ending_at(tried)
+        self._blocks = self._blocks | {name: self._blocks[name].ending_at(tried)}
 
     def _emptied(self, plan: CompressPlan, left: Mapping[str, int]) -> list[Layer]:
         """Return layers of which nothing stays, not even a constant; a tower keeps one."""

@@ -8,7 +8,7 @@ fitted, run and compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from surgery.architectures.dropping import Layer
@@ -78,18 +78,28 @@ def candidates(
 
     hopeful = consider([])
     if "layers" in plan.options.seams and hopeful:
-        sizes = plan.sizes(plan.options.of)
-        tower = None if plan.options.scope == "all" else plan.options.scope
-        most: Counts = {tower: int(plan.wanted // min(sizes.values()))}
-        known, keep = trials_kept(transaction)
         gone = list[tuple[Layer, Tried]]()
-        for step in least_missed(budget.heard, plan.layers, most, progress, known, keep, sizes):
+        for step in missed(budget, plan, transaction, progress):
             gone = [*gone, step]
             if not consider(gone):
                 break
     if not found:
         raise refused[0]
     return sorted(found, key=lambda one: one.choice.expected)
+
+
+def missed(
+    budget: Budget, plan: CompressPlan, transaction: Transaction, progress: Progress
+) -> Iterator[tuple[Layer, Tried]]:
+    """Yield the layers that are missed least for their parameters, as many as a budget holds.
+
+    Each comes with what was tried before it went. Arguments are those of :func:`candidates`.
+    """
+    sizes = plan.sizes(plan.options.of)
+    tower = None if plan.options.scope == "all" else plan.options.scope
+    most: Counts = {tower: int(plan.wanted // min(sizes.values()))}
+    kept = trials_kept(transaction)
+    yield from least_missed(budget.heard, plan.layers, most, progress, *kept, sizes)
 
 
 def budget_report(budget: Budget, found: Sequence[Candidate], output: Output) -> BudgetReport:

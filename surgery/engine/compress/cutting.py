@@ -80,6 +80,13 @@ class Cutting:
             kept, language = self.transaction, plan.options.language
             return watch_output(self.run, sites, outputs, kept, self.progress, language=language)
 
+    def priced(self) -> Budget | None:
+        """Return what parts cost, found when first wanted; ``None`` where none are compared."""
+        if self.budget is None and self._minded is not None and self.plan.options.compares:
+            parts = self._minded, self.attention, self.transaction, self.progress
+            self.budget = Budget(self.plan, self.run, *parts)
+        return self.budget
+
     def choose(self, plan: CompressPlan) -> None:
         """Choose what goes of every part, and cut attention so, where it shares the budget.
 
@@ -89,19 +96,17 @@ class Cutting:
             UsageError: So much cannot go.
         """
         self.plan, self.expected = plan, None
-        if self._minded is None or not plan.options.compares:
+        budget = self.priced()
+        if budget is None:
             return
-        if self.budget is None:
-            parts = self._minded, self.attention, self.transaction, self.progress
-            self.budget = Budget(plan, self.run, *parts)
-        found = candidates(self.budget, plan, self.transaction, self.progress)
+        found = candidates(budget, plan, self.transaction, self.progress)
         likely, others = found[:COMPARED], found[COMPARED:]
         if len(likely) > 1:
             self.several = True
             for at, one in enumerate(likely):
                 self.progress(Event(STAGE, at, len(likely), f"{len(one.layers)} layers gone"))
                 self._take(one.choice)
-                measured = self.budget.damage(f"choice:{self.key}", self.in_place)
+                measured = budget.damage(f"choice:{self.key}", self.in_place)
                 likely[at] = replace(one, measured=measured)
             self.progress(Event(STAGE, len(likely), len(likely)))
             likely.sort(key=lambda one: (isnan(one.measured or 0.0), one.measured))

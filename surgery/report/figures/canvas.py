@@ -29,6 +29,7 @@ CUT = "#a9aeb4"
 PAPER = "#ffffff"
 PAIR_COLOURS = {"qk": "#0072b2", "vo": "#d55e00"}
 PAIR_TITLES = {"qk": "Q·K", "vo": "V·O"}
+PART_COLOURS = {"attention": "#0072b2", "ffn": "#00684e", "layers": "#8a6100", "all": INK}
 LAYOUT_COLOURS = {"ragged": "#007a5a", "block": "#a04a86", "tied": "#5b5f66", "model": "#8a6100"}
 KEPT_MAP = LinearSegmentedColormap.from_list(
     "kept", ["#f6f2e9", "#cfdcdc", "#8fb7c9", "#4a87ad", "#1f5785", "#0d2b4d"]

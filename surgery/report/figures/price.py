@@ -1,7 +1,8 @@
-"""What every budget costs under each layout: predicted error against fraction removed."""
+"""What every budget costs under each layout, or of each kind of parts: error against share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from surgery.report.figures.canvas import (
     MUTED,
     NARROW,
     PAPER,
+    PART_COLOURS,
     Picture,
     axes,
     draw,
@@ -21,31 +23,53 @@ from surgery.report.figures.canvas import (
     plain,
 )
 from surgery.report.figures.labels import End, name_ends
-from surgery.report.model.calibration import Calibration, Price
+from surgery.report.model.calibration import Calibration, PartPrices, Price
 from surgery.report.model.report import Report
-from surgery.report.text.calibration import error_name, error_text, is_relative, layouts_of
+from surgery.report.text.calibration import (
+    PART_NAMES,
+    error_name,
+    error_text,
+    is_relative,
+    layouts_of,
+)
 from surgery.report.text.summary import budget_name, budget_saving
 from surgery.report.wording import capitalised, printable, scientific
 
 _HEIGHT = 300
-_LINES = ("-", (0, (6, 2)), (0, (2, 1.6)))  # told apart in print, too
-_MARKERS = ("o", "s", "^")
-_FREE = 0.1  # budgets below this may leave the picture at its lower edge
+_LINES = ("-", (0, (6, 2)), (0, (2, 1.6)), (0, (7, 2, 2, 2)))  # told apart in print, too
+_MARKERS = ("o", "s", "^", "D")
+_DOTS = 6  # points that are all seen: a line of one would not be
+_FREE = 0.14  # of the largest budget: what is below may leave the picture at its lower edge
 
 _Curves = dict[str, list[Price]]
+_Own = tuple[float, float | None]
 
 
 def price_curves(report: Report) -> list[Picture]:
-    """Draw one line a layout, what was measured as markers on it, and this run's own budget."""
-    calibration = report.calibration
-    if calibration is None:
+    """Draw a line for attention, a block of neurons, a layer, all; and one for every layout.
+
+    On the lines of layouts stands what was measured, and this run's own budget.
+    """
+    told = report.calibration
+    if told is None:
         return []
+    found, layouts = list[Picture](), _curves(told.prices)
+    if told.parts is not None and (parts := _curves(told.parts.prices)):
+        of, heading = "the model's parameters", "The price of a smaller model"
+        found.append(_picture(told.parts, parts, of, None, "parts", heading))
+    if layouts:
+        of, own = f"the {budget_name(report)} parameters in scope", _own(report, told)
+        found.append(_picture(told, layouts, of, own, "price", "The price of a cut"))
+    return found
+
+
+def _curves(prices: Sequence[Price]) -> _Curves:
+    """Return what can be drawn of each line."""
     curves = {
-        layout: [one for one in points if _drawable(one.predicted) and one.removed > 0]
-        for layout, points in layouts_of(calibration).items()
+        name: [one for one in points if _drawable(one.predicted) and one.removed > 0]
+        for name, points in layouts_of(prices).items()
     }
-    curves = {layout: points for layout, points in curves.items() if points}
-    return [_picture(report, calibration, curves)] if curves else []
+    return {name: points for name, points in curves.items() if points}
 
 
 def _drawable(value: float | None) -> bool:
@@ -53,7 +77,7 @@ def _drawable(value: float | None) -> bool:
     return value is not None and isfinite(value) and value > 0
 
 
-def _own(report: Report, calibration: Calibration) -> tuple[float, float | None] | None:
+def _own(report: Report, calibration: Calibration) -> _Own | None:
     """Return the budget of this run and its error, measured if it was; ``None`` without a cut."""
     saving = budget_saving(report)
     if saving is None or saving.removed <= 0:
@@ -64,26 +88,32 @@ def _own(report: Report, calibration: Calibration) -> tuple[float, float | None]
     return saving.removed, None
 
 
-def _picture(report: Report, calibration: Calibration, curves: _Curves) -> Picture:
-    own = _own(report, calibration)
+def _picture(
+    calibration: Calibration | PartPrices,
+    curves: _Curves,
+    of: str,
+    own: _Own | None,
+    name: str,
+    heading: str,
+) -> Picture:
     every = [one for points in curves.values() for one in points]
     right = max([one.removed for one in every] + ([] if own is None else [own[0]]))
     low, high = _limits(every, own)
     title = printable(capitalised(error_name(calibration)))
 
     def paint(figure: Figure) -> None:
-        axis = axes(figure, 46, 44, 56, 44)
+        axis = axes(figure, 46, 44, 6 + 7 * max(map(len, map(_label, curves))), 44)
         log_axis(axis, low, high)
         axis.set_xlim(0, right * 1.02)
         axis.xaxis.set_major_formatter(percent)
-        axis.set_xlabel(f"of the {budget_name(report)} parameters in scope removed")
+        axis.set_xlabel(f"of {of} removed")
         axis.grid()
         axis.tick_params(length=0)
         figure.text(4 / NARROW, 1 - 16 / _HEIGHT, plain(title), color=INK)
         for index, (layout, points) in enumerate(curves.items()):
             _curve(axis, layout, points, index)
         ends = [
-            End(points[-1].removed, points[-1].predicted, plain(layout)[:7], _style(layout, index))
+            End(points[-1].removed, points[-1].predicted, _label(layout), _style(layout, index))
             for index, (layout, points) in enumerate(curves.items())
         ]
         name_ends(axis, ends)
@@ -105,19 +135,23 @@ def _picture(report: Report, calibration: Calibration, curves: _Curves) -> Pictu
         )
         for layout, points in curves.items()
     ]
-    alt = f"{title} against the share of {budget_name(report)} removed. {'; '.join(said)}."
+    alt = f"{title} against the share of {of} removed. {'; '.join(said)}."
     if own is not None:
         alt += f" This cut: {percent(round(own[0], 3))}"
         alt += "." if own[1] is None else f" at {printable(error_text(own[1], calibration))}."
     unit = "Relative error" if is_relative(calibration) else f"In {plain(calibration.unit)}"
-    name = "price"
-    svg = draw(paint, width=NARROW, height=_HEIGHT, name=name, title="The price of a cut", alt=alt)
-    return Picture(name, "The price of a cut", f"{caption}. {unit}, log scale.", alt, svg)
+    svg = draw(paint, width=NARROW, height=_HEIGHT, name=name, title=heading, alt=alt)
+    return Picture(name, heading, f"{caption}. {unit}, log scale.", alt, svg)
 
 
-def _limits(every: list[Price], own: tuple[float, float | None] | None) -> tuple[float, float]:
+def _label(name: str) -> str:
+    return plain(PART_NAMES.get(name, name))[:12]
+
+
+def _limits(every: list[Price], own: _Own | None) -> tuple[float, float]:
     """Return the range of errors drawn: what nearly nothing costs would take half the height."""
-    worth = [one for one in every if one.removed >= _FREE] or every
+    most = max(one.removed for one in every)
+    worth = [one for one in every if one.removed >= _FREE * most]
     errors = [one.predicted for one in worth]
     errors += [one.measured for one in worth if one.measured and _drawable(one.measured)]
     if own is not None and own[1] is not None:
@@ -133,7 +167,8 @@ def _few(points: list[Price], most: int = 6) -> list[Price]:
 
 
 def _style(layout: str, index: int) -> str:
-    return LAYOUT_COLOURS.get(layout, list(LAYOUT_COLOURS.values())[index % len(LAYOUT_COLOURS)])
+    colours = PART_COLOURS | LAYOUT_COLOURS
+    return colours.get(layout, list(LAYOUT_COLOURS.values())[index % len(LAYOUT_COLOURS)])
 
 
 def _curve(axis: Axes, layout: str, points: list[Price], index: int) -> None:
@@ -144,6 +179,7 @@ def _curve(axis: Axes, layout: str, points: list[Price], index: int) -> None:
         color=colour,
         linewidth=2,
         linestyle=_LINES[kind],
+        marker="." if len(points) <= _DOTS else "",
         zorder=3,
     )
     low, _ = axis.get_ylim()

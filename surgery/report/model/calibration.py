@@ -24,12 +24,13 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Price:
-    """What one budget under one layout costs.
+    """What one budget costs under one layout, or of one kind of parts.
 
     Attributes:
-        layout: ``ragged``, ``block`` or ``tied``.
+        layout: ``ragged``, ``block`` or ``tied``; in :class:`PartPrices`
+            ``attention``, ``ffn``, ``layers``, or ``all`` of them together.
         removed: Fraction of the attention parameters in scope that would go; where one pair alone
-            is in scope, of that pair's, as budgets are.
+            is in scope, of that pair's, as budgets are. In :class:`PartPrices` of the whole model.
         predicted: Predicted error of the model's output.
         measured: The same measured on calibration data with the cut in place; ``None`` where
             nothing was run.
@@ -39,6 +40,21 @@ class Price:
     removed: float
     predicted: float
     measured: float | None = None
+
+
+@dataclass(frozen=True)
+class PartPrices:
+    """What shares of the whole model would cost, taken of one kind of parts, or of all.
+
+    Attributes:
+        output: Which output of the model errors are of, as in a :class:`Calibration`.
+        unit: Their unit.
+        prices: One kind after the other, by rising budget.
+    """
+
+    output: str
+    unit: str
+    prices: list[Price]
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,7 @@ class Calibration:
         statistics: SHA-256 of the saved statistics, where they were saved or read.
         sensitivities: One a pair and block.
         prices: The price curve, one layout after the other, by rising budget.
+        parts: The same of the whole model, its feed-forward blocks and layers too.
         predicted: Predicted error of this result.
         measured: Its error measured on the rows that cuts were tried on.
         unfitted: The same before output projections were refitted; ``None`` where they were not
@@ -135,6 +152,7 @@ class Calibration:
     statistics: str | None = None
     sensitivities: list[Sensitivity] = field(default_factory=list)
     prices: list[Price] = field(default_factory=list)
+    parts: PartPrices | None = None
     predicted: float | None = None
     measured: float | None = None
     unfitted: float | None = None

@@ -9,6 +9,8 @@ from surgery.report.model.calibration import Calibration
 from surgery.report.model.report import Report
 from surgery.report.pages.page import Tile
 from surgery.report.text.calibration import (
+    PART_NAMES,
+    SHARES_OF_MODEL,
     bound_text,
     data_text,
     error_name,
@@ -21,6 +23,7 @@ from surgery.report.text.calibration import (
     of_base,
     outcome_text,
     padding_text,
+    parts_text,
     price_rows,
     ridge_text,
     step_text,
@@ -85,12 +88,28 @@ def calibration_context(report: Report) -> dict[str, Any] | None:
         "sensitivity_pictures": sensitivity_dots(report),
         "facts": _facts(report, calibration),
         "statistics": calibration.statistics,
-        "error_name": error_name(calibration),
-        "layouts": list(layouts_of(calibration)),
-        "prices": price_rows(calibration),
-        "measured": any(price.measured is not None for price in calibration.prices),
+        "tables": [table for table in _tables(report, calibration) if table[-1]],
         **search_context(report, calibration),
     }
+
+
+def _tables(report: Report, calibration: Calibration) -> list[tuple[str, str, list[str], Any]]:
+    """Return caption, head, columns and rows of each table of prices."""
+    parts, found = calibration.parts, list[tuple[str, str, list[str], Any]]()
+    if parts is not None:
+        names = [PART_NAMES.get(part, part) for part in layouts_of(parts.prices)]
+        rows = price_rows(parts.prices, SHARES_OF_MODEL)
+        found.append((f"Expected {error_name(parts)}", "Of the model removed", names, rows))
+    tried = any(price.measured is not None for price in calibration.prices)
+    return [
+        *found,
+        (
+            f"Predicted {error_name(calibration)}" + (", measured in brackets" if tried else ""),
+            f"Removed{of_base(report) or (' of attention' if parts else '')}",
+            list(layouts_of(calibration.prices)),
+            price_rows(calibration.prices),
+        ),
+    ]
 
 
 def search_context(report: Report, calibration: Calibration) -> dict[str, Any]:
@@ -129,6 +148,8 @@ def _facts(report: Report, calibration: Calibration) -> list[tuple[str, str]]:
         ("Price", capitalised(error_name(calibration))),
         ("What that means", capitalised(meaning_text(report, calibration))),
     ]
+    if calibration.parts is not None:
+        facts.append(("A smaller model", capitalised(parts_text(calibration.parts))))
     if outcome:
         facts.append(("This cut" if report.output is not None else "The cut asked", outcome))
     return facts

@@ -8,13 +8,22 @@ from math import isfinite
 
 from surgery.choices.common import SHIPPED
 from surgery.choices.rules import LITTLE_ERROR, LITTLE_PERPLEXITY, OTHER_TEXT, little_divergence
-from surgery.report.model.calibration import Calibration, HeldOut, Price, SearchStep
+from surgery.report.model.calibration import (
+    Calibration,
+    HeldOut,
+    PartPrices,
+    Price,
+    SearchStep,
+)
 from surgery.report.model.report import Report
 from surgery.report.text.summary import PAIR_NAMES, budget_name, measured_text, pair_in_scope
 from surgery.report.wording import change, count, percent, scientific
 
 SHARES = (0.125, 0.25, 0.375, 0.5)
 """Budgets of the price table."""
+SHARES_OF_MODEL = (0.05, 0.1, 0.15, 0.2, 0.3)
+"""Those of the table of parts."""
+PART_NAMES = {"ffn": "feed-forward", "all": "all together"}
 
 OTHERS = f" on other text, which costs up to {OTHER_TEXT:g} times as much"
 
@@ -27,28 +36,28 @@ _BOUNDS = {
 }
 
 
-def is_relative(calibration: Calibration) -> bool:
+def is_relative(calibration: Calibration | PartPrices) -> bool:
     """Whether errors are relative ones, whose square is the damage."""
     return calibration.unit == "relative"
 
 
-def error_name(calibration: Calibration, *, unit: bool = True) -> str:
+def error_name(calibration: Calibration | PartPrices, *, unit: bool = True) -> str:
     """Say what an error is an error of: ``relative error of the encoder output``."""
     if is_relative(calibration):
         return f"relative error of the {calibration.output}"
     return f"divergence of the {calibration.output}" + f" ({calibration.unit})" * unit
 
 
-def error_text(value: float, calibration: Calibration) -> str:
+def error_text(value: float, calibration: Calibration | PartPrices) -> str:
     """Write an error with its unit: ``0.0312``, ``0.0312 nat/token``."""
     text = scientific(value) if isfinite(value) else str(value)
     return text if is_relative(calibration) else f"{text} {calibration.unit}"
 
 
-def layouts_of(calibration: Calibration) -> dict[str, list[Price]]:
+def layouts_of(prices: Sequence[Price]) -> dict[str, list[Price]]:
     """Return the points of each layout by rising budget, layouts in the order they occur."""
     groups: dict[str, list[Price]] = {}
-    for price in calibration.prices:
+    for price in prices:
         groups.setdefault(price.layout, []).append(price)
     return {name: sorted(some, key=lambda one: one.removed) for name, some in groups.items()}
 
@@ -61,11 +70,11 @@ class PriceRow:
     cells: list[tuple[str, str | None] | None]
 
 
-def price_rows(calibration: Calibration) -> list[PriceRow]:
-    """Return what the budgets in ``SHARES`` cost, from the nearest points of each layout."""
-    groups = layouts_of(calibration).values()
+def price_rows(prices: Sequence[Price], shares: Sequence[float] = SHARES) -> list[PriceRow]:
+    """Return what some budgets cost, from the nearest points of each layout."""
+    groups = layouts_of(prices).values()
     rows = []
-    for share in SHARES:
+    for share in shares:
         found = [_nearest(points, share) for points in groups]
         if any(found):
             rows.append(PriceRow(percent(share), [_cell(point) for point in found]))
@@ -105,6 +114,14 @@ def outcome_text(calibration: Calibration) -> str:
     if calibration.unfitted is not None and fitted is not None:
         text += f", {error_text(fitted, calibration)} once outputs were refitted"
     return text
+
+
+def parts_text(parts: PartPrices) -> str:
+    """Say what the prices of parts of the model are."""
+    return (
+        f"{error_name(parts)} that surgery compress expects, to each block its own width; layers "
+        "were tried, the rest is predicted to first order, which flatters large cuts"
+    )
 
 
 def leak_text(calibration: Calibration) -> str:
