@@ -30,7 +30,8 @@ class Vocabulary:
         raw: The parsed file.
         names: Every token by its id; added ones over those of the model.
         added: Ids of the special and other added tokens.
-        always: Ids that stay in any case: those, and what any text can be written with.
+        always: Ids that stay in any case: those, what any text can be written with, and the token
+            of no text, by which CTranslate2 tells a Whisper of many languages.
 
     Raises:
         UnsupportedModelError: It is of a kind that cannot be trimmed.
@@ -48,7 +49,8 @@ class Vocabulary:
         added = {int(one["id"]): str(one["content"]) for one in raw.get("added_tokens") or ()}
         self.names |= added
         self.added = frozenset(added)
-        self.always = frozenset(self.closed(self.kind.always() | self.added))
+        empty = {number for token, number in self.kind.tokens.items() if not token}
+        self.always = frozenset(self.closed(self.kind.always() | self.added | empty))
 
     @cached_property
     def ids(self) -> dict[str, int]:

@@ -71,11 +71,24 @@ def test_a_language_that_left_is_refused(trimmed: tuple[Path, Path]) -> None:
     model.generate(**features, max_new_tokens=2)  # guesses among those that stay
 
 
-def test_who_goes_by_the_number_of_tokens_says_so(trimmed: tuple[Path, Path]) -> None:
+def test_who_goes_by_the_number_of_tokens_refuses(trimmed: tuple[Path, Path]) -> None:
     routes = {one.target: one.fit for one in surgery.export_routes(trimmed[1])}
     for name in ("openai-whisper", "ggml"):
         assert not routes[name].possible
-    assert routes["ct2"].possible and "faster-whisper" in routes["ct2"].form
+    assert routes["ct2"].possible
+
+
+def test_faster_whisper_hears_which_of_the_languages_that_stay_is_spoken(
+    trimmed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    whisper = pytest.importorskip("faster_whisper")
+    surgery.export_model(trimmed[1], "ct2", tmp_path / "ct2")
+    model = whisper.WhisperModel(str(tmp_path / "ct2"), device="cpu", compute_type="float32")
+    assert model.model.is_multilingual  # by its token of no text
+    sound = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    segments, told = model.transcribe(sound, beam_size=1, word_timestamps=True, max_new_tokens=9)
+    assert {name for name, share in told.all_language_probs if share > 0} == {"en", "de"}
+    list(segments)
 
 
 def test_languages_that_the_model_lacks_are_refused(trimmed: tuple[Path, Path]) -> None:

@@ -24,7 +24,6 @@ from surgery.export.reference import FRAMES_PER_SECOND
 from surgery.export.whisper.alignment import (
     DEFAULT,
     FOREIGN,
-    GENERATION,
     read_alignment,
     upper_half,
 )
@@ -39,10 +38,6 @@ REQUIRED = ("<|endoftext|>", START, NO_TIMESTAMPS)
 """Tokens that CTranslate2 looks up by name."""
 FILTERS = "encoder.conv1.weight"
 STEP = 0.02  # seconds between two timestamps
-MULTILINGUAL = 51865
-"""CTranslate2 takes a Whisper of fewer tokens for an English one, and faster-whisper then tells it
-no language. Names without rows behind them would not do: the last name is the last timestamp."""
-
 
 def write_files(stored: Stored, transaction: Transaction) -> list[str]:
     """Write every small file.
@@ -70,13 +65,6 @@ def write_files(stored: Stored, transaction: Transaction) -> list[str]:
             shutil.copyfile(directory / TOKENIZER, target)
         foreign = read_alignment(generation or raw, *_heads(stored.config)).foreign
         return [f"{FOREIGN}: {DEFAULT}."] if foreign else []
-
-
-def taken_for_english(stored: Stored) -> bool:
-    """Whether a Whisper knows languages, and CTranslate2 would not see that."""
-    told = [read_json(path) for path in stored.source.sidecars() if path.name == GENERATION]
-    languages = any(one.get("lang_to_id") for one in told)
-    return languages and stored.source.infos[embedding(stored)].shape[0] < MULTILINGUAL
 
 
 def model_config(

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from surgery.checkpoint.transaction import Transaction
 from surgery.events import Event, Progress
-from surgery.export.ct2.files import taken_for_english, write_files
+from surgery.export.ct2.files import write_files
 from surgery.export.ct2.model import new_model, write_variables
 from surgery.export.ct2.names import REVISION, filled, stored_widths, whisper_variables
 from surgery.export.ct2.quantise import QUANTIZATIONS
@@ -26,10 +26,6 @@ from surgery.stored.stored import Stored
 
 WINDOW = 1500
 """Encoder positions in 30 s, the window that faster-whisper always fills."""
-ENGLISH = (
-    "not for faster-whisper, which takes a Whisper of fewer than 51,865 tokens for an English one "
-    "and tells it no language; CTranslate2 itself runs it with the language's token in the prompt"
-)
 TIED = "prune with --layout tied, which gives all heads of a block one rank"
 
 
@@ -59,8 +55,6 @@ class CTranslate2(Target):
             return refused(f"CTranslate2's Whisper computes gelu, this one {activation}")
         other = stored.config.max_source_positions != WINDOW
         own = "; not for faster-whisper, which always hears 30 s" if other else ""
-        if taken_for_english(stored):
-            own += f"; {ENGLISH}"
         widths = stored_widths(stored)
         kept = kept_share(stored, widths, {**stored.neurons, **filled(stored)})
         heads = kept_share(stored, widths, stored.neurons)
@@ -102,9 +96,7 @@ class CTranslate2(Target):
                 f"It hears {window / 50:g} s at once; faster-whisper "
                 "always gives 30 s, so that only CTranslate2 itself can run it."
             )
-        english = taken_for_english(stored)
-        notes += [f"It is {ENGLISH}."] if english else []
-        self._alone = english or window != WINDOW
+        self._alone = window != WINDOW
         return notes
 
     def compare(self, reference: Reference, directory: Path, choice: Choice) -> Comparison:
