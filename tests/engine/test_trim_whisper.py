@@ -11,6 +11,7 @@ import torch
 from transformers import WhisperProcessor
 
 import surgery
+from surgery.engine.vocabulary.words import frequent_words
 from surgery.errors import UsageError
 from surgery.evaluation.transcribe import transcribe
 from tests.engine.support import config_of, tensors_of
@@ -104,3 +105,10 @@ def test_frequent_words_stay_in_all_spellings(trimmed: tuple[Path, Path]) -> Non
     assert told is not None and told.languages == ["en"]
     assert told.uses[0].covered == 1.0
     assert told.kept < 51865 / 10
+
+
+def test_words_are_spelled_as_the_language_does_and_not_as_folded_lists_do() -> None:
+    pytest.importorskip("wordfreq")
+    german, greek = (frequent_words(code) for code in ("de", "el"))
+    assert german["groß"] == german["gross"] and "dass" in german
+    assert "της" in greek and max(german.values()) == next(iter(german.values()))

@@ -39,6 +39,7 @@ REQUIRED = ("<|endoftext|>", START, NO_TIMESTAMPS)
 FILTERS = "encoder.conv1.weight"
 STEP = 0.02  # seconds between two timestamps
 
+
 def write_files(stored: Stored, transaction: Transaction) -> list[str]:
     """Write every small file.
 
