@@ -94,5 +94,4 @@ def _remarks(plan: ModelPlan) -> Iterator[tuple[str, str]]:
 def _name(one: Tried) -> str:
     told = one.options
     tower = "" if told["scope"] == "all" else f" of the {told['scope']}"
-    layers = f", and {told['layers']} layers less" if "layers" in told else ""
-    return f"{told['layout']} {','.join(told['seams'])}{tower}{layers}"
+    return f"{told['layout']} {','.join(told['seams'])}{tower}"

@@ -68,6 +68,7 @@ _STEPS = {
     "budget": "tried budget",
     "without": "tried layer",
     "price": "measured price",
+    "way": "tried way",
     "tensor": "written tensor",
 }
 """What is finished under keys that begin so."""

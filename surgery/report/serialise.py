@@ -13,6 +13,7 @@ from surgery.errors import CheckpointError
 from surgery.report.model.planned import ModelPlan
 from surgery.report.model.report import Report
 
+T = typing.TypeVar("T")
 SCHEMA = 1
 """Version of ``report.json``. Raised when a field changes its meaning or goes away."""
 
@@ -112,6 +113,19 @@ def from_json(text: str, *, where: object = "report.json") -> Report:
         )
     report: Report = _decode(Report, document, where, "report")
     return report
+
+
+def decoded(kind: type[T], value: Any) -> T:
+    """Build a part of a report, a dataclass, from its JSON value.
+
+    Raises:
+        ValueError: It is of another shape.
+    """
+    try:
+        found: T = _decode(kind, value, "", kind.__name__)
+    except CheckpointError as error:
+        raise ValueError(error.message) from error
+    return found
 
 
 def _decode(kind: Any, value: Any, where: object, path: str) -> Any:

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 import surgery
-from surgery.errors import UsageError
+from surgery.engine.compress import planning
+from surgery.engine.compress.planning import Planning
+from surgery.errors import UsageError, kept_by
 from surgery.report.model.planned import ModelPlan
 from surgery.report.quantised import int8_bytes, q8_0_bytes
 from surgery.report.serialise import to_json
@@ -74,6 +76,45 @@ def test_within_a_bound_the_way_that_takes_most_is_chosen(tmp_path: Path) -> Non
     for one in found.tried:
         if one.rejected == "breaks the bound":
             assert one.told is not None and not one.told.search[-1].accepted
+
+
+def test_what_was_priced_is_kept_and_an_interrupted_plan_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("llama", tmp_path / "source")
+    asked, ran = options(tmp_path, "llama", remove=0.2, of="model"), list[str]()
+    fit = Planning._try
+
+    def tries(self: Planning, way: Any, beaten: float) -> Any:
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(f"{way.layout} {way.seams}")
+        return fit(self, way, beaten)
+
+    monkeypatch.setattr(Planning, "_try", tries)
+    kept = tmp_path / "kept"
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        surgery.plan(tmp_path / "source", options=asked, keep=kept)
+    assert any("2 tried ways" in told for told in kept_by(interrupted.value))
+    before = [*ran]
+    ran[:] = [""]
+    with pytest.raises(KeyboardInterrupt):
+        surgery.plan(tmp_path / "source", options=asked, keep=kept)
+    assert len(ran) == 2 and ran[1] not in before
+    monkeypatch.setattr(Planning, "_try", fit)
+    found = surgery.plan(tmp_path / "source", options=asked, keep=kept)
+    monkeypatch.setattr(Planning, "_try", None)  # nothing is tried again
+    again = surgery.plan(tmp_path / "source", options=asked, keep=kept)
+    assert to_json(again) == to_json(found)
+
+
+def test_a_way_without_hope_is_not_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "HOPELESS", 0.0)
+    found = planned(tmp_path, remove=0.2)
+    rejected = [one for one in found.tried if one.rejected == planning.HOPELESS_WAY]
+    assert [one.options["layout"] for one in rejected] == ["ragged", "ragged", "model"]
+    assert all(one.told is None for one in rejected)
+    assert "not fitted: ragged qk,vo,ffn,layers; ragged ffn; model ffn,layers" in shown(found)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ class Tried:
     """One way to what was asked, fitted and run; or refused.
 
     Attributes:
-        options: What sets it apart: layout, seams, scope, and layers where some leave.
+        options: What sets it apart: layout, seams and scope.
         parameters: How many are left; ``None`` where it was refused.
         bytes: What its safetensors would take.
         removed: Share of the model that goes.
+        eight_bits: What the result would take as ``int8`` and as ``q8_0``, in bytes.
         told: What real input told: ``measured`` on rows for trials, which chose, and the price on
             rows that did not, ``held_out``.
         refused: Why it cannot be had; empty where it can.
@@ -27,6 +28,7 @@ class Tried:
     parameters: int | None = None
     bytes: int | None = None
     removed: float | None = None
+    eight_bits: dict[str, int] = field(default_factory=dict)
     told: Calibration | None = None
     refused: str = ""
     rejected: str = ""
