@@ -6,7 +6,7 @@ again when it is fitted. Blocks go by their names in the whole checkpoint, which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -124,24 +124,47 @@ class Budget:
         """
         there = [name for name in self._blocks if layer_of(self.sites[name]) not in plan.gone]
         able = [name for name in there if isinstance(self.sites[name], only or object)]
-        full = {name: self.full(name) for name in there}
         steps: list[Step] = []
         while plan.wanted > 0:
-            blocks = {name: self._blocks[name] for name in able}
-            steps = _steps(blocks, plan)
-            halved = {one.name for one in steps if 2 * one.after < full[one.name]}
-            untried = [name for name in there if name in halved - self.tried]
-            if not untried:
+            steps = _steps({name: self._blocks[name] for name in able}, plan)
+            if not self.try_without({one.name: one.after for one in steps}):
                 break
-            for name in untried:
-                self._try_without(name)
-        left = full | {one.name: one.after for one in steps}
+        left = {name: self.full(name) for name in there} | {one.name: one.after for one in steps}
+        return self.at(plan, left, steps, before)
+
+    def at(
+        self,
+        plan: CompressPlan,
+        left: Mapping[str, int],
+        steps: Sequence[Step] = (),
+        before: float = 0.0,
+    ) -> Choice:
+        """Return what becomes of blocks of which so much stays, by their names.
+
+        Args:
+            plan: With these layers gone.
+            left: Of every block that stays one of its :meth:`sizes`.
+            steps: What went, in order.
+            before: What layers that are gone do to the output.
+        """
         expected = before + sum(self._blocks[name].cost(width) for name, width in left.items())
         emptied = self._emptied(plan, left)
         if emptied:
             gone = [*plan.gone, *emptied]
             plan = make_plan(plan.whole.source, plan.options, plan.asked, gone=gone)
-        return Choice(plan.narrowed_to(left), left, steps, expected)
+        return Choice(plan.narrowed_to(left), left, list(steps), expected)
+
+    def try_without(self, left: Mapping[str, int]) -> bool:
+        """Run the model without each block of which less than half stays; whether any was new."""
+        halved = [name for name, width in left.items() if 2 * width < self.full(name)]
+        untried = [name for name in halved if name not in self.tried]
+        for name in untried:
+            self._try_without(name)
+        return bool(untried)
+
+    def sizes(self) -> dict[str, Sequence[int]]:
+        """Return what may stay of each block, neurons or parameters, all of it first."""
+        return {name: block.widths for name, block in self._blocks.items()}
 
     def full(self, name: str) -> int:
         """Return what a block has: neurons, or parameters."""

@@ -105,15 +105,16 @@ class Cutting:
             self.several = True
             for at, one in enumerate(likely):
                 self.progress(Event(STAGE, at, len(likely), f"{len(one.layers)} layers gone"))
-                self._take(one.choice)
+                self.take(one.choice)
                 measured = budget.damage(f"choice:{self.key}", self.in_place)
                 likely[at] = replace(one, measured=measured)
             self.progress(Event(STAGE, len(likely), len(likely)))
             likely.sort(key=lambda one: (isnan(one.measured or 0.0), one.measured))
         self.found = [*likely, *others]
-        self._take(likely[0].choice)
+        self.take(likely[0].choice)
 
-    def _take(self, choice: Choice) -> None:
+    def take(self, choice: Choice) -> None:
+        """Cut attention to a choice, and fit the rest to it when it is put in place."""
         self.plan, self.expected = choice.plan, choice.expected
         if self.attention is not None:
             self.attention.at(choice.plan)
