@@ -175,6 +175,29 @@ def test_other_operations_come_before_and_after(tmp_path: Path, keep: Path) -> N
     assert done == ["trim-vocabulary", "absorb-decompose"]
 
 
+@pytest.mark.slow
+def test_narrower_models_are_trimmed_and_trimmed_ones_narrowed_and_exported(
+    tmp_path: Path, keep: Path
+) -> None:
+    before = save_with_words("LlamaForCausalLM", tmp_path / "before")
+    (tmp_path / "calib.txt").write_text("a kettle, or two, are no more than a word\n" * 60)
+    narrow = surgery.CompressOptions(
+        remove=0.3, of="ffn", multiple=4, calibrate=str(tmp_path / "calib.txt")
+    )
+    surgery.trim_vocabulary(before, tmp_path / "small", options=options(keep))
+    surgery.compress(tmp_path / "small", tmp_path / "both", options=narrow)
+    surgery.compress(before, tmp_path / "narrow", options=narrow)
+    surgery.trim_vocabulary(tmp_path / "narrow", tmp_path / "other", options=options(keep))
+    for name, first in (("both", "trim-vocabulary"), ("other", "compress")):
+        block = config_of(tmp_path / name)["surgery"]
+        done = [one["method"] for one in block["operations"]]
+        assert sorted(done) == ["compress", "trim-vocabulary"] and done[0] == first
+        found = surgery.verify(before, tmp_path / name, data=keep)
+        assert found.tokens is not None and not found.tokens.gone and found.worst < 1e-12
+        made = surgery.export_model(tmp_path / name, "hf", tmp_path / f"{name}-hf")
+        assert made.comparison is not None and (made.comparison.error or 0) <= 1e-5
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
