@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--calibrate", required=True)
     parser.add_argument("--language", default="en", help="what the calibration speaks; auto")
     parser.add_argument("--test", nargs="+", required=True, help="a folder of audio may be DIR=de")
+    parser.add_argument("--multiple", type=int, default=64, help="of widths")
     parser.add_argument("--limit", type=int, help="questions or recordings of each test")
     parser.add_argument("--remove", nargs="+", default=["10%", "20%"])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
@@ -75,7 +76,7 @@ def _cut(asked: argparse.Namespace, share: str, way: str, place: Path) -> Path:
         calibrate = surgery.Calibrate(asked.calibrate, language=asked.language, trials=False)
         report = _attention(model, out, remove, calibrate)
     else:
-        given = {"remove": remove, **common, **WAYS[way]}
+        given = {"remove": remove, "multiple": asked.multiple, **common, **WAYS[way]}
         if way == "layers alone":
             given |= {"remove": None, "layers": _layers(model, remove)}
         report = surgery.compress(model, out, options=surgery.CompressOptions(**given))
