@@ -115,6 +115,8 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
         sliding_window=6,
         layer_types=["full_attention", "sliding_attention"],
     ),
+    "phi3": _rotary("Phi3Config", "Phi3ForCausalLM"),
+    "phi3-partial": _rotary("Phi3Config", "Phi3ForCausalLM", partial_rotary_factor=0.5),
     "seed_oss": _rotary("SeedOssConfig", "SeedOssForCausalLM", head_dim=12),
     "arcee": _rotary("ArceeConfig", "ArceeForCausalLM"),
     # Scales of scores and embeddings are powers of two, as above.
@@ -162,8 +164,11 @@ def family_of(name: str) -> Architecture:
 ROTARY = tuple(name for name in TINY if family_of(name).attentions[0].between)
 """Models with RoPE between queries and keys; of them with a norm there, too:"""
 NORMED = tuple(name for name in ROTARY if family_of(name).attentions[0].q.norm)
+PARTIAL = tuple(name for name in ROTARY if name.endswith("-partial"))
+"""Of which only a part of each head is turned; and of which scores are capped:"""
 CAPPED = tuple(name for name in ROTARY if family_of(name).defaults.get("attn_logit_softcapping"))
-"""Whose scores are capped: only eager attention does that, in float32, and makes NaN of padding."""
+"""Only eager attention does that, in float32, and makes NaN of padding. All of these keep QK:"""
+CLOSED = {*NORMED, *PARTIAL, *CAPPED}
 
 
 def tiny_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

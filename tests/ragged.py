@@ -17,24 +17,24 @@ from tests.engine.support import config_of, tensors_of
 
 _MAP = re.compile(
     r"(?P<block>.*\.\d+(?:\.mlp)?)\."
-    r"(?P<name>gate_proj|up_proj|down_proj|(?<=mlp\.)c_fc|(?<=mlp\.)c_proj|fc1|fc2"
+    r"(?P<name>gate_proj|up_proj|gate_up_proj|down_proj|(?<=mlp\.)c_fc|(?<=mlp\.)c_proj|fc1|fc2"
     r"|intermediate\.dense|(?<!attention\.)output\.dense)\.(?P<kind>weight|bias)"
 )
 _OUT = ("down_proj", "c_proj", "fc2", "output.dense")
 
 
-def axes(tensors: dict[str, Tensor]) -> dict[str, dict[str, int]]:
-    """Which axis is the neurons', of every tensor of every block, by naive reading of names."""
+def axes(tensors: dict[str, Tensor]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Which axis is the neurons' and how often they lie there, by naive reading of names."""
     transposed = any(".c_attn." in name for name in tensors)  # GPT-2's
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, tuple[int, int]]] = {}
     for name in sorted(tensors):
         if match := _MAP.fullmatch(name):
             out = match["name"] in _OUT
             block = found.setdefault(match["block"], {})
             if match["kind"] == "weight":
-                block[name] = int(out != transposed)
+                block[name] = int(out != transposed), 1 + (match["name"] == "gate_up_proj")
             elif not out:
-                block[name] = 0
+                block[name] = 0, 1
     return found
 
 
@@ -52,16 +52,20 @@ def make_ragged(
     tensors, config = tensors_of(source), config_of(source)
     whole, sites = dict(tensors), {}
     for number, (path, block) in enumerate(axes(tensors).items()):
-        neurons = next(tensors[name].shape[axis] for name, axis in block.items())
+        neurons = next(tensors[n].shape[axis] for n, (axis, times) in block.items() if times == 1)
         width = min(widths[number % len(widths)], neurons)
         shuffled = torch.randperm(neurons, generator=torch.Generator().manual_seed(number))
         kept = shuffled[:width].sort().values
         sites[path] = {"neurons": width}
-        for name, axis in block.items():
+        for name, (axis, times) in block.items():
             zeros = tensors[name].clone()
-            zeros.index_fill_(axis, shuffled[width:], 0)
+            stay, go = (
+                torch.cat([each + neurons * i for i in range(times)])
+                for each in (kept, shuffled[width:])
+            )
+            zeros.index_fill_(axis, go, 0)
             whole[name] = zeros
-            tensors[name] = tensors[name].index_select(axis, kept).contiguous()
+            tensors[name] = tensors[name].index_select(axis, stay).contiguous()
     for directory, content in ((out, tensors), (zeroed, whole)):
         if directory is not None:
             shutil.copytree(source, directory)

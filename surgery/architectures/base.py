@@ -34,11 +34,12 @@ def tower_holding(scope: str) -> Literal["encoder", "decoder"]:
 class Projection:
     """One linear map of an attention block, as the family stores it.
 
+    Maps that name one module are fused in it: their outputs lie one after the other, q before k
+    before v.
+
     Attributes:
         module: Module path relative to the attention module (``q_proj``, ``self.query``).
         bias: Whether it has a bias, or the configuration attribute that decides.
-        part: Which slice of the output dimension it is, where several maps are fused.
-        parts: How many maps are fused in the tensor (1: not fused).
         transposed: Stored ``(in, out)`` as in GPT-2's ``Conv1D`` instead of ``(out, in)``.
         norm: Module, relative to the attention module, of a norm between the map and what reads it
             (``q_norm``).
@@ -46,8 +47,6 @@ class Projection:
 
     module: str
     bias: bool | str = False
-    part: int = 0
-    parts: int = 1
     transposed: bool = False
     norm: str | None = None
 
@@ -98,8 +97,6 @@ class StoredProjection:
     bias: str | None
     out_features: int
     in_features: int
-    part: int = 0
-    parts: int = 1
     transposed: bool = False
     norm: str | None = None
 
@@ -136,6 +133,11 @@ class AttentionSite:
     def projection(self, role: Role) -> StoredProjection:
         """Return the projection that plays ``role``."""
         return {"q": self.q, "k": self.k, "v": self.v, "o": self.o}[role]
+
+    def fused(self, role: Role) -> tuple[Role, ...]:
+        """Return the roles whose maps are in the same tensor as this one, itself too, in order."""
+        weight = self.projection(role).weight
+        return tuple(each for each in ROLES if self.projection(each).weight == weight)
 
     def tensors(self) -> tuple[str, ...]:
         """Names of every tensor of this block, fused ones once, in storage order."""

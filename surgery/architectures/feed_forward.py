@@ -54,14 +54,18 @@ class FeedForwardSite:
         plain: dict[FeedForwardRole, StoredProjection] = {"up": self.up, "down": self.down}
         return plain if self.gate is None else {"gate": self.gate, **plain}
 
-    def axes(self) -> dict[str, int]:
-        """Return which axis of each of its tensors is its neurons'; the bias of down has none."""
-        found: dict[str, int] = {}
+    def axes(self) -> dict[str, tuple[int, int]]:
+        """Return which axis of each of its tensors is its neurons', and how often they lie there.
+
+        Twice where gate and up are fused, first all of the gate's. The bias of down has none.
+        """
+        found: dict[str, tuple[int, int]] = {}
         for role, stored in self.projections().items():
             outputs = role != "down"
-            found[stored.weight] = int(outputs == stored.transposed)
+            axis = int(outputs == stored.transposed)
+            found[stored.weight] = axis, found.get(stored.weight, (axis, 0))[1] + 1
             if outputs and stored.bias is not None:
-                found[stored.bias] = 0
+                found[stored.bias] = 0, found[stored.weight][1]
         return found
 
     def at(self, neurons: int) -> FeedForwardSite:
@@ -71,13 +75,9 @@ class FeedForwardSite:
         return replace(self, neurons=neurons, gate=gate, up=up, down=down)
 
     def tensors(self) -> tuple[str, ...]:
-        """Names of every tensor of this block, in the order of :meth:`projections`."""
-        return tuple(
-            name
-            for each in self.projections().values()
-            for name in (each.weight, each.bias)
-            if name is not None
-        )
+        """Names of every tensor of this block, once, in the order of :meth:`projections`."""
+        every = (name for each in self.projections().values() for name in (each.weight, each.bias))
+        return tuple(dict.fromkeys(name for name in every if name is not None))
 
 
 def feed_forward_sites(
@@ -100,8 +100,8 @@ def feed_forward_sites(
         for name, shape in expected(family, config, claims.model_class).items()
     }
     layers: dict[tuple[Scope, int], dict[str, str]] = {}
-    for name, role in claims.linears.items():
-        if name.endswith(".weight"):
+    for name, played in claims.linears.items():
+        for role in played.split(",") if name.endswith(".weight") else ():
             layers.setdefault((tower_of(claims, name), layer_of(name)), {})[role] = name
     transposed = family.attentions[0].o.transposed  # a family stores all its maps one way
     towers = [*dict.fromkeys(kind.scope for kind in family.attentions)]
@@ -118,7 +118,8 @@ def width_keys(
     told = expected(family, config, claims.model_class)
     keys: dict[Scope, str] = {}
     for site in sites:
-        name = str(told[site.up.weight.removeprefix(claims.prefix)][int(site.up.transposed)])
+        axis, _ = site.axes()[site.down.weight]
+        name = str(told[site.down.weight.removeprefix(claims.prefix)][axis])
         keys[site.scope] = family.aliases.get(name, name)
     return keys
 
@@ -137,9 +138,9 @@ def at_widths(
     """
     after = dict(shapes)
     for site in sites:
-        for name, axis in site.axes().items() if site.path in widths else ():
+        for name, (axis, times) in site.axes().items() if site.path in widths else ():
             shape = after[name]
-            after[name] = (*shape[:axis], widths[site.path], *shape[axis + 1 :])
+            after[name] = (*shape[:axis], times * widths[site.path], *shape[axis + 1 :])
     return after
 
 
@@ -184,6 +185,7 @@ def _site(
                 hint="compare the file with the one of the original model",
             )
         rows, columns = shape[::-1] if transposed else shape
+        rows //= [*names.values()].count(weight)  # a share each, where gate and up are fused
         module = weight.removesuffix(".weight")
         bias = f"{module}.bias"
         stored[role] = StoredProjection(

@@ -84,8 +84,8 @@ def linear_maps(
             add(projection.weight, role, site.scope, site.layer, projection.transposed)
     transposed = family.attentions[0].o.transposed  # a family stores all its maps one way
     for name, played in claims.linears.items():
-        if name.endswith(".weight"):
-            add(name, played, tower_of(claims, name), layer_of(name), transposed)
+        for one in played.split(",") if name.endswith(".weight") else ():
+            add(name, one, tower_of(claims, name), layer_of(name), transposed)
     return tuple(maps[name] for name in shapes if name in maps)
 
 

@@ -18,6 +18,7 @@ from surgery.architectures.families.ministral import MINISTRAL
 from surgery.architectures.families.mistral import MISTRAL
 from surgery.architectures.families.olmo2 import OLMO2
 from surgery.architectures.families.olmo3 import OLMO3
+from surgery.architectures.families.phi3 import PHI3
 from surgery.architectures.families.qwen2 import QWEN2
 from surgery.architectures.families.qwen3 import QWEN3
 from surgery.architectures.families.seed_oss import SEED_OSS
@@ -31,7 +32,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     family.model_type: family
     for family in (
         *(WHISPER, LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, OLMO2, OLMO3, SMOLLM3, GEMMA, GEMMA2),
-        *(GEMMA3_TEXT, GRANITE, SEED_OSS, ARCEE, STARCODER2, GPT2, BERT),
+        *(GEMMA3_TEXT, GRANITE, SEED_OSS, PHI3, ARCEE, STARCODER2, GPT2, BERT),
     )
 }
 

@@ -26,6 +26,10 @@ QK_NORM = (
     "maps, and vectors left out would change every other one"
 )
 SOFT_CAP = "logit soft-capping: scores pass through tanh before the softmax"
+PARTIAL = (
+    "partial RoPE: some rows of q and k are turned and others are not, and what is of two kinds is "
+    "left whole"
+)
 SINKS = "attention sinks: the attention weights do not sum to one"
 
 CLOSING = {
@@ -122,6 +126,9 @@ def closed_seams(family: Architecture, kind: AttentionKind, config: Any) -> dict
     for key, (seams, reason) in CLOSING.items():
         if getattr(config, key, None):
             closed |= dict.fromkeys(seams, f"{key} = {getattr(config, key)!r}: {reason}")
+    factor = getattr(config, "partial_rotary_factor", 1.0)
+    if "rope" in kind.between and factor != 1:
+        closed["qk"] = f"partial_rotary_factor = {factor!r}: {PARTIAL}"
     for key, (harmless, seam, reason) in family.closing.items():
         found = getattr(config, key, harmless)
         if found != harmless:

@@ -34,6 +34,7 @@ from surgery.errors import CheckpointError
 class Claims:
     """Which role each tensor of a checkpoint plays; every tensor occurs exactly once.
 
+    ``linears`` holds the roles of MLP tensors, joined by commas where maps are fused.
     ``model_class`` is transformers' class of the checkpoint, where the family's data lists any.
     """
 
@@ -138,8 +139,6 @@ def _stored(
         bias=f"{module}.bias" if has_bias else None,
         out_features=out_features,
         in_features=in_features,
-        part=projection.part,
-        parts=projection.parts,
         transposed=projection.transposed,
         norm=None if projection.norm is None else f"{path}.{projection.norm}",
     )
@@ -164,7 +163,7 @@ def check_shapes(
     for site in claims.sites:
         for role in ROLES:
             projection = site.projection(role)
-            fused = projection.out_features * projection.parts
+            fused = sum(site.projection(each).out_features for each in site.fused(role))
             weight = (fused, projection.in_features)
             wanted[projection.weight] = weight[::-1] if projection.transposed else weight
             if projection.bias is not None:
@@ -219,7 +218,7 @@ def claim(
     for name in names:
         roles = [role for role, globs in family.linears.items() if matches(name, globs, prefix)]
         rest = matches(name, (*family.untouched, *family.ignored), prefix)
-        count = len(roles) + rest + (name in attention)
+        count = bool(roles) + rest + (name in attention)
         if count != 1:
             raise CheckpointError(
                 f"Tensor {name} has {'no' if not count else 'more than one'} role in a "
@@ -229,7 +228,7 @@ def claim(
                 hint=foreign(name) or "remove the tensor, or describe it in the architecture file",
             )
         if roles:
-            linears[name] = roles[0]
+            linears[name] = ",".join(roles)
         elif rest:
             untouched.append(name)
     check_whole(family, config, one, names, prefix, attention, where=where)

@@ -136,5 +136,7 @@ class _Block:
         if self._rotation is None:
             return heads
         cosine, sine = (part[..., None, :] for part in self._rotation)
-        real, imaginary = heads.chunk(2, dim=-1)
-        return heads * cosine + torch.cat((-imaginary, real), dim=-1) * sine
+        turned, rest = heads.tensor_split([cosine.shape[-1]], dim=-1)
+        real, imaginary = turned.chunk(2, dim=-1)
+        turned = turned * cosine + torch.cat((-imaginary, real), dim=-1) * sine
+        return torch.cat((turned, rest), dim=-1)

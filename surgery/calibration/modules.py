@@ -52,19 +52,15 @@ class AttentionModules:
 
     def part(self, output: Tensor, role: Role) -> Tensor:
         """Return a role's share (..., n) of its module's output."""
-        projection = self.site.projection(role)
-        if projection.parts == 1:
-            return output
-        return output.narrow(-1, projection.part * projection.out_features, projection.out_features)
+        start, size = self._share(role)
+        return output.narrow(-1, start, size)
 
     def with_part(self, output: Tensor, role: Role, part: Tensor) -> Tensor:
         """Return its module's output with a role's share replaced."""
-        projection = self.site.projection(role)
-        if projection.parts == 1:
+        if self.site.fused(role) == (role,):
             return part
-        start = projection.part * projection.out_features
-        end = start + projection.out_features
-        return torch.cat([output[..., :start], part, output[..., end:]], dim=-1)
+        start, size = self._share(role)
+        return torch.cat([output[..., :start], part, output[..., start + size :]], dim=-1)
 
     def absorbed_bias(self) -> Tensor | None:
         """Return v's bias, (G, d), where o has a bias that can take it."""
@@ -75,10 +71,18 @@ class AttentionModules:
             self.part(bias.detach(), "v"), -1, (self.site.kv_heads, self.site.head_dim)
         )
 
+    def _share(self, role: Role) -> tuple[int, int]:
+        """Where a role's share of its module's outputs begins, and how wide it is."""
+        fused = self.site.fused(role)
+        before = fused[: fused.index(role)]
+        start = sum(self.site.projection(each).out_features for each in before)
+        return start, self.site.projection(role).out_features
+
     def _projection(self, model: nn.Module, role: Role) -> nn.Module:
         stored = self.site.projection(role)
         module = find_module(model, stored.weight.removesuffix(".weight"))
-        expected = (stored.out_features * stored.parts, stored.in_features)
+        outputs = sum(self.site.projection(each).out_features for each in self.site.fused(role))
+        expected = (outputs, stored.in_features)
         weight = getattr(module, "weight", None)
         found = tuple(weight.shape) if isinstance(weight, Tensor) else None
         if found != (expected[::-1] if stored.transposed else expected):

@@ -49,6 +49,11 @@ class NarrowDown:
     bias: Float[Tensor, " d"] | None
 
 
+def stacked(kept: Tensor, neurons: int, times: int) -> Tensor:
+    """Return the rows of kept neurons in a map that holds all ``neurons`` that many times."""
+    return torch.cat([kept + neurons * each for each in range(times)])
+
+
 def narrow(
     down: Float[Tensor, "d f"],
     bias: Float[Tensor, " d"] | None,

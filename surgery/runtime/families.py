@@ -24,6 +24,7 @@ HOMES = {
     "mistral": "rotary",
     "olmo2": "rotary",
     "olmo3": "rotary",
+    "phi3": "rotary",
     "qwen2": "rotary",
     "qwen3": "rotary",
     "seed_oss": "rotary",

@@ -13,8 +13,10 @@ from transformers.pytorch_utils import Conv1D
 
 from .errors import LoadError
 
-INTO = ("gate_proj", "up_proj", "c_fc", "fc1", "intermediate.dense")
+INTO = ("gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1", "intermediate.dense")
 """Names, below a block, of the maps into its neurons."""
+FUSED = {"gate_up_proj": 2}
+"""Of these maps, how many are in one."""
 OUT_OF = ("down_proj", "c_proj", "fc2", "output.dense")
 """Of the map out of them."""
 
@@ -49,9 +51,11 @@ def cut_neurons(model: nn.Module, path: str, neurons: int) -> None:
             found=type(block).__name__,
             expected=f"linear maps called {', '.join((*INTO, *OUT_OF))}",
         )
-    for module, outputs in (*((each, True) for each in into), (out[0], False)):
+    ends = (*((name, each, True) for name, each in into.items()), ("", *out.values(), False))
+    for name, module, outputs in ends:
         axis = int(outputs == isinstance(module, Conv1D))
-        stored = module.weight.shape[axis]
+        times = FUSED.get(name, 1)
+        stored = module.weight.shape[axis] // times
         if neurons > stored:
             raise LoadError(
                 "The surgery block contradicts the rest of config.json.",
@@ -60,21 +64,23 @@ def cut_neurons(model: nn.Module, path: str, neurons: int) -> None:
                 expected=f"at most {stored}",
                 hint="the file was edited, or belongs to other weights",
             )
-        _cut_axis(module, "weight", axis, neurons)
+        _cut_axis(module, "weight", axis, times * neurons)
         if outputs and module.bias is not None:
-            _cut_axis(module, "bias", 0, neurons)
+            _cut_axis(module, "bias", 0, times * neurons)
         if isinstance(module, Conv1D):
             module.nx, module.nf = module.weight.shape
         else:
             module.out_features, module.in_features = module.weight.shape
-    if isinstance(out[0], Conv1D) and not neurons:
-        out[0].__class__ = EmptyConv1D
+    (last,) = out.values()
+    if isinstance(last, Conv1D) and not neurons:
+        last.__class__ = EmptyConv1D
 
 
-def _neuron_maps(block: nn.Module, names: tuple[str, ...]) -> list[Any]:
-    """Return the linear maps that a block has of these."""
+def _neuron_maps(block: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the linear maps that a block has of these, by name."""
     modules = dict(block.named_modules())
-    return [modules[name] for name in names if isinstance(modules.get(name), (nn.Linear, Conv1D))]
+    linear = (nn.Linear, Conv1D)
+    return {name: modules[name] for name in names if isinstance(modules.get(name), linear)}
 
 
 @torch.no_grad()

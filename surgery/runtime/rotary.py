@@ -37,9 +37,12 @@ class RotaryHeads(RestructuredAttention):
     def __init__(self, dense: Any, layout: HeadLayout) -> None:
         super().__init__(dense.config, dense.layer_idx)  # type: ignore[call-arg]  # the family's
         self._arrange(dense, layout)
-        self.q_proj = resized(dense.q_proj, outputs=layout.queries.total)
-        self.k_proj = resized(dense.k_proj, outputs=layout.keys.total)
-        self.v_proj = resized(dense.v_proj, outputs=layout.values.total)
+        self._widths = [layout.queries.total, layout.keys.total, layout.values.total]
+        if hasattr(dense, "qkv_proj"):
+            self.qkv_proj = resized(dense.qkv_proj, outputs=sum(self._widths))
+        else:
+            for name, width in zip(("q_proj", "k_proj", "v_proj"), self._widths, strict=True):
+                setattr(self, name, resized(getattr(dense, name), outputs=width))
         self.o_proj = resized(dense.o_proj, inputs=layout.contexts.total)
         for name in ("q_norm", "k_norm"):
             if hasattr(dense, name):
@@ -53,9 +56,15 @@ class RotaryHeads(RestructuredAttention):
             return {"sliding_window": self.config.sliding_window}
         return {}
 
-    def _queries_keys(self: Any, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+    def _projected(self: Any, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return packed queries, keys and values."""
+        if hasattr(self, "qkv_proj"):
+            query, key, value = self.qkv_proj(hidden_states).split(self._widths, dim=-1)
+            return query, key, value
+        return self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+
+    def _by_head(self: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Return queries and keys by head, (B, H, T, rank) and (B, G, T, rank), before RoPE."""
-        query, key = self.q_proj(hidden_states), self.k_proj(hidden_states)
         norms = hasattr(self, "q_norm")
         at_once = norms and self.q_norm.weight.numel() == query.shape[-1]  # over all heads
         if at_once:
@@ -74,11 +83,11 @@ class RotaryHeads(RestructuredAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``hidden_states (B, T, d)`` to itself and to what is cached."""
         layout: HeadLayout = self.layout
-        query, key = self._queries_keys(hidden_states)
+        query, key, value = self._projected(hidden_states)
+        query, key = self._by_head(query, key)
         if self._turns(self):
             query, key = layout.frequencies.rotate(self._rotate, query, key, *position_embeddings)
 
-        value = self.v_proj(hidden_states)
         if layout.uniform:
             value = layout.values.unpack(value)
         else:  # rotation needed them by head, a ragged block's cache wants them packed
@@ -157,9 +166,13 @@ def swap_rotary(model: nn.Module, path: str, layout: HeadLayout) -> None:
     config, full = dense.config, dense.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     layout.check(path, heads, kv_heads, full, rotary=RotaryHeads._turns(dense))
-    if hasattr(dense, "q_norm") and {*layout.ranks.qk} != {full}:
+    rope = getattr(config, "rope_parameters", None) or {}
+    partial = rope.get("partial_rotary_factor", 1.0) != 1.0
+    narrower = {*layout.ranks.qk} != {full} or (partial and layout.ranks.pairs is not None)
+    if narrower and (partial or hasattr(dense, "q_norm")):
+        which = "turned in part" if partial else "behind a norm"
         raise LoadError(
-            "Queries and keys behind a norm cannot be narrower.",
+            f"Queries and keys {which} stay as they are.",
             where=path,
             found=f"qk ranks {list(layout.ranks.qk)}",
             expected=f"the head dimension {full}",

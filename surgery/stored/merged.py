@@ -116,13 +116,16 @@ class MergedTensors:
     def _fill(self, block: FeedForwardSite) -> dict[str, Tensor]:
         """Return a block's tensors with zeros for the neurons that it lacks."""
         found = {}
-        for name, axis in block.axes().items():
+        for name, (axis, times) in block.axes().items():
             linear = self.stored.linears.get(name.rpartition(".")[0])
             merges = linear is not None and linear.map.path in self._linears
             tensor = (self.stored if merges else self.stored.source).tensor(name)
-            shape = list(tensor.shape)
-            shape[axis] = self._widths[block.path] - shape[axis]
-            found[name] = torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
+            pieces = []
+            for piece in tensor.chunk(times, dim=axis) if times > 1 else (tensor,):
+                shape = list(piece.shape)
+                shape[axis] = self._widths[block.path] - shape[axis]
+                pieces += [piece, piece.new_zeros(shape)]
+            found[name] = torch.cat(pieces, dim=axis)
         return found
 
     def tensor(self, name: str) -> Tensor:

@@ -126,24 +126,26 @@ def write_site(
         elif role != "o":
             bias = _pack(bias[..., None], kept).squeeze(-1)
         parts.setdefault(projection.bias, []).append(bias)
+    # Fused maps are concatenated along their outputs, as biases are.
+    transposed = site.q.transposed
     return {
-        name: pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=_fused_axis(pieces[0]))
+        name: pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=_axis(pieces[0], transposed))
         for name, pieces in parts.items()
     }
 
 
-def _fused_axis(piece: Tensor) -> int:
-    # Fused maps are concatenated along their outputs: the last axis of Conv1D's (in, out)
-    # and of a bias alike.
-    return piece.dim() - 1
+def _axis(piece: Tensor, transposed: bool) -> int:
+    """Return the axis of a map's outputs, of a weight or a bias."""
+    return piece.dim() - 1 if transposed else 0
 
 
 def _part(stored: Tensor, site: AttentionSite, role: Role, ranks: SiteRanks) -> Tensor:
-    projection = site.projection(role)
-    if projection.parts == 1:
+    fused = site.fused(role)
+    if len(fused) == 1:
         return stored
-    sizes = [sum(vectors(site, ranks, each)) for each in ("q", "k", "v")]
-    return torch.split(stored, sizes, dim=_fused_axis(stored))[projection.part]
+    sizes = [sum(vectors(site, ranks, each)) for each in fused]
+    axis = _axis(stored, site.projection(role).transposed)
+    return torch.split(stored, sizes, dim=axis)[fused.index(role)]
 
 
 def _row_index(kept: Sequence[Sequence[int]], d: int) -> Tensor:

@@ -46,10 +46,12 @@ def test_shapes_and_biases_are_those_of_the_state_dict(name: str) -> None:
             shape = tuple(state[each.weight].shape)
             dense = (site.width, site.neurons) if role == "down" else (site.neurons, site.width)
             assert (each.out_features, each.in_features) == dense
+            if role != "down" and site.gate and site.gate.weight == site.up.weight:
+                dense = (2 * site.neurons, site.width)
             assert shape == (dense[::-1] if each.transposed else dense)
             assert (each.bias is not None) == (module.bias is not None)
             assert each.bias is None or tuple(state[each.bias].shape) == dense[:1]
-        assert (site.gate is not None) == any(".gate_proj." in one for one in state)
+        assert (site.gate is not None) == any(".gate_" in one for one in state)
 
 
 @pytest.mark.parametrize("name", TINY)

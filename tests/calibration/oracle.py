@@ -54,7 +54,9 @@ def heads_of(model: Any, site: AttentionSite, role: str, x: Tensor) -> Tensor:
     weight = state[stored.weight].double()
     weight = weight.T if stored.transposed else weight
     bias = torch.zeros(weight.shape[0]) if stored.bias is None else state[stored.bias]
-    rows = slice(stored.part * stored.out_features, (stored.part + 1) * stored.out_features)
+    fused = site.fused(role)  # type: ignore[arg-type]
+    start = sum(site.projection(each).out_features for each in fused[: fused.index(role)])  # type: ignore[arg-type]
+    rows = slice(start, start + stored.out_features)
     out = x @ weight[rows].T + bias.double()[rows]
     if stored.norm is None:
         return out.reshape(len(x), -1, site.head_dim)
@@ -65,10 +67,13 @@ def heads_of(model: Any, site: AttentionSite, role: str, x: Tensor) -> Tensor:
     return torch.stack(normed).reshape(len(x), -1, site.head_dim)
 
 
-def rotated(heads: Tensor, theta: float) -> Tensor:
-    """Turn the pair (i, i + d/2) at position t by t·theta^(-2i/d), as complex numbers."""
-    d = heads.shape[-1]
-    turned = torch.empty_like(heads)
+def rotated(heads: Tensor, theta: float, part: float = 1.0) -> Tensor:
+    """Turn the pair (i, i + d/2) at position t by t·theta^(-2i/d), as complex numbers.
+
+    Where only a part of each head is turned, d is as wide as that.
+    """
+    d = int(heads.shape[-1] * part)
+    turned = heads.clone()
     for t in range(heads.shape[0]):
         for i in range(d // 2):
             angle = torch.tensor(t * theta ** (-2 * i / d), dtype=torch.float64)
@@ -105,7 +110,8 @@ class Naive:
         if "rope" in site.between:
             rope = config.rope_parameters
             theta = float(rope.get(kind, rope)["rope_theta"])
-            q, k = rotated(q, theta), rotated(k, theta)
+            part = rope.get("partial_rotary_factor", 1.0)
+            q, k = rotated(q, theta, part), rotated(k, theta, part)
         window = getattr(config, "sliding_window", None)
         if not getattr(config, "use_sliding_window", True) or kind == "full_attention":
             window = None

@@ -97,11 +97,12 @@ def write(
         part = found[site.path]
         assert part.qk is not None
         pairs = None
-        if part.qk.frequencies is not None:
+        if part.qk.frequencies is not None and "qk" not in site.closed:
             by_worth = part.qk.frequencies.tolist()
             pairs = tuple(tuple(sorted(row[: r // 2])) for row, r in zip(by_worth, qk, strict=True))
         stored = SiteRanks(tuple(qk), tuple(vo), pairs)
-        ready = prepare(read_site(tensors.__getitem__, site), qk=pairs is None, vo=True)
+        plain = part.qk.frequencies is None
+        ready = prepare(read_site(tensors.__getitem__, site), qk=plain, vo=True)
         tensors |= {
             name: tensor.contiguous()
             for name, tensor in write_site(part.apply(ready), site, stored).items()

@@ -58,6 +58,8 @@ class Naive:
     def map(self, role: str, x: Tensor) -> Tensor:
         stored = self.site.projections()[role]  # type: ignore[index]
         weight = self.state[stored.weight].double()
+        if self.site.gate and self.site.gate.weight == stored.weight == self.site.up.weight:
+            weight = weight.chunk(2)[role == "up"]
         y = (weight.T if stored.transposed else weight) @ x
         return y if stored.bias is None else y + self.state[stored.bias].double()
 

@@ -14,7 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models import tiny_model
-from tests.runtime.naive import Site, outputs, relative_error, sites
+from tests.runtime.naive import (
+    Site,
+    output_axis,
+    outputs,
+    outputs_of,
+    relative_error,
+    sites,
+)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOKENIZER = {"tokenizer_config.json": '{"model_max_length": 64}', "vocab.json": '{"a": 0}'}
@@ -87,12 +94,6 @@ def run(model: Any) -> Tensor:
     return outputs(model, inputs(model))
 
 
-def _scale(tensor: Tensor, factor: float, part: int | None) -> None:
-    """Scale a whole tensor, or one third of a fused one along its last axis."""
-    target = tensor if part is None else tensor.chunk(3, dim=-1)[part]
-    target.mul_(factor)
-
-
 @torch.no_grad()
 def regauge(model: Any, c: float = 1.3) -> Any:
     """Rescale q by c, k by 1/c, v by c and o by 1/c, in place: the same function.
@@ -102,14 +103,14 @@ def regauge(model: Any, c: float = 1.3) -> Any:
     """
     for site in sites(model):
         module = model.get_submodule(site.path)
-        names = site.projections or ("c_attn", "c_attn", "c_attn", "c_proj")
         to_q, to_k = (1.0, 1.0) if site.normed else (c, 1 / c)
-        for index, (name, factor) in enumerate(zip(names, (to_q, to_k, c, 1 / c), strict=True)):
-            projection = module.get_submodule(name)
-            part = index if site.projections is None and index < 3 else None
-            _scale(projection.weight, factor, part)
-            if index < 3 and projection.bias is not None:
-                _scale(projection.bias, factor, part)
+        for part, factor in enumerate((to_q, to_k, c)):
+            projection, own = module.get_submodule(site.projections[part]), outputs_of(site, part)
+            axis = output_axis(projection)
+            projection.weight.movedim(axis, 0)[own].mul_(factor)
+            if projection.bias is not None:
+                projection.bias[own].mul_(factor)
+        module.get_submodule(site.projections[3]).weight.mul_(1 / c)
     return model
 
 
@@ -136,14 +137,12 @@ def head_products(model: Any, site: Site) -> tuple[list[Tensor], list[Tensor]]:
     """Every query head's ``W_qᵀ W_k`` and ``W_o W_v``, by plain loops in float64."""
     module = model.get_submodule(site.path)
     d, groups = site.head_dim, site.heads // site.kv_heads
-    if site.projections is None:
-        q, k, v = module.c_attn.weight.double().T.chunk(3)
-        o = module.c_proj.weight.double().T
-        q_bias = module.c_attn.bias.double().chunk(3)[0]
-    else:
-        maps = [module.get_submodule(name) for name in site.projections]
-        q, k, v, o = (each.weight.double() for each in maps)
-        q_bias = torch.zeros(len(q)) if maps[0].bias is None else maps[0].bias.double()
+    maps = [module.get_submodule(name) for name in site.projections]
+    q, k, v, o = (one.weight.double().movedim(output_axis(one), 0) for one in maps)
+    q, k, v = (each[outputs_of(site, part)] for part, each in enumerate((q, k, v)))
+    q_bias = torch.zeros(len(q))
+    if maps[0].bias is not None:
+        q_bias = maps[0].bias.double()[outputs_of(site, 0)]
     scores, outs = [], []
     for head in range(site.heads):
         kv = head // groups

@@ -32,11 +32,10 @@ from tests.engine.support import (
     run,
     tensors_of,
 )
-from tests.models import CAPPED, NORMED, ROTARY, TINY, family_of
-from tests.runtime.naive import relative_error, sites, tolerance
+from tests.models import CLOSED, ROTARY, TINY, family_of
+from tests.runtime.naive import outputs_of, relative_error, sites, tolerance
 
 FAMILIES = [name for name in TINY if not name.endswith(("-unprefixed", "-wide-heads"))]
-CLOSED = {*NORMED, *CAPPED}
 TURNED = [
     name
     for name in ROTARY
@@ -186,10 +185,14 @@ def test_heads_across_rope_lose_frequencies_of_their_own(workshop: Workshop, nam
         # Nothing is mixed there: what is stored of keys are rows of the original.
         rows = [d * kv + row for kv, kept in enumerate(pairs) for h in (0, d // 2) for row in
                 (h + pair for pair in kept)]  # fmt: skip
-        key = f"{site.path}.k_proj.weight"
-        assert torch.equal(after[key], before[key][rows])
-        values = f"{site.path}.v_proj.weight"
-        assert after[values].shape[0] == sum(entry["v_ranks"]) <= before[values].shape[0]
+        widths = [sum(entry[which]) for which in ("qk_ranks", "qk_ranks", "v_ranks")]
+        widths[0] *= site.heads // site.kv_heads
+        stored = {name: after[f"{site.path}.{name}.weight"] for name in site.projections[:3]}
+        fused = len(stored) == 1
+        maps = next(iter(stored.values())).split(widths) if fused else [*stored.values()]
+        key = f"{site.path}.{site.projections[1]}.weight"
+        assert torch.equal(maps[1], before[key][outputs_of(site, 1)][rows])
+        assert [len(each) for each in maps] == widths
     assert len(chosen) > 1
     assert not any("bias of k" in note for note in cut.report.notes)  # it is turned with the key
     cache = next(each for each in cut.report.quantities if "KV cache" in each.title)

@@ -13,7 +13,7 @@ from surgery.methods import Energy, Thresholds
 from tests.engine.spoken import TEXT, save_spoken
 from tests.engine.support import measured_rounding, run, save_tiny, tensors_of
 from tests.models import TINY, model_class
-from tests.runtime.naive import relative_error, sites, tolerance
+from tests.runtime.naive import output_axis, outputs_of, relative_error, sites, tolerance
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 NONE = surgery.Options(rule=Thresholds(vo=1e9), scope="all", pairs=("vo",))
@@ -25,14 +25,12 @@ def o_and_v(model: Any, site: Any) -> tuple[torch.Tensor, Any, torch.Tensor | No
     """A block's o as (outputs, contexts), o's bias, and v's bias a context."""
     module = model.get_submodule(site.path)
     groups = site.heads // site.kv_heads
-    if site.projections is None:
-        o, bias = module.c_proj, module.c_attn.bias.chunk(3)[-1]
-        return o.weight.T, o.bias, bias
     v, o = (module.get_submodule(name) for name in site.projections[2:])
+    weight = o.weight.movedim(output_axis(o), 0)
     if v.bias is None:
-        return o.weight, o.bias, None
-    by_head = v.bias.view(site.kv_heads, -1).repeat_interleave(groups, 0)
-    return o.weight, o.bias, by_head.flatten()
+        return weight, o.bias, None
+    by_head = v.bias[outputs_of(site, 2)].view(site.kv_heads, -1).repeat_interleave(groups, 0)
+    return weight, o.bias, by_head.flatten()
 
 
 @torch.no_grad()

@@ -19,7 +19,15 @@ from surgery.stored.pack import read_site, vectors, write_site
 
 
 def make_site(
-    heads: int, groups: int, d: int, width: int, *, fused: bool, biased: bool, o_bias: bool
+    heads: int,
+    groups: int,
+    d: int,
+    width: int,
+    *,
+    fused: bool,
+    biased: bool,
+    o_bias: bool,
+    transposed: bool = False,
 ) -> AttentionSite:
     kv, q_rows, kv_rows = heads // groups, heads * d, heads // groups * d
 
@@ -29,11 +37,9 @@ def make_site(
         )
 
     if fused:
-        parts = {
-            role: stored("qkv", q_rows, width, True, part=i, parts=3, transposed=True)
-            for i, role in enumerate("qkv")
-        }
-        o = stored("o", width, q_rows, True, transposed=True)
+        rows = {"q": q_rows, "k": kv_rows, "v": kv_rows}
+        parts = {r: stored("qkv", rows[r], width, True, transposed=transposed) for r in rows}
+        o = stored("o", width, q_rows, True, transposed=transposed)
     else:
         parts = {
             role: stored(role, q_rows if role == "q" else kv_rows, width, biased) for role in "qkv"
@@ -45,7 +51,7 @@ def make_site(
 @st.composite
 def sites_with_ranks(draw: st.DrawFn) -> tuple[AttentionSite, SiteRanks]:
     fused = draw(st.booleans())
-    groups = 1 if fused else draw(st.integers(1, 3))
+    groups = draw(st.integers(1, 3))
     kv, d, width = draw(st.integers(1, 4)), draw(st.integers(1, 5)), draw(st.integers(1, 7))
     site = make_site(
         kv * groups,
@@ -53,6 +59,7 @@ def sites_with_ranks(draw: st.DrawFn) -> tuple[AttentionSite, SiteRanks]:
         d,
         width,
         fused=fused,
+        transposed=draw(st.booleans()),
         biased=draw(st.booleans()),
         o_bias=draw(st.booleans()),
     )
@@ -65,11 +72,11 @@ def random_dense(site: AttentionSite) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for role in ROLES:
         projection = site.projection(role)
-        shape = (projection.parts * projection.out_features, projection.in_features)
+        size = sum(site.projection(each).out_features for each in site.fused(role))
+        shape = (size, projection.in_features)
         shape = shape[::-1] if projection.transposed else shape
         tensors.setdefault(projection.weight, torch.randn(shape))
         if projection.bias is not None:
-            size = projection.parts * projection.out_features
             tensors.setdefault(projection.bias, torch.randn(size))
     return tensors
 
@@ -80,11 +87,13 @@ def naive_cut(site: AttentionSite, ranks: SiteRanks, dense: dict[str, Tensor]) -
     for role in ROLES:
         projection = site.projection(role)
         kept = rows.setdefault(projection.weight, [])
+        before = "qkv"[: "qkv".find(role)] if site.q.weight == projection.weight else ""
+        start = sum(site.projection(each).out_features for each in before)  # type: ignore[arg-type]
         per_kv = ranks.qk if role in "qk" else ranks.vo
         for head in range(site.heads if role in "qo" else site.kv_heads):
             rank = per_kv[head // site.groups] if role in "qo" else per_kv[head]
             for row in range(rank):
-                kept.append(projection.part * projection.out_features + head * site.head_dim + row)
+                kept.append(start + head * site.head_dim + row)
     cut: dict[str, Tensor] = {}
     for role in ROLES:
         projection = site.projection(role)

@@ -20,6 +20,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tests.models import CAPPED, ROTARY, TINY
 
@@ -156,8 +157,8 @@ class Site:
     kv_heads: int
     head_dim: int
     rotary: bool
-    projections: tuple[str, str, str, str] | None  # None: fused
-    normed: bool = False  # queries and keys go through a norm, and stay whole
+    projections: tuple[str, str, str, str]
+    normed: bool = False  # queries and keys go through a norm, or turn in part, and stay whole
 
 
 def sites(model: PreTrainedModel) -> list[Site]:
@@ -171,18 +172,33 @@ def sites(model: PreTrainedModel) -> list[Site]:
         elif kind.endswith("Attention") and getattr(config, "model_type", "") in ROTARY:
             heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
             names = ("q_proj", "k_proj", "v_proj", "o_proj")
+            if hasattr(module, "qkv_proj"):
+                names = (*["qkv_proj"] * 3, "o_proj")
             normed = hasattr(module, "q_norm")
             turned = bool(getattr(module, "use_rope", True))
+            partly = config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0
+            normed = normed or partly
             found.append(Site(path, heads, kv_heads, module.head_dim, turned, names, normed))
         elif kind == "BertAttention":
             heads, size = module.self.num_attention_heads, module.self.attention_head_size
             names = ("self.query", "self.key", "self.value", "output.dense")
             found.append(Site(path, heads, heads, size, False, names))
         elif kind == "GPT2Attention":
-            found.append(
-                Site(path, module.num_heads, module.num_heads, module.head_dim, False, None)
-            )
+            heads, names = module.num_heads, (*["c_attn"] * 3, "c_proj")
+            found.append(Site(path, heads, heads, module.head_dim, False, names))
     return found
+
+
+def outputs_of(site: Site, part: int) -> slice:
+    """Where the outputs of q, k or v (0, 1, 2) lie in their map: behind those it is fused with."""
+    sizes = [site.heads * site.head_dim, *[site.kv_heads * site.head_dim] * 2]
+    start = sum(sizes[:part]) if site.projections[0] == site.projections[1] else 0
+    return slice(start, start + sizes[part])
+
+
+def output_axis(module: Any) -> int:
+    """The axis of a map's outputs in its weight: the last one of GPT-2's."""
+    return int(isinstance(module, Conv1D))
 
 
 Ranks = dict[str, tuple[list[int], list[int]]]
@@ -257,18 +273,17 @@ def cuts(model: PreTrainedModel, ranks: Ranks) -> dict[str, tuple[Tensor, int]]:
         ]
         columns = kept_rows(v, site.head_dim, groups)
         module = model.get_submodule(site.path)
-        if site.projections is None:
-            width = site.heads * site.head_dim
-            fused = torch.cat([part * width + kept for part, kept in enumerate(rows)])
-            found[f"{site.path}.c_attn.weight"] = (fused, 1)
-            found[f"{site.path}.c_attn.bias"] = (fused, 0)
-            found[f"{site.path}.c_proj.weight"] = (columns, 0)
-            continue
-        for name, kept in zip(site.projections[:3], rows, strict=True):
-            found[f"{site.path}.{name}.weight"] = (kept, 0)
-            if module.get_submodule(name).bias is not None:
+        together: dict[str, list[Tensor]] = {}
+        for part, (name, kept) in enumerate(zip(site.projections[:3], rows, strict=True)):
+            together.setdefault(name, []).append(outputs_of(site, part).start + kept)
+        for name, pieces in together.items():
+            map_, kept = module.get_submodule(name), torch.cat(pieces)
+            found[f"{site.path}.{name}.weight"] = (kept, output_axis(map_))
+            if map_.bias is not None:
                 found[f"{site.path}.{name}.bias"] = (kept, 0)
-        found[f"{site.path}.{site.projections[3]}.weight"] = (columns, 1)
+        o = site.projections[3]
+        axis = 1 - output_axis(module.get_submodule(o))
+        found[f"{site.path}.{o}.weight"] = (columns, axis)
     return found
 
 

@@ -18,9 +18,7 @@ OUTPUT: dict[str, Shape] = {"/lm_head.weight": ("vocab_size", "hidden_size")}
 TIED = {"/lm_head.weight": "wte.weight"}
 
 
-def _fused(part: int) -> Projection:
-    return Projection("c_attn", bias=True, part=part, parts=3, transposed=True)
-
+FUSED = Projection("c_attn", bias=True, transposed=True)
 
 GPT2 = Architecture(
     model_type="gpt2",
@@ -37,9 +35,9 @@ GPT2 = Architecture(
             heads="num_attention_heads",
             kv_heads="num_attention_heads",
             width="hidden_size",
-            q=_fused(0),
-            k=_fused(1),
-            v=_fused(2),
+            q=FUSED,
+            k=FUSED,
+            v=FUSED,
             o=Projection("c_proj", bias=True, transposed=True),
             causal=True,
         ),

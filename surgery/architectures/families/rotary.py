@@ -39,6 +39,7 @@ def rotary_decoder(
     classes: str,
     *,
     defaults: Mapping[str, Any],
+    qkv: str | None = None,
     qkv_bias: bool | str = False,
     o_bias: bool | str = False,
     mlp: Mapping[str, str] = GATED,
@@ -59,6 +60,7 @@ def rotary_decoder(
         title: The family's name as people write it.
         classes: How the names of its classes begin in transformers.
         defaults: Layers, heads and widths that an absent key stands for.
+        qkv: The module that q, k and v are fused in; ``None``: each has its own.
         qkv_bias: Whether q, k and v have a bias, or the attribute that decides.
         o_bias: Whether o has one.
         mlp: The maps of a feed-forward block, by role.
@@ -92,9 +94,9 @@ def rotary_decoder(
                 heads="num_attention_heads",
                 kv_heads="num_key_value_heads",
                 width="hidden_size",
-                q=Projection("q_proj", bias=qkv_bias, norm=q_norm),
-                k=Projection("k_proj", bias=qkv_bias, norm=k_norm),
-                v=Projection("v_proj", bias=qkv_bias),
+                q=Projection(qkv or "q_proj", bias=qkv_bias, norm=q_norm),
+                k=Projection(qkv or "k_proj", bias=qkv_bias, norm=k_norm),
+                v=Projection(qkv or "v_proj", bias=qkv_bias),
                 o=Projection("o_proj", bias=o_bias),
                 between=("rope",),
                 causal=True,
@@ -152,7 +154,9 @@ def named(model_type: str, title: str, classes: str, heads: tuple[str, ...]) -> 
 def _mlp(paths: Mapping[str, str], *, biased: bool) -> dict[str, Shape]:
     every: dict[str, Shape] = {}
     for role, path in paths.items():
-        sizes = ("intermediate_size", "hidden_size")
+        fused = [*paths.values()].count(path)
+        neurons = "intermediate_size" if fused == 1 else f"{fused} * intermediate_size"
+        sizes = (neurons, "hidden_size")
         every |= affine(path, *(sizes[::-1] if role == "down" else sizes))
     return {name: shape for name, shape in every.items() if biased or not name.endswith(".bias")}
 

@@ -22,7 +22,7 @@ from surgery.engine.compress.minded import Minded
 from surgery.engine.compress.plan import CompressPlan
 from surgery.engine.measure.input_run import InputRun
 from surgery.events import Event, Progress
-from surgery.methods.neuron_refit import NarrowDown, anchored, narrow, output_error
+from surgery.methods.neuron_refit import NarrowDown, anchored, narrow, output_error, stacked
 from surgery.methods.neurons import Elimination, NeuronMoments, eliminate, kept_of
 from surgery.stored.stream import Computed, cast
 
@@ -209,9 +209,10 @@ def rewritten(plan: CompressPlan, fitted: Fitted) -> Callable[[str], Computed]:
     def compute(path: str) -> Computed:
         site, result = sites[path], fitted.result(sites[path])
         tensors: dict[str, Tensor] = {}
-        for name, axis in site.axes().items():
+        for name, (axis, times) in site.axes().items():
             if name != site.down.weight:
-                tensors[name] = plan.source.tensor(name).index_select(axis, result.kept)
+                kept = stacked(result.kept, site.neurons, times)
+                tensors[name] = plan.source.tensor(name).index_select(axis, kept)
         tensors[site.down.weight] = result.down.T if site.down.transposed else result.down
         if site.down.bias is not None and result.bias is not None:
             tensors[site.down.bias] = result.bias

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from surgery.architectures.base import FeedForwardRole
 from surgery.architectures.feed_forward import FeedForwardSite
 from surgery.calibration.modules import find_module
 from surgery.calibration.without_layers import without_layers
 from surgery.engine.compress.plan import CompressPlan
-from surgery.methods.neuron_refit import NarrowDown
+from surgery.methods.neuron_refit import NarrowDown, stacked
 
 
-def modules_of(model: nn.Module, site: FeedForwardSite) -> dict[str, nn.Module]:
-    """Return the linear maps of a block by role."""
+def modules_of(model: nn.Module, site: FeedForwardSite) -> dict[FeedForwardRole, nn.Module]:
+    """Return the linear maps of a block by role; of those that are fused the last's."""
+    roles = {stored.weight: role for role, stored in site.projections().items()}
     return {
-        role: find_module(model, stored.weight.removesuffix(".weight"))
-        for role, stored in site.projections().items()
+        role: find_module(model, weight.removesuffix(".weight")) for weight, role in roles.items()
     }
 
 
@@ -81,8 +82,10 @@ def narrow_block(model: nn.Module, site: FeedForwardSite, result: NarrowDown) ->
             new = new.T.contiguous() if transposed else new
             new_bias = bias if result.bias is None or bias is None else result.bias.to(bias)
         else:
-            new = weight.index_select(int(transposed), kept)
-            new_bias = None if bias is None else bias.index_select(0, kept)
+            axis, times = site.axes()[site.projections()[role].weight]
+            rows = stacked(kept, site.neurons, times)
+            new = weight.index_select(axis, rows)
+            new_bias = None if bias is None else bias.index_select(0, rows)
         _put(module, new, new_bias)
 
 

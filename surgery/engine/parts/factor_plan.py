@@ -19,8 +19,6 @@ from surgery.runtime.heads import SiteRanks
 from surgery.stored.pack import vectors
 from surgery.stored.stored import Stored, read_stored
 
-FUSED: tuple[Role, ...] = ("q", "k", "v")
-
 
 @dataclass(frozen=True)
 class FactorSite:
@@ -136,13 +134,21 @@ def _site_entries(each: FactorSite, options: FactorOptions) -> dict[str, dict[st
     """Return the entries of an attention block's maps; one where q, k and v are fused."""
     found: dict[str, dict[str, Any]] = {}
     for role in each.treated:
-        projection = each.site.projection(role)
-        before = FUSED[: projection.part]  # of a map that is one with others
+        fused = each.site.fused(role)
+        before = fused[: fused.index(role)]  # of a map that is one with others
         offset = sum(sum(vectors(each.site, each.ranks, other)) for other in before)
         entry = found.setdefault(_path(each, role), {"blocks": [], "offset": offset})
         entry["blocks"] += [size for size in vectors(each.site, each.ranks, role) if size]
         if options.form == "diagonal":
-            entry["shared"] = 2 if role == "k" and each.rotary else 1
+            shared = 2 if role == "k" and each.rotary else 1
+            if entry.setdefault("shared", shared) != shared:
+                raise UsageError(
+                    "Keys have one singular value a RoPE frequency here, values one a vector, and "
+                    "both are in one map",
+                    where=_path(each, role),
+                    expected="one of the two, or --method core",
+                    hint="--seams qk or --seams vo",
+                )
     return found
 
 

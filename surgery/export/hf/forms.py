@@ -113,8 +113,9 @@ def removed(stored: Stored) -> int:
 
 
 def decoder(stored: Stored) -> bool:
-    """Whether it is a decoder of the LLaMA kind."""
-    return all("rope" in site.between for site in stored.claims.sites)
+    """Whether it is a decoder of the LLaMA kind, each map of attention for itself."""
+    sites = stored.claims.sites
+    return all("rope" in site.between and site.fused("q") == ("q",) for site in sites)
 
 
 def normed(stored: Stored) -> bool:
@@ -125,7 +126,7 @@ def normed(stored: Stored) -> bool:
 def rope_kind(raw: Mapping[str, Any]) -> str:
     """Return what transformers calls the RoPE of a configuration."""
     rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+    if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
         return "partial"
     return str(rope.get("rope_type", rope.get("type", "default")))
 
