@@ -104,7 +104,7 @@ def killed_at(step: int, target: Path, *, exchange: bool) -> None:
     run(target)
 
 
-@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("exchange", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_killed_at_any_step_the_target_is_whole_and_the_run_resumes(
     tmp_path: Path, reference: dict[str, bytes], exchange: bool
 ) -> None:

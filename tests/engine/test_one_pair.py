@@ -68,6 +68,7 @@ def test_both_pairs_are_the_attention() -> None:
     assert "VO in scope" not in text
 
 
+@pytest.mark.slow
 def test_a_search_says_what_its_budgets_are_of() -> None:
     text = shown("--pairs", "vo", "--calibrate", "text.txt")
     assert "Search" not in text

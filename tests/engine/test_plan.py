@@ -65,6 +65,7 @@ def test_its_command_makes_what_it_told(tmp_path: Path) -> None:
     assert found.command in text and "Rejected: costs more" in text and "As int8" in text
 
 
+@pytest.mark.slow
 def test_within_a_bound_the_way_that_takes_most_is_chosen(tmp_path: Path) -> None:
     found = planned(tmp_path, within="error+0.004", multiple=8)
     best = found.chosen

@@ -110,6 +110,7 @@ def test_in_bfloat16_the_encoder_errs_at_most_three_times_as_rounding_does(
     assert real.error(surgery.load(whisper.path("bfloat16"))) <= 3 * real.error(other)
 
 
+@pytest.mark.slow
 def test_what_was_said_is_transcribed_to_the_same_words(
     whisper: Operated, real: RealWhisper
 ) -> None:

@@ -107,7 +107,7 @@ def place(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-@pytest.mark.parametrize("entries", [2, 30])
+@pytest.mark.parametrize("entries", [pytest.param(2, marks=pytest.mark.slow), 30])
 def test_killed_and_resumed_gives_the_same_bytes(
     workplace: Path, place: Path, entries: int
 ) -> None:

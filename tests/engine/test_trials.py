@@ -101,6 +101,7 @@ def test_sigterm_is_told_and_keeps_what_ctrl_c_does(place: Path) -> None:
     assert len(rest) == (PAIRS - 2) * CUTS
 
 
+@pytest.mark.slow
 def test_tried_budgets_and_prices_are_kept_and_used_again(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,14 @@ def whole(place: Path, name: str, out: str = "out", *, resume: bool = False, **m
     )
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "bert", "whisper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        "gpt2",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2", "bert", "whisper")),
+    ],
+)
 def test_what_is_written_computes_what_was_priced(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +64,7 @@ def test_what_is_written_computes_what_was_priced(
     assert report.calibration is not None and report.calibration.predicted is not None
 
 
+@pytest.mark.slow
 def test_it_is_resumed_verified_merged_and_not_made_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +120,7 @@ def test_of_much_text_some_documents_are_fitted_to() -> None:
     assert thinned(small) is small
 
 
+@pytest.mark.slow
 def test_an_inspection_expects_what_compress_does(tmp_path: Path) -> None:
     asked = options(tmp_path, "llama")
     settings = surgery.Calibrate(asked.calibrate, refit=True)

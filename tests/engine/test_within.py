@@ -77,6 +77,7 @@ def test_the_largest_stock_model_within_a_perplexity_is_written(tmp_path: Path) 
     assert "the largest cut with a perplexity that rises by at most 0.5 %" in told
 
 
+@pytest.mark.slow
 def test_blocks_and_attention_share_what_keeps_within_an_error_and_runs_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -358,9 +358,9 @@ def test_the_last_operation_on_a_module_counts(own_case: Make) -> None:
 
 def test_a_family_without_a_runtime_is_an_error(own_case: Make) -> None:
     made = own_case("llama")
-    edit(made, model_type="gemma2", architectures=["Gemma2ForCausalLM"])
+    edit(made, model_type="cohere", architectures=["CohereForCausalLM"])
 
-    with pytest.raises(CheckpointError, match=r"(?s)cannot run.*gemma2.*whisper"):
+    with pytest.raises(CheckpointError, match=r"(?s)cannot run.*cohere.*whisper"):
         surgery.load(made.path)
 
 
