@@ -34,9 +34,7 @@ class Config:
             if key in self._values:
                 self._values[name] = self._values[key]
         rope = self._values.get("rope_parameters") or self._values.get("rope_scaling")
-        if (
-            isinstance(rope, dict) and "partial_rotary_factor" in rope
-        ):  # which transformers 5 writes
+        if isinstance(rope, dict) and "partial_rotary_factor" in rope:  # as transformers 5 writes
             self._values["partial_rotary_factor"] = rope["partial_rotary_factor"]
         labels = raw.get("id2label")  # as transformers counts them
         counted = len(labels) if isinstance(labels, dict) else raw.get("num_labels", 2)

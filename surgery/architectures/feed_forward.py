@@ -9,7 +9,7 @@ nothing is added to it for this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from surgery.architectures.base import Architecture, FeedForwardRole, Scope, StoredProjection
@@ -100,8 +100,8 @@ def feed_forward_sites(
         for name, shape in expected(family, config, claims.model_class).items()
     }
     layers: dict[tuple[Scope, int], dict[str, str]] = {}
-    for name, played in claims.linears.items():
-        for role in played.split(",") if name.endswith(".weight") else ():
+    for name, roles in claims.linears.items():
+        for role in roles if name.endswith(".weight") else ():
             layers.setdefault((tower_of(claims, name), layer_of(name)), {})[role] = name
     transposed = family.attentions[0].o.transposed  # a family stores all its maps one way
     towers = [*dict.fromkeys(kind.scope for kind in family.attentions)]
@@ -169,7 +169,7 @@ def _site(
     scope: Scope,
     layer: int,
     names: Mapping[str, str],
-    biases: Mapping[str, str],
+    biases: Collection[str],
     shapes: Mapping[str, tuple[int, ...] | None],
     transposed: bool,
     where: str,

@@ -83,8 +83,8 @@ def linear_maps(
             projection = site.projection(role)
             add(projection.weight, role, site.scope, site.layer, projection.transposed)
     transposed = family.attentions[0].o.transposed  # a family stores all its maps one way
-    for name, played in claims.linears.items():
-        for one in played.split(",") if name.endswith(".weight") else ():
+    for name, roles in claims.linears.items():
+        for one in roles if name.endswith(".weight") else ():
             add(name, one, tower_of(claims, name), layer_of(name), transposed)
     return tuple(maps[name] for name in shapes if name in maps)
 

@@ -34,13 +34,13 @@ from surgery.errors import CheckpointError
 class Claims:
     """Which role each tensor of a checkpoint plays; every tensor occurs exactly once.
 
-    ``linears`` holds the roles of MLP tensors, joined by commas where maps are fused.
+    ``linears`` holds the roles of MLP tensors, several where maps are fused.
     ``model_class`` is transformers' class of the checkpoint, where the family's data lists any.
     """
 
     prefix: str
     sites: tuple[AttentionSite, ...]
-    linears: Mapping[str, str]
+    linears: Mapping[str, tuple[str, ...]]
     untouched: tuple[str, ...]
     towers: Mapping[str, tuple[str, ...]]
     model_class: ModelClass | None = None
@@ -213,10 +213,12 @@ def claim(
     one = class_of(family, config, names, prefix, where=where)
     sites = attention_sites(family, config, prefix, without=() if one is None else one.without)
     attention = {name for site in sites for name in site.tensors()}
-    linears: dict[str, str] = {}
+    linears: dict[str, tuple[str, ...]] = {}
     untouched: list[str] = []
     for name in names:
-        roles = [role for role, globs in family.linears.items() if matches(name, globs, prefix)]
+        roles = tuple(
+            role for role, globs in family.linears.items() if matches(name, globs, prefix)
+        )
         rest = matches(name, (*family.untouched, *family.ignored), prefix)
         count = bool(roles) + rest + (name in attention)
         if count != 1:
@@ -228,7 +230,7 @@ def claim(
                 hint=foreign(name) or "remove the tensor, or describe it in the architecture file",
             )
         if roles:
-            linears[name] = ",".join(roles)
+            linears[name] = roles
         elif rest:
             untouched.append(name)
     check_whole(family, config, one, names, prefix, attention, where=where)

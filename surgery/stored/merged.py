@@ -121,7 +121,7 @@ class MergedTensors:
             merges = linear is not None and linear.map.path in self._linears
             tensor = (self.stored if merges else self.stored.source).tensor(name)
             pieces = []
-            for piece in tensor.chunk(times, dim=axis) if times > 1 else (tensor,):
+            for piece in tensor.chunk(times, dim=axis):
                 shape = list(piece.shape)
                 shape[axis] = self._widths[block.path] - shape[axis]
                 pieces += [piece, piece.new_zeros(shape)]
