@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from surgery.evaluation.transcribe import TOKENS_PER_SECOND, is_multilingual
+from surgery.evaluation.transcribe import TOKENS_PER_SECOND, generation_options
 
 State = tuple[tuple[int, int], ...]
 """Which tensors a model computes with, and how often each was written to."""
@@ -78,15 +78,13 @@ def _generate(model: Any, heard: Tensor, languages: Sequence[str], limit: int) -
     """Write at most ``limit`` tokens from encoder outputs ``(windows, positions, width)``."""
     from transformers.modeling_outputs import BaseModelOutput
 
-    options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_timestamps": False}
-    if is_multilingual(model):
-        alike = len(set(languages)) == 1
-        options |= {"language": languages[0] if alike else list(languages), "task": "transcribe"}
+    options = generation_options(model, languages[0], limit)
+    if len(set(languages)) > 1:
+        options["language"] = list(languages)
     tokens: Tensor = model.generate(
         encoder_outputs=BaseModelOutput(last_hidden_state=heard),
         # All of ones: nothing is to be guessed from the padding token.
         attention_mask=torch.ones(heard.shape[:2], dtype=torch.int64, device=heard.device),
-        max_new_tokens=limit,
         **options,
     )
     rows: list[list[int]] = tokens.tolist()
