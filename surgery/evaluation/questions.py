@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ from surgery.choices.places import data_name
 from surgery.errors import SurgeryError
 from surgery.evaluation.fingerprints import text_fingerprints
 from surgery.evaluation.kinds import Kind
-from surgery.evaluation.rows import json_lines
+from surgery.evaluation.rows import json_lines, shortened
 
 FORM = '{"question": TEXT, "choices": [TEXT, TEXT, …], "answer": NUMBER}, the first choice being 0'
 
@@ -67,7 +66,7 @@ def holds_questions(path: Path) -> bool:
     """Whether a file is JSONL whose first row has a question and choices."""
     if path.suffix.lower() != ".jsonl" or not path.is_file():
         return False
-    _, row = next(json_lines(path), (0, None))
+    *_, row = next(json_lines(path), (None,))
     return isinstance(row, dict) and {"question", "choices"} <= row.keys()
 
 
@@ -82,14 +81,14 @@ def read_questions(path: Path, *, limit: int | None = None) -> Questions:
         SurgeryError: It cannot be read; names the line of a bad row.
     """
     found = list[Question]()
-    for number, row in json_lines(path):
+    for number, line, row in json_lines(path):
         if len(found) == limit:
             break
-        found.append(_question(row, f"{path}, line {number}"))
+        found.append(_question(row, line, f"{path}, line {number}"))
     return Questions(data_name(path), tuple(found))
 
 
-def _question(row: Any, where: str) -> Question:
+def _question(row: Any, line: str, where: str) -> Question:
     asked, choices, answer = (
         (row.get(key) if isinstance(row, dict) else None)
         for key in ("question", "choices", "answer")
@@ -107,6 +106,6 @@ def _question(row: Any, where: str) -> Question:
     raise SurgeryError(
         "This is no question with choices",
         where=where,
-        found=json.dumps(row, ensure_ascii=False)[:120],
+        found=shortened(line),
         expected=FORM,
     )

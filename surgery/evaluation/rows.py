@@ -129,32 +129,35 @@ def _read_file(path: Path, division: Division) -> list[Document]:
     return documents
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the value of every line of JSONL that is not blank.
+def json_lines(path: Path) -> Iterator[tuple[int, str, Any]]:
+    """Yield number, text and value of every line of JSONL that is not blank, as it is read.
 
     Raises:
         SurgeryError: It cannot be read, or a line is no JSON.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\n"), _value(path, number, line)
     except (OSError, UnicodeDecodeError) as error:
         raise SurgeryError("This file of rows cannot be read.", where=path, found=error) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _malformed(path, number, f"no JSON: {error}") from error
+
+
+def _value(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, number, f"no JSON: {error}") from error
 
 
 def _rows(path: Path) -> Iterator[Document]:
-    for number, row in json_lines(path):
+    for number, line, row in json_lines(path):
         if not isinstance(row, dict):
             raise _malformed(path, number, f"a {type(row).__name__}")
         document = _document(row, f"{path}, line {number}")
         if document is None:
-            raise _malformed(path, number, _shortened(json.dumps(row, ensure_ascii=False)))
+            raise _malformed(path, number, shortened(line))
         if not document.text.strip():
             raise _malformed(path, number, "nothing but white space")
         yield document
@@ -182,7 +185,8 @@ def _document(row: dict[str, Any], where: str) -> Document | None:
     return Document(text, tuple(messages), where=where, unit="row")
 
 
-def _shortened(line: str, most: int = 80) -> str:
+def shortened(line: str, most: int = 80) -> str:
+    """Return a line as messages show it."""
     return line if len(line) <= most else line[:most] + " …"
 
 
