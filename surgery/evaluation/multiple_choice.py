@@ -22,7 +22,7 @@ from surgery.errors import UsageError
 from surgery.evaluation.perplexity import longest_context
 from surgery.evaluation.questions import Question
 from surgery.evaluation.timing import timed
-from surgery.evaluation.vocabulary import check_tokens, rows_of
+from surgery.evaluation.vocabulary import check_tokens, fewest_rows
 from surgery.runtime.cached_step import cache_name
 
 
@@ -88,7 +88,7 @@ def compare_choices(
         CheckpointError: A token has no embedding in a model. No model was run by then.
     """
     context = min(map(longest_context, models))
-    rows = min(filter(None, map(rows_of, models)), default=None)
+    rows = fewest_rows(models)
     asked = [_asked(tokenizer, one, context, rows) for one in questions]
     runs = [ChoiceRun([], []) for _ in models]
     for model in models if warm_up else ():

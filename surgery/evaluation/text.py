@@ -20,7 +20,7 @@ from surgery.evaluation.drift import OutputDrift, OutputErrors
 from surgery.evaluation.layers import LayerErrors, hidden_states, stack
 from surgery.evaluation.perplexity import Windows, longest_context, token_losses, token_windows
 from surgery.evaluation.timing import at_once, timed
-from surgery.evaluation.vocabulary import check_texts, rows_of
+from surgery.evaluation.vocabulary import check_texts, fewest_rows
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def compare_text(
         UsageError: If ``context`` does not fit a model, or no document has two tokens.
         CheckpointError: A token has no embedding in a model. No model was run by then.
     """
-    check_texts(documents, min(filter(None, map(rows_of, models)), default=None), tokenizer)
+    check_texts(documents, fewest_rows(models), tokenizer)
     shortest = min(models, key=longest_context)
     running = [_Running(model, len(documents), causal=causal) for model in models]
     of, read = [0] * len(documents), [0] * len(documents)  # windows of each document

@@ -14,6 +14,11 @@ def rows_of(model: Any) -> int | None:
     return rows if isinstance(rows, int) else None
 
 
+def fewest_rows(models: Iterable[Any]) -> int | None:
+    """Return how many tokens all of some models have embeddings for, as far as they say."""
+    return min(filter(None, map(rows_of, models)), default=None)
+
+
 def may_exceed(tokenizer: Any, rows: int | None) -> bool:
     """Whether a tokenizer knows any token that a model with so many embeddings does not."""
     if rows is None:
