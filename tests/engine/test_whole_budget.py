@@ -12,10 +12,9 @@ from surgery.calibration.data import CalibrationData
 from surgery.calibration.dealing import deal
 from surgery.engine.compress import compress as engine
 from surgery.engine.compress.attention import CHARACTERS, thinned
-from surgery.engine.compress.curves import BUDGETS
 from surgery.errors import UsageError
 from surgery.evaluation.rows import Document
-from surgery.report.text.calibration import layouts_of
+from surgery.report.text.calibration import SHARES_OF_MODEL, layouts_of
 from tests.engine.support import config_of, contents, run, tensors_of
 from tests.engine.test_compress import options, priced, save
 from tests.runtime.naive import relative_error
@@ -132,7 +131,7 @@ def test_an_inspection_expects_what_compress_does(tmp_path: Path) -> None:
     for points in prices.values():
         shares = [one.removed for one in points]
         assert shares == sorted(shares) and shares[0] > 0
-    share = BUDGETS[3]
+    share = SHARES_OF_MODEL[3]
     made = whole(tmp_path, "llama", seams=(*SEAMS, "layers"), remove=share, multiple=64)
     assert made.budget is not None
     expected = min(choice.expected for choice in made.budget.choices)

@@ -30,10 +30,8 @@ from surgery.engine.cut.options import Options
 from surgery.engine.measure.input_run import InputRun
 from surgery.events import Progress
 from surgery.report.model.calibration import PartPrices, Price
+from surgery.report.text.calibration import SHARES_OF_MODEL
 from surgery.stored.stored import read_stored
-
-BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.3)
-"""Shares of the whole model that are priced."""
 
 
 def price_parts(
@@ -81,7 +79,7 @@ def _options(source: TensorSource, options: Options, settings: Calibrate) -> Com
         if seam.why_not is None and (pairs is None or name in pairs)
     }
     return CompressOptions(
-        remove=BUDGETS[0],
+        remove=SHARES_OF_MODEL[0],
         layout="ragged",
         seams=(*sorted(open_), "ffn", "layers"),
         scope=options.scope if options.scope in SCOPES else "all",
@@ -99,7 +97,7 @@ def _prices(
     sizes, whole = plan.sizes("model"), plan.goal.base
     plans = [
         make_plan(plan.whole.source, replace(plan.options, remove=share), plan.asked)
-        for share in BUDGETS
+        for share in SHARES_OF_MODEL
     ]
 
     output = budget.heard.output  # before copies are made, each of which knows its own trials

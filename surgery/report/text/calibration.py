@@ -22,7 +22,7 @@ from surgery.report.wording import change, count, percent, scientific
 SHARES = (0.125, 0.25, 0.375, 0.5)
 """Budgets of the price table."""
 SHARES_OF_MODEL = (0.05, 0.1, 0.15, 0.2, 0.3)
-"""Those of the table of parts."""
+"""Shares of the whole model that are priced, and those of the table of parts."""
 PART_NAMES = {"ffn": "feed-forward", "all": "all together"}
 
 OTHERS = f" on other text, which costs up to {OTHER_TEXT:g} times as much"
