@@ -90,15 +90,13 @@ def _attention(
     model: str, out: Path, remove: float, calibrate: surgery.Calibrate
 ) -> surgery.Report:
     """Cut attention until it took its share of the whole model."""
-    planned = surgery.absorb_decompose(model, dry_run=True, options=_cut_attention(0.25))
+    by_weights = surgery.Options(rule=surgery.Remove(remove), by_weights=True)
+    planned = surgery.absorb_decompose(model, dry_run=True, options=by_weights)
     held = {each.name: each.before for each in planned.savings}
-    options = _cut_attention(remove * held["model"] / held["attention"], calibrate=calibrate)
-    return surgery.absorb_decompose(model, out, options=options)
-
-
-def _cut_attention(remove: float, **more: Any) -> surgery.Options:
-    by_weights = not more
-    return surgery.Options(rule=surgery.Remove(remove), by_weights=by_weights, **more)
+    rule = surgery.Remove(remove * held["model"] / held["attention"])
+    return surgery.absorb_decompose(
+        model, out, options=surgery.Options(rule=rule, calibrate=calibrate)
+    )
 
 
 def _layers(model: str, remove: float) -> str:
